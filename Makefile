@@ -1,0 +1,47 @@
+# On a fresh Debian 12 (root, or a user with sudo) each of these is the only command to type.
+#   make test    everything needed is installed, then all tests run (ARGS=tests/unit for some)
+#   make check   linters, types, architecture
+#   make demo    a cluster on this machine, its failures and what Chime does (KEEP=1 leaves it running)
+#   make down    end what `make demo KEEP=1` left running
+#   make bench   measurements into build/bench.json
+#   make clean   remove everything made here
+SHELL := /bin/bash
+ARGS := tests
+PY := .venv/bin/python
+# Hosts of the tests are namespaces, so they need root; files made here stay the caller's.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PYTHONDONTWRITEBYTECODE=1 PATH="$$PATH")
+OWN = status=$$?; [ "$$(id -u)" = 0 ] || sudo chown -R "$$(id -u):$$(id -g)" build; exit $$status
+
+.PHONY: help test check demo down bench clean system venv
+
+help:
+	@sed -n '2,7p' Makefile | cut -c3-
+
+system:
+	@contrib/bootstrap.sh system
+	@mkdir -p build
+
+venv:
+	@if ! contrib/bootstrap.sh 2>/dev/null; then contrib/bootstrap.sh system; fi
+
+test: system
+	@$(SUDO) $(PY) -m pytest -q -ra -p no:cacheprovider $(ARGS); $(OWN)
+
+check: venv
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+demo: system
+	@$(SUDO) $(PY) contrib/demo/demo.py $(if $(KEEP),--keep); $(OWN)
+
+down:
+	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.hosts down
+
+bench: system
+	@$(SUDO) $(PY) -m tests.bench; $(OWN)
+
+clean:
+	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.hosts sweep
+	rm -rf build .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
