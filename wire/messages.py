@@ -1,0 +1,578 @@
+"""The message types: one frozen Struct per message, and the parts that they share.
+
+This is the schema of the protocol (`docs/protocol.md` is its prose). A frame is a map `{v, t, id, b}`:
+protocol version, message type, correlation id, body. A field with a default may be left out by the sender; an
+unknown field is refused. No behaviour lives here beyond small derived properties."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Struct, field
+
+from wire import types as w
+
+
+class Base(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Common settings of every part of a message. (`kw_only` is not inherited; mypy wants `frozen`
+    repeated.)"""
+
+
+# --- the definition of a VM ---------------------------------------------------------------------------------
+
+
+class Disk(Base, frozen=True, kw_only=True):
+    """One disk of a VM. `size_mib` asks the agent to create the image when the path does not exist."""
+
+    path: w.Path
+    format: w.DiskFormat = w.DiskFormat.QCOW2
+    storage: w.Storage = w.Storage.SHARED
+    size_mib: w.DiskMiB | None = None
+
+
+class Network(Base, frozen=True, kw_only=True):
+    """One network card. A bridge needs `bridge`; a user network needs nothing."""
+
+    kind: w.NetworkKind
+    bridge: w.Bridge | None = None
+    mac: w.Mac | None = None
+
+
+class Boot(Base, frozen=True, kw_only=True):
+    """Direct kernel boot."""
+
+    kernel: w.Path
+    initrd: w.Path | None = None
+    cmdline: w.Line = ""
+
+
+class VmSpec(Base, frozen=True, kw_only=True):
+    """The definition of a VM: structured, or a whole libvirt domain XML (`xml`) of which Chime owns UUID,
+    name, metadata and power actions. With `xml`, `vcpus` and `memory_mib` say what it reserves and `disks`
+    names the disks that the XML uses; nothing else is used."""
+
+    vcpus: w.VCpus
+    memory_mib: w.MemoryMiB
+    disks: Annotated[tuple[Disk, ...], w.Few] = ()
+    networks: Annotated[tuple[Network, ...], w.Few] = ()
+    boot: Boot | None = None
+    serial_log: w.Path | None = None
+    virt_type: w.VirtType = w.VirtType.AUTO
+    on_guest_shutdown: w.OnGuestShutdown = w.OnGuestShutdown.STOP
+    xml: w.Xml | None = None
+
+    @property
+    def storage(self) -> w.Storage:
+        """Local if any disk is local, none if there is no disk, else shared."""
+        if any(disk.storage == w.Storage.LOCAL for disk in self.disks):
+            return w.Storage.LOCAL
+        return w.Storage.SHARED if self.disks else w.Storage.NONE
+
+
+# --- agent <-> server ---------------------------------------------------------------------------------------
+
+
+class HostFacts(Base, frozen=True, kw_only=True):
+    """What a node is: constant within a boot."""
+
+    hostname: w.Line = ""
+    vcpus: w.Count = 0
+    memory_mib: w.Count = 0
+    kvm: bool = False
+    hypervisor: w.Line = ""
+    agent_version: w.Line = ""
+
+
+class Hello(Base, frozen=True, kw_only=True):
+    """First message of an agent on a connection."""
+
+    versions: Annotated[tuple[w.Count, ...], w.Few]
+    node: w.Name
+    boot_id: w.Uuid
+    incarnation: w.Token
+    nonce: w.Token
+    host: HostFacts = field(default_factory=HostFacts)
+
+
+class Welcome(Base, frozen=True, kw_only=True):
+    """Answer to hello: opens a session. Every later message of the agent names it."""
+
+    version: w.Count
+    session: w.Token
+    nonce: w.Token
+    heartbeat_s: w.Seconds
+    max_frame_bytes: w.Count
+    generation: w.Count
+    revision: w.Count
+    server_version: w.Line = ""
+
+
+class Fault(Base, frozen=True, kw_only=True):
+    """A fault that a node reports of itself."""
+
+    code: w.Name
+    text: w.Text = ""
+
+
+class Load(Base, frozen=True, kw_only=True):
+    """Host load: percent of all cores, MiB that are available, number of running VMs."""
+
+    cpu_percent: w.Percent = 0.0
+    memory_available_mib: w.Count = 0
+    vms_running: w.Count = 0
+
+
+class Heartbeat(Base, frozen=True, kw_only=True):
+    """Small and constant. `digest` names the VM states last reported; `revision` the inventory applied.
+    Its strings are only compared with those of the session, so they need no pattern: this message is the hot
+    one."""
+
+    session: w.Opaque
+    seq: w.Count
+    nonce: w.Opaque
+    boot_id: w.Opaque
+    incarnation: w.Opaque
+    revision: w.Count
+    digest: w.Opaque
+    faults: Annotated[tuple[Fault, ...], w.Few] = ()
+    load: Load = field(default_factory=Load)
+
+
+class HeartbeatAck(Base, frozen=True, kw_only=True):
+    """Echoes the nonce; a larger `revision` than the agent's asks for a pull, `report` for a full report."""
+
+    session: w.Token
+    nonce: w.Token
+    revision: w.Count
+    report: bool = False
+
+
+class Pull(Base, frozen=True, kw_only=True):
+    """Asks for everything of this node that changed after `since` (0: everything)."""
+
+    session: w.Token
+    nonce: w.Token
+    since: w.Count = 0
+
+
+class NodeOrder(Base, frozen=True, kw_only=True):
+    """What the server wants of the node. `drain_serial` grows by one at each drain."""
+
+    admin_state: w.AdminState
+    drain_serial: w.Count
+    drain_graceful_s: w.Seconds = 60.0
+
+
+class Assignment(Base, frozen=True, kw_only=True):
+    """A VM that this node owns. `start_serial` grows with each start an operator asks for: a new one clears
+    `failed`. `create_disks`: it is new, so disks with a size may be made if they do not exist; never afterwards."""
+
+    uuid: w.Uuid
+    name: w.Name
+    epoch: w.Epoch
+    revision: w.Count
+    desired: w.Desired
+    start_serial: w.Count
+    graceful_s: w.Seconds
+    create_disks: bool = False
+    spec: VmSpec
+
+
+class Release(Base, frozen=True, kw_only=True):
+    """This node no longer owns the VM up to `epoch`: remove its domain (never a disk), then confirm."""
+
+    uuid: w.Uuid
+    epoch: w.Epoch
+
+
+class Command(Base, frozen=True, kw_only=True):
+    """A one-time instruction: takes effect at most once, and not after `deadline_s` from its arrival."""
+
+    id: w.Token
+    kind: w.Name
+    uuid: w.Uuid
+    epoch: w.Epoch
+    deadline_s: w.Seconds
+    force: bool = False
+
+
+class Inventory(Base, frozen=True, kw_only=True):
+    """Answer to pull: one page, ordered by revision. `more`: pull again since `revision`."""
+
+    session: w.Token
+    nonce: w.Token
+    generation: w.Count
+    node: NodeOrder
+    revision: w.Count
+    more: bool = False
+    vms: Annotated[tuple[Assignment, ...], w.Many] = ()
+    releases: Annotated[tuple[Release, ...], w.Many] = ()
+    commands: Annotated[tuple[Command, ...], w.Many] = ()
+
+
+class VmReport(Base, frozen=True, kw_only=True):
+    """What the agent sees of one VM. `revision` is that of the assignment it acts upon; 0: it holds none.
+    `epoch` is the highest epoch of the VM that this node ever held. `start_serial`: the start request it
+    acted upon. `halted`: the guest powered itself off and its policy is to stay off. `restarts`: after
+    crashes, in this epoch."""
+
+    uuid: w.Uuid
+    epoch: w.Epoch
+    revision: w.Count
+    observed: w.Observed
+    start_serial: w.Count = 0
+    restarts: w.Count = 0
+    halted: bool = False
+    problem: w.Line = ""
+    detail: w.Text = ""
+    name: w.Line = ""
+
+
+class AgentEvent(Base, frozen=True, kw_only=True):
+    """Something that happened on the node. `id` is unique for the node: it may be sent again."""
+
+    id: w.Token
+    code: w.Name
+    uuid: w.Uuid | None = None
+    text: w.Text = ""
+
+
+class DrainProof(Base, frozen=True, kw_only=True):
+    """State of a drain on the node: `clean` if the agent applied it in this boot and sees no process of a
+    managed VM."""
+
+    drain_serial: w.Count
+    boot_id: w.Uuid
+    clean: bool
+    running: Annotated[tuple[w.Uuid, ...], w.Many] = ()
+
+
+class CommandResult(Base, frozen=True, kw_only=True):
+    id: w.Token
+    outcome: w.Outcome
+    detail: w.Text = ""
+
+
+class Report(Base, frozen=True, kw_only=True):
+    """Details, sent on change. `full`: these are all VMs that the agent knows; else only those that changed.
+    `digest` names the VM states after this report. `local_drain`: an operator drained the node on the node
+    itself."""
+
+    session: w.Token
+    seq: w.Count
+    revision: w.Count
+    generation: w.Count
+    digest: w.Line
+    full: bool
+    vms: Annotated[tuple[VmReport, ...], w.Many] = ()
+    released: Annotated[tuple[Release, ...], w.Many] = ()
+    results: Annotated[tuple[CommandResult, ...], w.Many] = ()
+    events: Annotated[tuple[AgentEvent, ...], w.Many] = ()
+    drain: DrainProof | None = None
+    local_drain: bool = False
+
+
+class ReportAck(Base, frozen=True, kw_only=True):
+    """The report `seq` is recorded: what it carried need not be sent again."""
+
+    session: w.Token
+    seq: w.Count
+
+
+class Poke(Base, frozen=True, kw_only=True):
+    """A hint to pull now. It carries no authority: losing it costs only time."""
+
+    session: w.Token
+    revision: w.Count
+
+
+class Bye(Base, frozen=True, kw_only=True):
+    """The agent is about to exit by itself; the session ends."""
+
+    session: w.Token
+
+
+# --- operator -> server -------------------------------------------------------------------------------------
+
+
+class Mutation(Base, frozen=True, kw_only=True):
+    """Common part of requests that change something. `key` (idempotency): the same key returns the saved
+    answer. `dry_run`: say what would happen, change nothing."""
+
+    key: w.Token
+    dry_run: bool = False
+
+
+class Page(Base, frozen=True, kw_only=True):
+    """Common part of lists: at most `limit` rows after the row that `after` names."""
+
+    after: w.Line = ""
+    limit: w.Limit = 500
+
+
+class ServerStatus(Base, frozen=True, kw_only=True):
+    """Asks for the server's version, generation, counters and state."""
+
+
+class NodeList(Page, frozen=True, kw_only=True):
+    pass
+
+
+class NodeShow(Base, frozen=True, kw_only=True):
+    name: w.Name
+
+
+class NodeAdd(Mutation, frozen=True, kw_only=True):
+    """Registers a node. Whoever asks makes the key pair: the server never sees a secret. `address`: to
+    ping; else the one that the node speaks from."""
+
+    name: w.Name
+    public_key: w.PublicKey
+    address: w.Address | None = None
+
+
+class NodeRekey(Mutation, frozen=True, kw_only=True):
+    """Gives a node a new key; the old one is refused from the next message on."""
+
+    name: w.Name
+    public_key: w.PublicKey
+
+
+class NodeRemove(Mutation, frozen=True, kw_only=True):
+    name: w.Name
+
+
+class NodeEnable(Mutation, frozen=True, kw_only=True):
+    name: w.Name
+
+
+class NodeDisable(Mutation, frozen=True, kw_only=True):
+    name: w.Name
+
+
+class NodeDrain(Mutation, frozen=True, kw_only=True):
+    """Stops all VMs of the node. `evidence`: only `operator` can be given."""
+
+    name: w.Name
+    graceful_s: w.Seconds = 60.0
+    evidence: w.Evidence | None = None
+    comment: w.Text = ""
+
+
+class NodeRebuild(Mutation, frozen=True, kw_only=True):
+    """Starts the VMs of a drained node on other nodes. Refused without evidence."""
+
+    name: w.Name
+    evidence: w.Evidence | None = None
+    comment: w.Text = ""
+
+
+class VmList(Page, frozen=True, kw_only=True):
+    node: w.Name | None = None
+
+
+class VmShow(Base, frozen=True, kw_only=True):
+    """`vm` is a name or a UUID."""
+
+    vm: w.Name
+
+
+class VmCreate(Mutation, frozen=True, kw_only=True):
+    """`node`: place it there; else the server chooses."""
+
+    name: w.Name
+    spec: VmSpec
+    uuid: w.Uuid | None = None
+    node: w.Name | None = None
+    desired: w.Desired = w.Desired.RUNNING
+
+
+class VmStart(Mutation, frozen=True, kw_only=True):
+    vm: w.Name
+
+
+class VmStop(Mutation, frozen=True, kw_only=True):
+    """Asks the guest to power off, and ends it after `graceful_s`; `force`: at once."""
+
+    vm: w.Name
+    graceful_s: w.Seconds = 60.0
+    force: bool = False
+
+
+class VmReboot(Mutation, frozen=True, kw_only=True):
+    vm: w.Name
+    force: bool = False
+
+
+class VmDelete(Mutation, frozen=True, kw_only=True):
+    """Stops the VM, removes its definition, forgets it. Disks stay."""
+
+    vm: w.Name
+
+
+class OpList(Page, frozen=True, kw_only=True):
+    active: bool = False
+
+
+class OpShow(Base, frozen=True, kw_only=True):
+    id: w.Token
+
+
+class OpCancel(Mutation, frozen=True, kw_only=True):
+    id: w.Token
+
+
+class EventList(Base, frozen=True, kw_only=True):
+    """Newest last. `subject`: a node or VM; `after_id`: only later ones."""
+
+    subject: w.Name | None = None
+    after_id: w.Count = 0
+    limit: w.Limit = 100
+
+
+class AlarmList(Base, frozen=True, kw_only=True):
+    """`all`: cleared ones too."""
+
+    all: bool = False
+    limit: w.Limit = 500
+
+
+class AlarmAck(Mutation, frozen=True, kw_only=True):
+    id: w.Count
+    comment: w.Text = ""
+
+
+class OperatorAdd(Mutation, frozen=True, kw_only=True):
+    name: w.Name
+    public_key: w.PublicKey
+
+
+class OperatorList(Base, frozen=True, kw_only=True):
+    pass
+
+
+class OperatorRemove(Mutation, frozen=True, kw_only=True):
+    name: w.Name
+
+
+class Explain(Base, frozen=True, kw_only=True):
+    """Asks why a node or VM is as it is. `kind` is `node` or `vm`."""
+
+    kind: w.Name
+    name: w.Name
+
+
+class RecoveryConfirm(Mutation, frozen=True, kw_only=True):
+    """After a restore: attests that no node that has not reported yet runs a VM that this database does not
+    know."""
+
+    comment: w.Text
+
+
+class Ok(Base, frozen=True, kw_only=True):
+    """The answer to an operator's request; `result` is described with each verb."""
+
+    result: Any = None
+
+
+class ErrorBody(Base, frozen=True, kw_only=True):
+    """The answer to anything that was refused."""
+
+    code: w.Name
+    message: str
+    retriable: bool
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+# --- what operators see -------------------------------------------------------------------------------------
+
+
+class NodeView(Base, frozen=True, kw_only=True):
+    """A node as shown. `operation`: id of the one that locks it, if any. Ages in seconds."""
+
+    name: str
+    admin_state: w.AdminState
+    health: w.Health
+    reasons: list[str]
+    drain_evidence: w.Evidence | None
+    operation: str | None
+    last_operation: str | None
+    vms: int
+    vms_running: int
+    last_heartbeat_age_s: float | None
+    schedulable: bool
+    commandable: bool
+    address: str | None
+    vcpus: int
+    memory_mib: int
+    vcpus_used: int
+    memory_used_mib: int
+    cpu_percent: float
+    boot_id: str | None
+    agent_version: str
+    faults: list[Fault]
+    public_key: str
+
+
+class VmView(Base, frozen=True, kw_only=True):
+    """A VM as shown. `operation`: id of the one that runs for it, if any."""
+
+    name: str
+    uuid: str
+    node: str | None
+    epoch: int
+    desired: w.Desired
+    observed: w.Observed
+    storage: w.Storage
+    restarts: int
+    vcpus: int
+    memory_mib: int
+    operation: str | None
+    detail: str
+
+
+class Step(Base, frozen=True, kw_only=True):
+    """One step of an operation; for a rebuild, one per VM."""
+
+    name: str
+    state: w.StepState
+    detail: str = ""
+
+
+class OperationView(Base, frozen=True, kw_only=True):
+    id: str
+    kind: str
+    subject: str
+    state: w.OperationState
+    steps: list[Step]
+    outcome: str
+    actor: str
+    created: float
+    ended: float | None
+    progress: float
+
+
+class EventView(Base, frozen=True, kw_only=True):
+    """One line of the audit trail. `actor` did `action` to `subject`, why, caused by which operation."""
+
+    id: int
+    time: float
+    actor: str
+    action: str
+    subject: str
+    text: str
+    operation: str | None
+
+
+class AlarmView(Base, frozen=True, kw_only=True):
+    """A condition; `cleared` is None while it is true."""
+
+    id: int
+    code: str
+    subject: str
+    severity: w.Severity
+    text: str
+    raised: float
+    cleared: float | None
+    acked_by: str | None
+    comment: str
