@@ -1,0 +1,175 @@
+"""Copies of the database and the way back.
+
+A copy is taken with SQLite's backup API (consistent while chimed writes), checked, and only then given its
+name. A restore puts a checked copy in the database's place in one rename; the replaced file is kept beside
+it. It raises the generation and lists every node as one to wait for, because what agents have learned since
+the backup is newer than what the database says (design.md S4). A crash at any moment leaves the old database
+or the new one, never a mix: SQLite's log (`-wal`) of the old one is gone from its place before the new one
+takes it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from chimed.core import rows as r
+from chimed.database import (
+    Lock,
+    StoreError,
+    connect,
+    generation_of,
+    inspect,
+    make_private_file,
+    migrate,
+    remove_files,
+    sync_directory,
+)
+
+
+def back_up(path: Path | str, destination: Path | str, overwrite: bool = False) -> None:
+    """Writes a checked copy of the database at `path`, in use or not, to `destination` (mode 0600). Raises
+    StoreError."""
+    path, destination = Path(path), Path(destination)
+    if destination.exists() and not overwrite:
+        raise StoreError(f"{destination} exists already: it was left as it is")
+    if not path.exists():
+        raise StoreError(f"{path} does not exist")
+    if destination.exists() and destination.samefile(path):
+        raise StoreError(f"{destination} is the database itself")
+    part = _part_of(destination)
+    try:
+        _copy(path, part)
+        _sync(part)
+        if overwrite:
+            os.replace(part, destination)
+        else:
+            os.link(part, destination)  # refuses a file that has appeared meanwhile
+            part.unlink()
+        sync_directory(destination.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path} cannot be copied to {destination}: {error}") from error
+    finally:
+        remove_files(part)
+
+
+def restore(backup: Path | str, path: Path | str) -> int:
+    """Puts `backup` in the place of the database at `path` and returns the new generation. Raises StoreError,
+    with the database as it was, when the backup is damaged or newer than this version, or when a chimed is
+    running."""
+    backup, path = Path(backup), Path(path)
+    if not backup.exists():
+        raise StoreError(f"{backup} does not exist")
+    with Lock(path) as lock:
+        part = _part_of(path)
+        try:
+            _copy(backup, part)
+            generation = _renew(part, max(lock.generation(), _present_generation(path)))
+            _sync(part)
+            _swap(part, path)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{backup} cannot be restored to {path}: {error}") from error
+        finally:
+            remove_files(part)
+        lock.note_generation(generation)
+    return generation
+
+
+def _copy(source: Path, part: Path) -> None:
+    """A checked copy in one file without a log."""
+    make_private_file(part)
+    with closing(connect(source)) as original, closing(connect(part)) as copy:
+        original.execute("PRAGMA query_only = ON")
+        inspect(original, source, "none")
+        original.backup(copy)  # all pages in one step: one moment of the database
+        copy.execute("PRAGMA journal_mode = DELETE")
+        inspect(copy, source, "full")
+
+
+def _renew(part: Path, present: int) -> int:
+    """Brings the copy to this version's tables and marks it as restored."""
+    with closing(connect(part)) as connection:
+        migrate(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        text = connection.execute("SELECT row FROM meta").fetchone()[0]
+        nodes = tuple(name for (name,) in connection.execute("SELECT name FROM nodes ORDER BY name"))
+        old = msgspec.json.decode(text, type=r.Meta)
+        generation = max(old.generation, present) + 1
+        meta = msgspec.structs.replace(old, generation=generation, waiting_for=nodes)
+        connection.execute("UPDATE meta SET row = ?", (msgspec.json.encode(meta).decode(),))
+        connection.execute("COMMIT")
+    return generation
+
+
+def _present_generation(path: Path) -> int:
+    """Of the database that is to be replaced; 0 when it is missing or cannot be read."""
+    if not path.exists():
+        return 0
+    try:
+        with closing(connect(path)) as connection:
+            return generation_of(connection)
+    except sqlite3.Error:
+        return 0
+
+
+def _swap(part: Path, path: Path) -> None:
+    kept = _name_to_keep(path)
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if path.exists() and _fold_log(path):
+        os.link(path, kept)
+    elif path.exists():
+        # Cannot be read, so its log cannot be folded into it. It leaves its place first: without its log it
+        # might look like a sound, older database. A crash here leaves no database, which chimed refuses to
+        # start with.
+        os.rename(path, kept)
+        sync_directory(path.parent)
+        if log.exists():
+            os.rename(log, kept.with_name(kept.name + "-wal"))
+    log.unlink(missing_ok=True)
+    index.unlink(missing_ok=True)
+    sync_directory(path.parent)
+    os.replace(part, path)
+    sync_directory(path.parent)
+
+
+def _fold_log(path: Path) -> bool:
+    """Moves the log into the database file. False when the file is too damaged; raises StoreError when it is
+    in use."""
+    try:
+        with closing(connect(path)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise StoreError(f"{path} is open in another program: close it first") from error
+        return False
+    return bool(mode == "delete")
+
+
+def _name_to_keep(path: Path) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    for count in itertools.count():
+        name = path.with_name(f"{path.name}.replaced-{stamp}" + (f"-{count}" if count else ""))
+        if not name.exists():
+            break
+    return name
+
+
+def _part_of(path: Path) -> Path:
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    remove_files(part)
+    return part
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

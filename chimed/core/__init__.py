@@ -1,0 +1,1 @@
+"""The server's decisions. Pure: no I/O, clock, randomness or thread in here."""

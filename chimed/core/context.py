@@ -1,0 +1,127 @@
+"""What every part of the server's core shares: the tables, the policy, the audit trail, alarms and effects.
+
+Rules: a change of a node's inventory takes a new revision of that node, and its agent is poked after the commit; an alarm
+is raised once while its condition holds; every change by a person or the system leaves an audit line.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from chimed.core import effects as fx
+from chimed.core import rows as r
+from chimed.core.tables import Tables
+from wire.types import Severity
+
+EPOCHS_PER_GENERATION = 1_000_000
+
+
+class Policy(Struct, frozen=True):
+    """Settings of the core; seconds and MiB."""
+
+    heartbeat_s: float = 15.0
+    missed_heartbeats: int = 3
+    ping_tries: int = 3
+    ping_timeout_s: float = 1.0
+    challenge_s: float = 2.0
+    command_timeout_s: float = 60.0
+    operation_timeout_s: float = 300.0
+    memory_overcommit: float = 1.0
+    vcpu_overcommit: float = 4.0
+    memory_reserve_mib: int = 512
+    vcpu_reserve: int = 0
+    mass_fraction: float = 1 / 3
+    mass_min: int = 3
+    max_frame_bytes: int = 1 << 20
+    version: str = ""
+
+
+class Context:
+    """Shared state of one server process. `now` is monotonic seconds, `wall` the wall clock for display."""
+
+    def __init__(self, tables: Tables, policy: Policy, rng: random.Random, wall: Callable[[], float]) -> None:
+        self.tables, self.policy, self.rng, self.wall = tables, policy, rng, wall
+        self.counters: Counter[str] = Counter()
+        self.read_only = ""
+        self.out: list[fx.Effect] = []
+        self.touched: set[str] = set()
+        self.cause: str | None = None
+
+    # --- effects ------------------------------------------------------------------------------------------------------
+
+    def emit(self, effect: fx.Effect) -> None:
+        """Adds an effect to this turn."""
+        self.out.append(effect)
+
+    def log(self, level: str, text: str) -> None:
+        """A line for the log."""
+        self.emit(fx.Log(level, text))
+
+    def token(self) -> str:
+        """A fresh opaque name."""
+        return f"{self.rng.getrandbits(64):016x}"
+
+    # --- audit --------------------------------------------------------------------------------------------------------
+
+    def audit(self, actor: str, action: str, subject: str, text: str = "", source_id: str = "") -> None:
+        """A line of the audit trail, caused by the operation at hand if there is one."""
+        event = r.Event(
+            time=self.wall(),
+            actor=actor,
+            action=action,
+            subject=subject,
+            text=text,
+            operation=self.cause,
+            source_id=source_id,
+        )
+        self.tables.append(event)
+
+    # --- revisions and epochs -----------------------------------------------------------------------------------------
+
+    def bump(self, node_name: str) -> int:
+        """A new revision of the node's inventory; its agent will be poked."""
+        node = self.tables.nodes.get(node_name)
+        if node is None:
+            return 0
+        self.tables.nodes.put(msgspec.structs.replace(node, revision=node.revision + 1))
+        self.touched.add(node_name)
+        return node.revision + 1
+
+    def next_epoch(self, vm: r.Vm) -> int:
+        """An epoch that was never used for this VM, also not in a history that a restore has undone."""
+        return max(vm.epoch + 1, (self.tables.meta.generation - 1) * EPOCHS_PER_GENERATION + 1)
+
+    # --- alarms -------------------------------------------------------------------------------------------------------
+
+    def sync_alarms(self, subject: str, wanted: dict[str, tuple[Severity, str]], codes: frozenset[str]) -> None:
+        """Makes the active alarms of `subject` among `codes` exactly `wanted` (code -> severity, text)."""
+        active = {a.code: a for a in self.tables.alarms.by("subject", subject) if a.cleared is None and a.code in codes}
+        for code, alarm in active.items():
+            if code not in wanted:
+                self.tables.alarms.put(msgspec.structs.replace(alarm, cleared=self.wall()))
+                self.audit("chimed", "alarm-cleared", subject, f"{code}: {alarm.text}")
+        for code, (severity, text) in wanted.items():
+            if code not in active:
+                self._raise(code, subject, severity, text)
+
+    def _raise(self, code: str, subject: str, severity: Severity, text: str) -> None:
+        meta = self.tables.meta
+        self.tables.meta = msgspec.structs.replace(meta, next_alarm=meta.next_alarm + 1)
+        alarm = r.Alarm(
+            id=meta.next_alarm, code=code, subject=subject, severity=severity, text=text, raised=self.wall()
+        )
+        self.tables.alarms.put(alarm)
+        self.audit("chimed", "alarm-raised", subject, f"{code} ({severity}): {text}")
+        self.log("warning", f"alarm {code} {subject} ({severity}): {text}")
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    def vm_name(self, uuid: str) -> str:
+        """The VM's name, or its UUID when it is not known."""
+        vm = self.tables.vms.get(uuid)
+        return vm.name if vm else uuid

@@ -1,0 +1,104 @@
+"""Why the server may believe that a drained node runs none of its VMs. Without it nothing is rebuilt.
+
+Rules: evidence belongs to one drain (its serial); evidence `agent` also to one boot, and ends with it; anything that is
+seen running on the node ends it; enabling the node ends it. A ping proves nothing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chimed.core import rows as r
+from chimed.core.alarms import ALIVE
+from chimed.core.context import Context
+from chimed.core.sessions import Session
+from wire.errors import ChimeError
+from wire.messages import DrainProof
+from wire.types import AdminState, Evidence
+
+
+def drained(ctx: Context, node: r.Node, graceful_s: float) -> r.Node:
+    """The node begins a new drain: what was believed before does not count."""
+    ctx.tables.nodes.put(
+        msgspec.structs.replace(
+            _without(node),
+            admin_state=AdminState.DRAINED,
+            drain_serial=node.drain_serial + 1,
+            drain_graceful_s=graceful_s,
+        )
+    )
+    ctx.bump(node.name)
+    changed = ctx.tables.nodes.get(node.name)
+    assert changed is not None
+    return changed
+
+
+def opened(ctx: Context, node: r.Node, state: AdminState) -> r.Node:
+    """The node leaves the drain."""
+    ctx.tables.nodes.put(msgspec.structs.replace(_without(node), admin_state=state))
+    ctx.bump(node.name)
+    changed = ctx.tables.nodes.get(node.name)
+    assert changed is not None
+    return changed
+
+
+def after_boot(node: r.Node) -> r.Node:
+    """The node as it is after a hello: evidence that an agent gave in another boot is void."""
+    if node.evidence == Evidence.AGENT and node.evidence_boot_id != node.boot_id:
+        return _without(node)
+    return node
+
+
+def judge(ctx: Context, node: r.Node, session: Session, proof: DrainProof | None) -> r.Node:
+    """The node after a report: the agent's proof is taken, or evidence that the facts contradict is withdrawn."""
+    if node.admin_state != AdminState.DRAINED:
+        return node
+    running = sorted(ctx.vm_name(u) for u, report in session.reports.items() if report.observed in ALIVE)
+    valid = (
+        proof is not None
+        and proof.clean
+        and proof.drain_serial == node.drain_serial
+        and proof.boot_id == session.boot_id == node.boot_id
+        and not running
+    )
+    if valid and node.evidence is None:
+        ctx.audit(f"agentd@{node.name}", "drain-proven", node.name, "no process of a managed VM is left")
+        return msgspec.structs.replace(node, evidence=Evidence.AGENT, evidence_boot_id=session.boot_id)
+    if not valid and node.evidence == Evidence.AGENT:
+        ctx.audit("chimed", "evidence-withdrawn", node.name, f"running: {', '.join(running) or 'not known any more'}")
+        return _without(node)
+    if node.evidence is not None and running:
+        ctx.audit("chimed", "evidence-withdrawn", node.name, f"its agent reports as running: {', '.join(running)}")
+        return _without(node)
+    return node
+
+
+def check_attestable(node: r.Node, live: bool) -> None:
+    """Raises `ChimeError` when a person's word cannot be taken: the node's own agent is alive and knows better."""
+    if live:
+        raise ChimeError(
+            "no-evidence",
+            f"the agent of {node.name} is alive: it proves the drain itself when nothing runs there any more "
+            f"(chime-tool node show {node.name}); your word is for nodes that cannot be heard",
+        )
+
+
+def attest(ctx: Context, node: r.Node, actor: str, comment: str) -> r.Node:
+    """A person says that the node runs none of its VMs."""
+    ctx.audit(actor, "evidence-operator", node.name, comment or "attested that it runs none of its VMs")
+    return msgspec.structs.replace(
+        node, evidence=Evidence.OPERATOR, evidence_boot_id=node.boot_id, evidence_comment=comment
+    )
+
+
+def missing(node: r.Node) -> str:
+    """What would be evidence for this node, for the refusal."""
+    return (
+        f"nothing proves that {node.name} runs none of its VMs. Any of these would: its agent comes back and reports the "
+        f"drain; or `chime-agent drain` on the node, once it reaches the server; or, if you know that it is powered off, "
+        f"your word: --evidence operator"
+    )
+
+
+def _without(node: r.Node) -> r.Node:
+    return msgspec.structs.replace(node, evidence=None, evidence_boot_id="", evidence_comment="")

@@ -1,0 +1,145 @@
+"""What each node should know: pages of its inventory, releases, and changes of owner.
+
+Rules: a change of owner writes the new owner, the higher epoch and the old owner's release in one turn; a release lives
+until its node confirms it; only what has a revision later than the agent's is sent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chimed.core import rows as r
+from chimed.core.context import Context
+from chimed.core.tables import Tables
+from wire import messages as m
+from wire.types import Desired
+
+PAGE_BYTES = 400_000
+PAGE_ROWS = 500
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def page(tables: Tables, node_name: str, since: int, session: str, nonce: str) -> m.Inventory:
+    """The next page of what changed on the node after revision `since`."""
+    node = tables.nodes.get(node_name)
+    assert node is not None
+    changed: list[tuple[int, m.Assignment | m.Release | m.Command]] = []
+    changed += [
+        (vm.revision, _assignment(vm))
+        for vm in tables.vms.by("node", node_name)
+        if vm.revision > since and vm.desired != Desired.DELETED
+    ]
+    changed += [
+        (release.revision, m.Release(uuid=release.uuid, epoch=release.epoch))
+        for release in tables.releases.by("node", node_name)
+        if release.revision > since
+    ]
+    changed += [
+        (command.revision, _command(command))
+        for command in tables.commands.by("node", node_name)
+        if command.revision > since
+    ]
+    changed.sort(key=lambda entry: entry[0])
+    taken = _fit(changed)
+    more = len(taken) < len(changed)
+    parts = [part for _, part in taken]
+    return m.Inventory(
+        session=session,
+        nonce=nonce,
+        generation=tables.meta.generation,
+        node=m.NodeOrder(
+            admin_state=node.admin_state, drain_serial=node.drain_serial, drain_graceful_s=node.drain_graceful_s
+        ),
+        revision=taken[-1][0] if more else node.revision,
+        more=more,
+        vms=tuple(p for p in parts if isinstance(p, m.Assignment)),
+        releases=tuple(p for p in parts if isinstance(p, m.Release)),
+        commands=tuple(p for p in parts if isinstance(p, m.Command)),
+    )
+
+
+def _fit(
+    changed: list[tuple[int, m.Assignment | m.Release | m.Command]],
+) -> list[tuple[int, m.Assignment | m.Release | m.Command]]:
+    """The first entries that fit into a page; revisions are unique, so that a page never ends within one."""
+    size = 0
+    taken: list[tuple[int, m.Assignment | m.Release | m.Command]] = []
+    for entry in changed[:PAGE_ROWS]:
+        size += len(_encoder.encode(entry[1]))
+        if taken and size > PAGE_BYTES:
+            break
+        taken.append(entry)
+    return taken
+
+
+def _assignment(vm: r.Vm) -> m.Assignment:
+    return m.Assignment(
+        uuid=vm.uuid,
+        name=vm.name,
+        epoch=vm.epoch,
+        revision=vm.revision,
+        desired=vm.desired,
+        start_serial=vm.start_serial,
+        graceful_s=vm.graceful_s,
+        create_disks=not vm.moved,
+        spec=vm.spec,
+    )
+
+
+def _command(command: r.Command) -> m.Command:
+    return m.Command(
+        id=command.id,
+        kind=command.kind,
+        uuid=command.uuid,
+        epoch=command.epoch,
+        deadline_s=command.timeout_s,
+        force=command.force,
+    )
+
+
+def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int) -> None:
+    """Makes sure that `node_name`, which does not own the VM, is told to remove it up to `epoch`."""
+    if node_name == vm.node and epoch >= vm.epoch and vm.desired != Desired.DELETED:
+        raise AssertionError("a release must never name the owner's present epoch")
+    known = ctx.tables.releases.get(node_name, vm.uuid)
+    if known is not None and known.epoch >= epoch:
+        return
+    revision = ctx.bump(node_name)
+    row = r.Release(node=node_name, uuid=vm.uuid, epoch=epoch, revision=revision, name=vm.name)
+    ctx.tables.releases.put(row)
+    ctx.audit("chimed", "release", vm.uuid, f"{node_name} no longer owns it up to epoch {epoch}")
+
+
+def move(ctx: Context, vm: r.Vm, target: str, why: str) -> r.Vm:
+    """Gives the VM to `target` in the next epoch, with a release for the old owner. The caller has the evidence."""
+    old = vm.node
+    revision = ctx.bump(target)
+    moved = msgspec.structs.replace(vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, moved=True)
+    ctx.tables.vms.put(moved)
+    release(ctx, old, moved, vm.epoch)
+    ctx.audit("chimed", "vm-moved", vm.uuid, f"{old} -> {target}, epoch {moved.epoch}: {why}")
+    return moved
+
+
+def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
+    """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
+    revision = ctx.bump(node_name)
+    adopted = msgspec.structs.replace(vm, node=node_name, epoch=epoch, revision=revision, moved=True)
+    ctx.tables.vms.put(adopted)
+    release(ctx, vm.node, adopted, vm.epoch)
+    ctx.audit("chimed", "vm-adopted", vm.uuid, f"{node_name} holds it in epoch {epoch}, the database knew {vm.epoch}")
+
+
+def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> None:
+    """The node has removed the VM up to that epoch; a VM that was to be deleted is gone now."""
+    known = ctx.tables.releases.get(node_name, confirmed.uuid)
+    if known is None or known.epoch > confirmed.epoch:
+        return
+    ctx.tables.releases.delete(known)
+    vm = ctx.tables.vms.get(confirmed.uuid)
+    if vm is not None and vm.desired == Desired.DELETED and vm.node == node_name:
+        ctx.tables.vms.delete(vm)
+        ctx.audit("chimed", "vm-deleted", vm.uuid, f"{vm.name} is removed from {node_name}")
+    else:
+        ctx.audit(f"agentd@{node_name}", "released", confirmed.uuid, f"{known.name}: epoch {confirmed.epoch} is gone")

@@ -1,0 +1,170 @@
+"""The durable facts: one frozen Struct per table. A change replaces the whole row.
+
+What is here survives a crash; what is not (sessions, last heartbeats, observed states) is learned again. Times are
+wall-clock seconds and only shown. The store keeps these rows in SQLite without knowing what they mean.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from wire.messages import Step, VmSpec
+from wire.types import AdminState, Desired, Evidence, Health, OperationState, Severity
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A durable row."""
+
+
+class Meta(Row, frozen=True, kw_only=True):
+    """One row. `generation` grows at each restore. `waiting_for`: after a restore, the nodes that have not reported
+    yet; until it is empty no VM changes its owner."""
+
+    generation: int = 1
+    waiting_for: tuple[str, ...] = ()
+    next_operation: int = 1
+    next_alarm: int = 1
+
+
+class Node(Row, frozen=True, kw_only=True):
+    """A compute node. `revision` grows with each change of what its agent should know; the evidence belongs to
+    `drain_serial`, and evidence `agent` to `evidence_boot_id` too."""
+
+    name: str
+    public_key: str
+    admin_state: AdminState = AdminState.ENABLED
+    health: Health = Health.UNKNOWN
+    reasons: tuple[str, ...] = ()
+    revision: int = 1
+    order_revision: int = 1
+    drain_serial: int = 0
+    drain_graceful_s: float = 60.0
+    evidence: Evidence | None = None
+    evidence_boot_id: str = ""
+    evidence_comment: str = ""
+    boot_id: str = ""
+    address: str = ""
+    ping_address: str = ""
+    vcpus: int = 0
+    memory_mib: int = 0
+    kvm: bool = False
+    agent_version: str = ""
+    lock: str = ""
+    last_operation: str = ""
+    created: float = 0.0
+
+
+class Vm(Row, frozen=True, kw_only=True):
+    """A virtual machine. `node` is its owner; only the owner may run it, in this `epoch`.
+    `moved`: it had another owner before, so that its disks exist and are never made again."""
+
+    uuid: str
+    name: str
+    spec: VmSpec
+    node: str
+    epoch: int
+    desired: Desired
+    revision: int
+    start_serial: int = 1
+    graceful_s: float = 60.0
+    moved: bool = False
+    operation: str = ""
+    last_operation: str = ""
+    created: float = 0.0
+
+
+class Release(Row, frozen=True, kw_only=True):
+    """Node `node` no longer owns the VM up to `epoch`. Lives until that node confirms."""
+
+    node: str
+    uuid: str
+    epoch: int
+    revision: int
+    name: str = ""
+
+
+class Command(Row, frozen=True, kw_only=True):
+    """A one-time instruction to a node, until its result is known or its deadline has passed."""
+
+    id: str
+    node: str
+    uuid: str
+    epoch: int
+    kind: str
+    force: bool
+    revision: int
+    timeout_s: float
+    operation: str
+
+
+class Operation(Row, frozen=True, kw_only=True):
+    """Durable long work. `subject` is a node name or VM UUID; `serial` ties it to the request that it carries out
+    (start_serial, drain_serial or the VM's revision)."""
+
+    id: str
+    number: int
+    kind: str
+    subject: str
+    label: str
+    state: OperationState
+    steps: tuple[Step, ...]
+    actor: str
+    created: float
+    timeout_s: float
+    serial: int = 0
+    outcome: str = ""
+    ended: float | None = None
+
+
+class Alarm(Row, frozen=True, kw_only=True):
+    """A condition; raised once per (code, subject) while it is true."""
+
+    id: int
+    code: str
+    subject: str
+    severity: Severity
+    text: str
+    raised: float
+    cleared: float | None = None
+    acked_by: str | None = None
+    comment: str = ""
+
+
+class Operator(Row, frozen=True, kw_only=True):
+    """A person or program with a key of its own."""
+
+    name: str
+    public_key: str
+    created: float
+
+
+class Answer(Row, frozen=True, kw_only=True):
+    """The saved answer to a mutating request. `digest` is of the request's body; `answer` the frame's body as bytes."""
+
+    operator: str
+    key: str
+    digest: str
+    answer: bytes
+    created: float
+
+
+class Event(Row, frozen=True, kw_only=True):
+    """A line of the audit trail; the store numbers it. `source_id` tells repeated reports of one event apart."""
+
+    time: float
+    actor: str
+    action: str
+    subject: str
+    text: str
+    operation: str | None = None
+    source_id: str = ""
+
+
+class Change(NamedTuple):
+    """One thing to save: `row` None deletes `key`."""
+
+    table: str
+    key: tuple[str | int, ...]
+    row: Row | None

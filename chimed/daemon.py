@@ -1,0 +1,200 @@
+"""The server's shell: one thread, one loop. It turns what came into events, commits what the core changed, then sends.
+
+Rules: commit before send; messages are drained before deadlines are judged; when the store cannot record, the turn did
+not happen and the server grants nothing until it can again. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from chimed.core import effects as fx
+from chimed.core.context import Policy
+from chimed.core.server import ServerCore
+from chimed.core.tables import Tables
+from chimed.database import StoreConflict, StoreError
+from chimed.icmp import Pinger, PingOutcome
+from chimed.store import Retention, Store
+from chimed.transport import Incoming, Router, SendOutcome, WakeUp
+from wire import codec
+from wire import messages as m
+from wire.errors import ChimeError
+
+BUDGET = 500
+PROBE_S = 2.0
+PRUNE_S = 3600.0
+
+log = structlog.get_logger()
+
+
+class Daemon:
+    """Owns the socket, the store and the pinger, and drives the core."""
+
+    def __init__(
+        self, core: ServerCore, store: Store, router: Router, pinger: Pinger, retention: Retention,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._core, self._store, self._router, self._pinger = core, store, router, pinger
+        self._retention, self._clock = retention, clock
+        self._wake = WakeUp()
+        self._stopping = False
+        self._trouble = ""
+        self._pending: list[fx.Event] = []
+        self._tokens: dict[int, str] = {}
+        self._token_of: dict[str, int] = {}
+        self._allowed: frozenset[str] = frozenset()
+        self._next_probe = float("inf")
+        self._next_prune = clock() + 60.0
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        fds = [self._wake.fd, *self._pinger.fds()]
+        while not self._stopping:
+            more = self.turn()
+            if not more and not self._pending:
+                self._router.poll(max(0.0, self._next_deadline() - self._clock()), fds)
+                self._wake.clear()
+        log.info("stopped")
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+        self._wake.wake()
+
+    def _next_deadline(self) -> float:
+        return min(self._core.next_deadline(), self._next_probe, self._next_prune)
+
+    def turn(self) -> bool:
+        """Handles what is there. Returns whether more messages may wait."""
+        now = self._clock()
+        incoming = self._router.receive(BUDGET)
+        events, self._pending = self._pending, []
+        events += [self._event(message) for message in incoming]
+        events += [fx.PingAnswered(self._tokens[r.token]) for r in self._pinger.read() if r.token in self._tokens]
+        drained = len(incoming) < BUDGET
+        if drained:
+            events.append(fx.Tick())
+        self._handle(events, now)
+        self._housekeeping(now)
+        return not drained
+
+    def _event(self, message: Incoming) -> fx.Event:
+        try:
+            _, correlation_id, body = codec.decode(message.payload)
+        except ChimeError as error:
+            found = error.details.get("id", "")
+            return fx.Garbage(message.user_id, message.routing_id, error, found if isinstance(found, str) else "")
+        return fx.Received(message.user_id, message.routing_id, body, correlation_id, lambda: message.peer_address)
+
+    def _handle(self, events: list[fx.Event], now: float) -> None:
+        effects: list[fx.Effect] = []
+        for event in events:
+            effects += self._core.handle(event, now)
+        effects += self._core.flush()
+        if self._commit(now):
+            self._carry_out(effects)
+        else:
+            messages: list[fx.Received | fx.Garbage] = [e for e in events if isinstance(e, fx.Received)]
+            self._carry_out(self._core.rolled_back(self._trouble, messages))
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def _commit(self, now: float) -> bool:
+        changes, events = self._core.tables.changes()
+        if not changes and not events:
+            self._core.tables.committed()
+            return True
+        try:
+            self._store.commit(changes, events)
+        except StoreConflict:
+            raise
+        except StoreError as error:
+            self._trouble = str(error)
+            self._next_probe = now + PROBE_S
+            if self._store.broken:
+                raise
+            return False
+        self._core.tables.committed()
+        if any(c.table in ("nodes", "operators") and self._is_new_key(c.row) for c in changes):
+            self.allow_keys()
+        return True
+
+    def _is_new_key(self, row: object) -> bool:
+        return row is None or getattr(row, "public_key", None) not in self._allowed
+
+    def allow_keys(self) -> None:
+        """Tells the authenticator which keys may connect now."""
+        self._allowed = self._core.keys()
+        self._router.allow(self._allowed)
+
+    def _housekeeping(self, now: float) -> None:
+        if now >= self._next_probe:
+            self._next_probe = now + PROBE_S
+            if self._store.writable():
+                self._next_probe = float("inf")
+                effects = self._core.writable_again(now)
+                if self._commit(now):
+                    self._carry_out(effects)
+                else:
+                    self._core.rolled_back(self._trouble, [])
+        if now >= self._next_prune:
+            self._next_prune = now + PRUNE_S
+            self._core.tables.pruned(self._store.prune(time.time(), self._retention))
+
+    # --- effects ------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, fx.Send):
+                self._send(effect)
+            elif isinstance(effect, fx.Ping):
+                self._ping(effect)
+            elif isinstance(effect, fx.ReadEvents):
+                self._read_events(effect)
+            elif isinstance(effect, fx.Log):
+                getattr(log, effect.level)(effect.text)
+
+    def _send(self, effect: fx.Send) -> None:
+        try:
+            frame = codec.encode(effect.body, effect.id)
+        except ChimeError as error:
+            log.error(f"answer not sent: {error}")
+            frame = codec.encode(ChimeError("internal", f"the answer does not fit: {error}").body(), effect.id)
+        if self._router.send(effect.route, frame) is SendOutcome.UNROUTABLE:
+            self._pending.append(fx.Unroutable(effect.route))
+
+    def _ping(self, effect: fx.Ping) -> None:
+        token = self._token_of.setdefault(effect.token, len(self._token_of) + 1)
+        self._tokens[token] = effect.token
+        if self._pinger.ping(effect.address, token) is PingOutcome.CANNOT:
+            why = self._pinger.reason or f"{effect.address} cannot be pinged"
+            self._pending.append(fx.PingUnsent(effect.token, why))
+
+    def _read_events(self, effect: fx.ReadEvents) -> None:
+        query = effect.query
+        subjects: tuple[str | None, ...] = effect.subjects or (None,)
+        try:
+            found = [e for s in subjects for e in self._store.events(s, query.after_id, query.limit)]
+        except StoreError as error:
+            refusal = ChimeError("storage-unavailable", str(error))
+            self._send(fx.Send(effect.route, refusal.body(), effect.id))
+            return
+        found.sort(key=lambda event: event.id)
+        kept = found[: query.limit] if query.after_id else found[-query.limit :]
+        items = [msgspec.structs.replace(e, subject=self._core.ctx.vm_name(e.subject)) for e in kept]
+        self._send(fx.Send(effect.route, m.Ok(result={"items": items}), effect.id))
+
+def make_core(store: Store, policy: Policy, clock: Callable[[], float] = time.monotonic) -> ServerCore:
+    """The core with everything that the store holds."""
+    tables = Tables()
+    tables.load(store.load())
+    return ServerCore(tables, policy, random.SystemRandom(), time.time, clock())

@@ -1,0 +1,156 @@
+"""A database file: its lock, its connection settings, and what is refused.
+
+A database is used by one chimed at a time (lock on `<path>.lock`). A damaged, foreign or newer file is
+refused and left as it is. Rows and transactions are in `store.py`, copies and restores in `backup.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import Literal
+
+from sqlite_utils import Database
+
+from chimed.migrations import APPLICATION_ID, migrations
+
+Check = Literal["none", "quick", "full"]
+
+BUSY_TIMEOUT_MS = 2_000
+RESTORE = "chimed restore FILE"
+
+
+class StoreError(Exception):
+    """The database cannot be used, or not now: no space, I/O error, locked, damaged, newer. Nothing was
+    changed."""
+
+
+class StoreConflict(StoreError):
+    """The rows contradict each other (a name twice, an unknown node): a bug of the caller. Nothing was
+    changed."""
+
+
+class Lock:
+    """Exclusive use of a database, by a lock on `<path>.lock`, which also remembers the generation last
+    opened."""
+
+    def __init__(self, path: Path) -> None:
+        name = f"{path}.lock"
+        try:
+            self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{name} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._fd)
+            raise StoreError(f"{path} is in use by another chimed: stop it first") from error
+
+    def release(self) -> None:
+        """Gives it up; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def generation(self) -> int:
+        """The generation last noted, 0 if none."""
+        text = os.pread(self._fd, 32, 0).strip()
+        return int(text) if text.isdigit() else 0
+
+    def note_generation(self, generation: int) -> None:
+        """Remembers `generation`, for a restore that cannot read the database. Best effort: the disk may be
+        full."""
+        if generation == self.generation():
+            return
+        try:
+            os.pwrite(self._fd, b"%-31d\n" % generation, 0)
+            os.fsync(self._fd)
+        except OSError:
+            return
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with the settings of every Chime database; explicit transactions. The file must exist."""
+    uri = f"file:{_uri_path(path)}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA journal_size_limit = 16777216")
+    return connection
+
+
+def inspect(connection: sqlite3.Connection, path: Path, check: Check) -> None:
+    """Refuses a file that is damaged, not a Chime database, or of a newer version. Raises StoreError."""
+    try:
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise StoreError(f"{path} is not a Chime database: it was left as it is")
+        known = {m.name for m in migrations.pending(Database(memory=True))}
+        newer = {m.name for m in migrations.applied(Database(connection))} - known
+        found = [] if check == "none" else connection.execute(f"PRAGMA {_CHECKS[check]}").fetchall()
+    except sqlite3.Error as error:
+        raise unusable(path, error) from error
+    if newer:
+        names = ", ".join(sorted(newer))
+        raise StoreError(f"{path} was written by a newer version of Chime ({names}): upgrade chimed")
+    if found and found[0][0] != "ok":
+        raise unusable(path, sqlite3.DatabaseError(str(found[0][0]).replace("\n", " ")))
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Applies the migrations that are missing."""
+    database = Database(connection)
+    if migrations.pending(database):
+        migrations.apply(database)
+
+
+def generation_of(connection: sqlite3.Connection) -> int:
+    """The generation in the meta row."""
+    return int(connection.execute("SELECT generation FROM meta").fetchone()[0])
+
+
+def make_private_file(path: Path) -> None:
+    """An empty file that only its owner reads. Raises OSError when it exists."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def sync_directory(path: Path) -> None:
+    """Makes creations and renames in `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+_CHECKS = {"quick": "quick_check(1)", "full": "integrity_check(1)"}
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+def unusable(path: Path, error: sqlite3.Error) -> StoreError:
+    """What to tell an operator about `error`."""
+    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
+    if not name.startswith(_DAMAGE):
+        return StoreError(f"{path} cannot be read: {error}")
+    return StoreError(
+        f"{path} is damaged ({error}): it was left as it is; "
+        f"restore a backup with `{RESTORE}` (the damaged file is kept)"
+    )
+
+
+def _uri_path(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def remove_files(path: Path) -> None:
+    """Deletes a database that nobody uses, with its log; absent is fine."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""chimed: the Chime server.
+
+Usage:
+  chimed [--config FILE]
+  chimed init [--config FILE] [--operator NAME] [--operator-key FILE]
+  chimed check-config [--config FILE]
+  chimed backup DESTINATION [--config FILE] [--overwrite]
+  chimed restore BACKUP [--config FILE] [--yes]
+  chimed (-h | --help)
+  chimed --version
+
+Without a command the server runs in the foreground until SIGTERM or SIGINT.
+
+  init          makes the server's key, the database and the first operator's key file
+  check-config  reads the configuration, says what is wrong with it, or what it amounts to
+  backup        copies the database to a new file, also while the server runs
+  restore       replaces the database by a backup (the server must be stopped; the present one is kept beside it)
+
+Options:
+  --config FILE        TOML configuration; every key has a default
+  --operator NAME      name of the first operator [default: admin]
+  --operator-key FILE  where to put the first operator's key (default: operator.key in state_dir)
+  --overwrite          replace an existing backup file
+  --yes                do not ask
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from docopt import DocoptExit, docopt
+
+from chimed import __version__, backup, logs
+from chimed.config import Config, load_config
+from chimed.core import rows as r
+from chimed.daemon import Daemon, make_core
+from chimed.database import StoreError
+from chimed.icmp import Pinger
+from chimed.store import Store
+from chimed.transport import Router, TransportError
+from wire import curve, keys
+from wire.errors import ChimeError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 usage or configuration."""
+    try:
+        args = docopt(__doc__ or "", argv, version=f"chimed {__version__}")
+    except DocoptExit as error:
+        print(f"chimed: {str(error).splitlines()[0]} (see chimed --help)", file=sys.stderr)
+        return 2
+    try:
+        return _command(args)
+    except ChimeError as error:
+        print(f"chimed: {error.message}", file=sys.stderr)
+        return 2 if error.code == "invalid" else 1
+    except (StoreError, TransportError, OSError) as error:
+        print(f"chimed: {error}", file=sys.stderr)
+        return 1
+
+
+def _command(args: dict[str, Any]) -> int:
+    config = load_config(args["--config"])
+    if args["init"]:
+        return _init(config, args["--operator"], args["--operator-key"])
+    if args["check-config"]:
+        print(msgspec.json.format(msgspec.json.encode(config)).decode())
+        return 0
+    if args["backup"]:
+        backup.back_up(config.database, args["DESTINATION"], overwrite=args["--overwrite"])
+        print(f"database copied to {args['DESTINATION']}", file=sys.stderr)
+        return 0
+    if args["restore"]:
+        return _restore(config, args["BACKUP"], args["--yes"])
+    return _run(config)
+
+
+def _run(config: Config) -> int:
+    logs.set_up(config.log_level, config.log_format)
+    log = structlog.get_logger()
+    server_keys = keys.load(config.key_file, keys.Kind.SERVER)
+    with Store.open(config.database) as store:
+        core = make_core(store, config.policy(__version__))
+        router = Router(server_keys.pair())
+        pinger = Pinger()
+        try:
+            router.self_test()
+            daemon = Daemon(core, store, router, pinger, config.retention())
+            daemon.allow_keys()
+            endpoint = router.bind(config.endpoint)
+            nodes, vms = len(core.tables.nodes), len(core.tables.vms)
+            log.info(f"chimed {__version__} listens at {endpoint}: {nodes} nodes, {vms} VMs")
+            if not pinger.available:
+                log.warning(f"{pinger.reason}: a silent node will be shown as agent-lost, never as unreachable")
+            daemon.run()
+        finally:
+            router.close()
+            pinger.close()
+    return 0
+
+
+def _init(config: Config, operator: str, operator_key: str | None) -> int:
+    place = Path(operator_key or f"{config.state_dir}/operator.key")
+    if Path(config.database).exists():
+        raise ChimeError("exists", f"{config.database} exists already: this server was initialised before")
+    if place.exists():
+        raise ChimeError("exists", f"{place} exists already: choose another place with --operator-key")
+    Path(config.state_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not Path(config.key_file).exists():
+        pair = curve.new_pair()
+        server = keys.KeyFile(kind=keys.Kind.SERVER, name="chimed", public_key=pair.public, secret_key=pair.secret)
+        keys.save(config.key_file, server)
+    server = keys.load(config.key_file, keys.Kind.SERVER)
+    person = curve.new_pair()
+    row = r.Operator(name=operator, public_key=person.public, created=time.time())
+    bundle = keys.KeyFile(
+        kind=keys.Kind.OPERATOR,
+        name=operator,
+        public_key=person.public,
+        secret_key=person.secret,
+        server_public_key=server.public_key,
+        endpoint=config.endpoint_for_peers(),
+    )
+    keys.check(bundle, "the first operator's key")
+    keys.save(place, bundle)
+    try:
+        with Store.create(config.database) as store:
+            store.commit([r.Change("meta", (), r.Meta()), r.Change("operators", (operator,), row)], [])
+    except StoreError:
+        place.unlink()
+        raise
+    print(f"server key:   {config.key_file} (public key {server.public_key})", file=sys.stderr)
+    print(f"database:     {config.database}", file=sys.stderr)
+    print(f"operator key: {place} (for {operator}; copy it to ~/.config/chime/operator.key)", file=sys.stderr)
+    return 0
+
+
+def _restore(config: Config, source: str, yes: bool) -> int:
+    print(f"replaces {config.database} by {source}; the present database is kept beside it", file=sys.stderr)
+    print("everything that was changed since the backup is forgotten by the server", file=sys.stderr)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ChimeError("invalid", "not a terminal: give --yes to go on; nothing was changed")
+        print("continue? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("nothing was changed", file=sys.stderr)
+            return 1
+    generation = backup.restore(source, config.database)
+    print(f"restored; generation {generation}. Until all nodes have reported, no VM changes its owner.", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,306 @@
+"""The durable state of the server in SQLite: one file, one connection, one thread.
+
+Rules: a turn's changes are one transaction, on disk (WAL, `synchronous=FULL`) when `commit` returns, and not
+there at all when it raises. A database is opened by one chimed at a time (lock on `<path>.lock`). A damaged,
+foreign or newer file is refused and left as it is. Rows are JSON in a `row` column beside real key columns
+(`migrations.py` says why); the store does not know what they mean. No decision is taken here. Copies and
+restores are in `backup.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chimed.backup import back_up
+from chimed.core import rows as r
+from chimed.core.tables import KEYS
+from chimed.database import (
+    RESTORE,
+    Check,
+    Lock,
+    StoreConflict,
+    StoreError,
+    connect,
+    generation_of,
+    inspect,
+    make_private_file,
+    migrate,
+    remove_files,
+    sync_directory,
+    unusable,
+)
+from wire.messages import EventView
+
+PROBE_BYTES = 64 * 1024  # room that there must be again before the server takes changes
+PRUNE_STEP = 5_000  # rows that one call of `prune` removes at most from each table: a turn stays short
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How much history is kept."""
+
+    events: int = 1_000_000
+    operations: int = 100_000  # ended ones
+    alarms: int = 20_000  # cleared ones
+    answers: int = 100_000
+    answers_s: float = 86_400.0
+
+
+class _Table:
+    """SQL and codec of one row type."""
+
+    def __init__(self, kind: type[r.Row]) -> None:
+        self.name, fields = KEYS[kind]
+        self.columns = fields or ("one",)
+        self.decoder = msgspec.json.Decoder(kind)
+        names = ", ".join(self.columns)
+        marks = ", ".join("?" for _ in self.columns)
+        self.upsert = (
+            f"INSERT INTO {self.name} ({names}, row) VALUES ({marks}, ?) "
+            f"ON CONFLICT ({names}) DO UPDATE SET row = excluded.row"
+        )
+        self.delete = f"DELETE FROM {self.name} WHERE " + " AND ".join(f"{name} = ?" for name in self.columns)
+        self.select = f"SELECT {names}, row FROM {self.name} ORDER BY rowid"
+
+
+TABLES = {kind: _Table(kind) for kind in KEYS}
+_BY_NAME = {table.name: table for table in TABLES.values()}
+_ADD_EVENT = (
+    "INSERT INTO events (time, actor, action, subject, text, operation, source_id) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (subject, actor, source_id) WHERE source_id <> '' DO NOTHING"
+)
+
+
+class Store:
+    """The open database. Use `create` or `open`; close it, or its lock stays until the process ends."""
+
+    def __init__(self, path: Path, lock: Lock, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._lock = lock
+        self._connection = connection
+        self.broken = ""
+        """Why nothing can be saved until chimed is restarted; empty while all is well."""
+
+    @classmethod
+    def create(cls, path: Path | str) -> Store:
+        """A new database at `path` (mode 0600), opened. Raises StoreError when something is there already."""
+        path = Path(path)
+        fresh = path.with_name(f".{path.name}.new")
+        if path.exists():
+            raise StoreError(f"{path} exists already: it was left as it is")
+        with Lock(path):
+            try:
+                remove_files(fresh)
+                make_private_file(fresh)
+                with closing(connect(fresh)) as connection:
+                    migrate(connection)
+                os.link(fresh, path)  # unlike a rename, never replaces
+                sync_directory(path.parent)
+            except (OSError, sqlite3.Error) as error:
+                raise StoreError(f"{path} cannot be created: {error}") from error
+            finally:
+                remove_files(fresh)
+        return cls.open(path, check="none")
+
+    @classmethod
+    def open(cls, path: Path | str, check: Check = "quick") -> Store:
+        """The database at `path`, locked, checked and brought to this version's tables. Raises StoreError."""
+        path = Path(path)
+        if not path.exists():
+            raise StoreError(
+                f"{path} does not exist: make it with `chimed init`, or restore a backup with `{RESTORE}`"
+            )
+        lock = Lock(path)
+        try:
+            path.chmod(0o600)
+            connection = connect(path)
+        except OSError as error:
+            lock.release()
+            raise StoreError(f"{path} cannot be opened: {error}") from error
+        except sqlite3.Error as error:
+            lock.release()
+            raise unusable(path, error) from error
+        try:
+            inspect(connection, path, check)
+            connection.execute("PRAGMA journal_mode = WAL")
+            migrate(connection)
+            lock.note_generation(generation_of(connection))
+        except BaseException as error:
+            connection.close()
+            lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise unusable(path, error) from error
+            raise
+        return cls(path, lock, connection)
+
+    def close(self) -> None:
+        """Moves the log into the database file and gives up the lock. A second call does nothing."""
+        self._connection.close()
+        self._lock.release()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load(self) -> Iterator[r.Row]:
+        """Every row except events, table by table, each in the order of creation. Raises StoreError."""
+        for table in TABLES.values():
+            key: list[Any] = []
+            try:
+                for *key, text in self._connection.execute(table.select):  # noqa: B007 (read in the except)
+                    yield table.decoder.decode(text)
+            except msgspec.MsgspecError as error:
+                raise StoreError(
+                    f"{self.path}: row {key} of table {table.name} cannot be read ({error}): "
+                    f"the file was left as it is; restore a backup with `{RESTORE}`"
+                ) from error
+            except sqlite3.Error as error:
+                raise unusable(self.path, error) from error
+
+    def commit(self, changes: Iterable[r.Change], events: Iterable[r.Event] = ()) -> None:
+        """Saves all or nothing; on disk when it returns.
+
+        Raises StoreError when that cannot be done now (full, I/O error, locked): nothing has changed and the
+        same call may succeed later. After an I/O error in the very last sync the changes may appear after a
+        crash: the answer to the client is then "not known", never "no". Raises StoreConflict for rows that
+        contradict each other.
+        """
+        changes = sorted(changes, key=_order)
+        lines = [(e.time, e.actor, e.action, e.subject, e.text, e.operation, e.source_id) for e in events]
+        if not changes and not lines:
+            return
+        with _Transaction(self) as connection:
+            for (is_save, name), group in groupby(changes, key=_order):
+                table = _BY_NAME[name]
+                if is_save:
+                    rows = [(*(change.key or (1,)), _encode(change.row)) for change in group]
+                    connection.executemany(table.upsert, rows)
+                else:
+                    connection.executemany(table.delete, [change.key or (1,) for change in group])
+            connection.executemany(_ADD_EVENT, lines)
+
+    def writable(self) -> bool:
+        """Whether a change can be saved now: really writes 64 KiB and syncs them."""
+        try:
+            with _Transaction(self) as connection:
+                connection.execute("INSERT OR REPLACE INTO probe VALUES (1, randomblob(?))", (PROBE_BYTES,))
+        except StoreError:
+            return False
+        return True
+
+    def events(self, subject: str | None = None, after_id: int = 0, limit: int = 100) -> list[EventView]:
+        """The newest `limit` events with a larger id, of `subject` or of all, oldest first. Raises
+        StoreError."""
+        where, values = ("subject = ? AND ", (subject,)) if subject is not None else ("", ())
+        sql = (
+            "SELECT id, time, actor, action, subject, text, operation FROM events "
+            f"WHERE {where}id > ? ORDER BY id DESC LIMIT ?"
+        )
+        try:
+            found = self._connection.execute(sql, (*values, after_id, limit)).fetchall()
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
+        return [
+            EventView(id=i, time=t, actor=a, action=c, subject=s, text=x, operation=o)
+            for i, t, a, c, s, x, o in reversed(found)
+        ]
+
+    def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
+        """Removes history beyond `keep`, a bounded number of rows a call. Call it rarely, and again while it
+        returns much. Returns what was deleted, for the tables in memory to drop too (events are not in
+        memory). `now`: wall clock. An operation that a node or VM names as its last one stays. Raises
+        StoreError."""
+        keep = keep or Retention()
+        removed: list[r.Change] = []
+        with _Transaction(self) as connection:
+            connection.execute(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id <= "
+                "(SELECT max(id) FROM events) - ? ORDER BY id LIMIT ?)",
+                (keep.events, PRUNE_STEP),
+            )
+            for table, where, values in _surplus(now, keep):
+                columns = ", ".join(_BY_NAME[table].columns)
+                sql = f"SELECT {columns} FROM {table} WHERE {where} LIMIT {PRUNE_STEP}"
+                removed += [r.Change(table, key, None) for key in connection.execute(sql, values).fetchall()]
+            for change in removed:
+                connection.execute(_BY_NAME[change.table].delete, change.key)
+        return removed
+
+    def backup(self, destination: Path | str, overwrite: bool = False) -> None:
+        """See `backup.back_up`; this call takes as long as the copy takes."""
+        back_up(self.path, destination, overwrite)
+
+
+class _Transaction:
+    """Begins at once; commits at the end of the block, or rolls back and raises StoreError."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._connection = store._connection
+
+    def __enter__(self) -> sqlite3.Connection:
+        if self._store.broken:
+            raise StoreError(self._store.broken)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            self._fail(error)
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            try:
+                self._connection.execute("COMMIT")
+                return
+            except sqlite3.Error as commit_error:
+                error = commit_error
+        self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        path = self._store.path
+        try:
+            if self._connection.in_transaction:  # SQLite has rolled back by itself after some errors
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as second:
+            # A new connection would read the log from disk and might find what this turn was told is not
+            # there.
+            self._store.broken = f"{path}: a rollback failed ({second}): restart chimed"
+        if isinstance(error, sqlite3.IntegrityError):
+            raise StoreConflict(f"{path}: {error}") from error
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(f"{path}: changes cannot be saved: {error}") from error
+        if not isinstance(error, StoreError):
+            raise error
+
+
+def _order(change: r.Change) -> tuple[bool, str]:
+    """Deletions first: a name may pass from a deleted row to a new one in one turn."""
+    return change.row is not None, change.table
+
+
+def _encode(row: r.Row | None) -> str:
+    return msgspec.json.encode(row).decode()
+
+
+def _surplus(now: float, keep: Retention) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
+    """Table, condition and its values, for each kind of history that lives in memory too."""
+    newest = "NOT IN (SELECT rowid FROM {0} WHERE {1} IS NOT NULL ORDER BY {1} DESC LIMIT ?)"
+    named = (
+        "SELECT json_extract(row, '$.last_operation') FROM nodes UNION ALL "
+        "SELECT json_extract(row, '$.last_operation') FROM vms"
+    )
+    ended = f"ended IS NOT NULL AND rowid {newest.format('operations', 'ended')} AND id NOT IN ({named})"
+    yield "operations", ended, (keep.operations,)
+    yield "alarms", f"cleared IS NOT NULL AND rowid {newest.format('alarms', 'cleared')}", (keep.alarms,)
+    old = f"created < ? OR rowid {newest.format('answers', 'created')}"
+    yield "answers", old, (now - keep.answers_s, keep.answers)
