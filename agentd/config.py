@@ -1,0 +1,93 @@
+"""The agent's configuration: every key, its default and its limits; the order that the timings must keep.
+
+The server is named by the node's bundle (`key_file`), and the server tells the heartbeat interval. Times are
+in seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from wire import types as w
+from wire.errors import ChimeError
+from wire.settings import Interval, LogFormat, LogLevel, Order, Percent, load_settings
+
+LIBVIRT_PREFIXES = ("qemu:///system", "qemu:///session", "qemu:///embed?root=/", "test:///")
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of agentd. An empty `key_file` follows from `state_dir`."""
+
+    key_file: str = ""  # the node's bundle; default: node.key in state_dir
+    state_dir: w.Path = "/var/lib/chime-agent"
+    socket: w.Path = "/run/chime-agent.sock"  # for chime-agent
+    libvirt_uri: str = "qemu:///system"
+    virt_type: w.VirtType = w.VirtType.AUTO
+
+    audit_s: Interval = 60.0
+    call_timeout_s: Interval = 30.0  # for one libvirt call; then libvirt counts as unreachable
+    workers: Annotated[int, Meta(ge=1, le=64)] = 4
+
+    restart_backoff_s: Interval = 1.0
+    restart_backoff_max_s: Interval = 60.0
+    restart_budget: Annotated[int, Meta(ge=1, le=1000)] = 5
+    restart_window_s: Interval = 600.0
+    settle_s: Interval = 5.0
+
+    storage_paths: tuple[w.Path, ...] = ()  # watched for room, besides state_dir
+    storage_min_free_percent: Percent = 5.0
+    memory_min_free_percent: Percent = 2.0
+
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "auto"
+
+    def __post_init__(self) -> None:
+        """Fills in the path that follows from `state_dir`."""
+        if not self.key_file:
+            msgspec.structs.force_setattr(self, "key_file", f"{self.state_dir}/node.key")
+
+
+ORDERS = (
+    Order(
+        "restart_backoff_s",
+        "<=",
+        "restart_backoff_max_s",
+        "the pause between restarts grows from the one to the other",
+    ),
+    Order(
+        "restart_backoff_max_s",
+        "<",
+        "restart_window_s",
+        "restarts that are further apart than the window would never use up the budget",
+    ),
+    Order(
+        "call_timeout_s",
+        "<",
+        "audit_s",
+        "a hanging libvirt call must be given up before the next audit",
+    ),
+    Order(
+        "settle_s",
+        "<=",
+        "audit_s",
+        "the audit looks at VMs that have settled",
+    ),
+)
+
+
+def load_config(path: Path | str | None) -> Config:
+    """The configuration at `path`, or the defaults. Raises `ChimeError` (invalid) with one line."""
+    config = load_settings(path, Config, ORDERS)
+    source = f"configuration {path}: " if path is not None else ""
+    if not config.key_file.startswith("/"):
+        raise ChimeError("invalid", f"{source}key_file = {config.key_file!r}: expected an absolute path")
+    if not config.libvirt_uri.startswith(LIBVIRT_PREFIXES):
+        text = (
+            f"{source}libvirt_uri = {config.libvirt_uri!r}: expected qemu:///system or qemu:///embed?root=DIR"
+        )
+        raise ChimeError("invalid", text)
+    return config

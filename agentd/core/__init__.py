@@ -1,0 +1,1 @@
+"""The agent's decisions. Pure: no I/O, clock, randomness or thread in here."""

@@ -1,0 +1,421 @@
+"""The agent's core: every event passes through `handle`, and nothing else changes its state.
+
+Rules: what must be recorded is saved before it is acted upon or told (`Save` first, the rest after `Saved`); a start is
+the exception that needs no record, since the guard judges it by what is saved. When a save fails the turn has not
+happened, and heartbeats go on to say so. See `vms` for the VMs, `link` for the session, `inventory` for what the
+server says, `planner` and `guard` for the decisions.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agentd.core import effects as fx
+from agentd.core import guard, inventory, reporting
+from agentd.core.budget import RestartPolicy
+from agentd.core.commands import Commands
+from agentd.core.drain import prove
+from agentd.core.durable import Durable
+from agentd.core.facts import VmFacts
+from agentd.core.link import Link, LinkState, LinkTimes
+from agentd.core.reporting import Outbox
+from agentd.core.vms import NEVER, Vms
+from wire import messages as m
+
+SCAN_SOON_S = 1.0
+HYPERVISOR_RETRY_S = 2.0
+
+
+class AgentPolicy(Struct, frozen=True):
+    """Settings of the core; seconds. `settle_s`: a drain is not proven earlier than this after the agent's start, since
+    a start that a dead predecessor ordered may still be under way in libvirt."""
+
+    audit_s: float = 60.0
+    settle_s: float = 5.0
+    restart: RestartPolicy = RestartPolicy()
+    link: LinkTimes = LinkTimes()
+
+
+class AgentCore:
+    """One incarnation of the agent. `now` is CLOCK_BOOTTIME in seconds; `rng` is its only source of chance."""
+
+    def __init__(
+        self,
+        durable: Durable,
+        boot_id: str,
+        incarnation: str,
+        policy: AgentPolicy,
+        rng: random.Random,
+        now: float,
+    ) -> None:
+        self.durable = durable
+        self._draft = durable
+        self._boot_id, self._policy = boot_id, policy
+        self._born = now
+        self.outbox = Outbox(incarnation)
+        self.vms = Vms(boot_id, policy.restart, self.outbox)
+        self.link = Link(durable.node, boot_id, incarnation, m.HostFacts(), rng, policy.link)
+        self.commands = Commands()
+        self._draft = self.commands.interrupted(durable)
+        self._waiting: list[fx.Effect] = []
+        self._reports: dict[str, m.VmReport] = {}
+        self._proof: m.DrainProof | None = None
+        self._digest = ""
+        self._host_faults: tuple[m.Fault, ...] = ()
+        self._own_faults: dict[str, m.Fault] = {}
+        self._load = m.Load()
+        self._host_known = False
+        self._hypervisor_up = False
+        self._next_connect = now
+        self._scanning = False
+        self._next_scan = NEVER
+        self._last_good_scan = -NEVER
+        self._next_check = now
+        self._wake = now
+        self._server_knows_local_drain = False
+        self._pull_clears_local_drain = False
+        self._applying = False
+        self._apply_failed_until = -NEVER
+        self._events_before = self.outbox.mark()
+
+    # --- the outside --------------------------------------------------------------------------------------------------
+
+    def may_start(self, uuid: str, facts: VmFacts) -> str | None:
+        """The guard, on what is saved: why not, or None. Safe to call from another thread."""
+        return guard.refusal(self.durable, uuid, self._boot_id, facts)
+
+    def next_deadline(self) -> float:
+        """When `Tick` has something to do, in CLOCK_BOOTTIME seconds."""
+        connect = NEVER if self._hypervisor_up else self._next_connect
+        link = self.link.next_deadline() if self._host_known else NEVER
+        return min(link, self._next_scan, self._next_check, self._wake, connect)
+
+    def handle(self, event: fx.Event, now: float) -> list[fx.Effect]:
+        """One event, and what follows from it."""
+        if isinstance(event, fx.Saved):
+            return self._saved()
+        if isinstance(event, fx.SaveFailed):
+            return self._save_failed(event, now)
+        self._events_before = self.outbox.mark()
+        out: list[fx.Effect] = _HANDLERS[type(event)](self, event, now)
+        out += self._settle(now)
+        return self._in_order(out)
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def _in_order(self, out: list[fx.Effect]) -> list[fx.Effect]:
+        if self._draft is self.durable or self._draft == self.durable:
+            self._draft = self.durable
+            self._applying = False
+            return out
+        free = [e for e in out if _is_free(e)]
+        self._waiting = [e for e in out if not _is_free(e)]
+        return [fx.Save(self._draft), *free]
+
+    def _saved(self) -> list[fx.Effect]:
+        self.durable = self._draft
+        self._applying = False
+        self._clear_fault("snapshot-not-writable")
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def _save_failed(self, event: fx.SaveFailed, now: float) -> list[fx.Effect]:
+        waiting, self._waiting = self._waiting, []
+        self._draft = self.durable
+        self.outbox.rollback(self._events_before)
+        self.vms.dropped([e for e in waiting if isinstance(e, fx.Act)])
+        new = self._set_fault("snapshot-not-writable", event.error, now)
+        self._wake = now + SCAN_SOON_S
+        self._apply_failed_until = now + HYPERVISOR_RETRY_S
+        answers = [fx.Answer(e.ask, {"error": event.error}) for e in waiting if isinstance(e, fx.Answer)]
+        kept: list[fx.Effect] = [e for e in waiting if isinstance(e, fx.Reconnect | fx.Log)]
+        log = [fx.Log("error", f"snapshot not written: {event.error}")] if new else []
+        if self._applying or any(isinstance(e, fx.Send) for e in waiting):
+            kept += self.link.drop(now, "could not record", HYPERVISOR_RETRY_S)
+        self._applying = False
+        return [*kept, *answers, *log]
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def _on_tick(self, _event: fx.Tick, now: float) -> list[fx.Effect]:
+        out: list[fx.Effect] = []
+        if not self._hypervisor_up and now >= self._next_connect:
+            self._next_connect = NEVER
+            out.append(fx.ConnectHypervisor())
+        if now >= self._next_check:
+            self._next_check = now + self.link.heartbeat_s
+            out.append(fx.CheckHost())
+        return out
+
+    def _on_received(self, event: fx.Received, now: float) -> list[fx.Effect]:
+        body = event.body
+        if isinstance(body, m.Welcome):
+            self.outbox.new_session()
+            self._server_knows_local_drain = self._pull_clears_local_drain = False
+            return self.link.welcome(body, now)
+        if isinstance(body, m.HeartbeatAck):
+            self.link.ack(body, now)
+        elif isinstance(body, m.Inventory):
+            return self._on_inventory(body, now)
+        elif isinstance(body, m.ReportAck):
+            self._on_report_ack(body)
+        elif isinstance(body, m.Poke) and self.link.poked(body):
+            return self._pull(now)
+        elif isinstance(body, m.ErrorBody):
+            return self.link.refused(body, now)
+        return []
+
+    def _on_disconnected(self, event: fx.Disconnected, now: float) -> list[fx.Effect]:
+        return self.link.disconnected(event.why, now)
+
+    def _pull(self, now: float) -> list[fx.Effect]:
+        self._pull_clears_local_drain = self._server_knows_local_drain
+        same = self.link.generation == self.durable.generation
+        complete = self.link.state == LinkState.READY and same
+        return self.link.pull(self.durable.revision if complete else 0, now)
+
+    def _on_inventory(self, body: m.Inventory, now: float) -> list[fx.Effect]:
+        out, pages = self.link.page(body, now)
+        if not pages:
+            return out
+        if pages[-1].generation != self.durable.generation and not self.link.full_pull:
+            return self.link.pull(0, now)
+        self._draft, ignored = inventory.merge(self._draft, pages, self._boot_id, self._pull_clears_local_drain)
+        commands = tuple(command for page in pages for command in page.commands)
+        self._draft = self.commands.arrived(commands, self._draft, now)
+        if any(uuid not in self.vms.facts for uuid in (*self._draft.held, *self._draft.tombstones)):
+            self._next_scan = now
+        self.link.applied()
+        self._applying = True
+        lines = [fx.Log("warning", line) for line in ignored]
+        return [*out, fx.Log("debug", f"inventory revision {pages[-1].revision}"), *lines]
+
+    def _on_report_ack(self, body: m.ReportAck) -> None:
+        if not self.link.report_acked(body):
+            return
+        sent = self.outbox.acked(body.seq)
+        if sent is None:
+            return
+        self._server_knows_local_drain = self._server_knows_local_drain or sent.local_drain
+        self.commands.acked(body.seq)
+        for release in sent.released:
+            tombstone = self._draft.tombstones[release.uuid]
+            if tombstone.epoch == release.epoch:
+                self._draft = self._draft.with_tombstone(
+                    release.uuid, msgspec.structs.replace(tombstone, acked=True)
+                )
+
+    def _on_scanned(self, event: fx.Scanned, now: float) -> list[fx.Effect]:
+        self._scanning = False
+        self._next_scan = now + self._policy.audit_s
+        self.vms.scanned(event.scan, self._draft)
+        if event.scan.libvirt_ok:
+            self._last_good_scan = event.started_at
+            self._clear_fault("libvirt-unreachable")
+        else:
+            return self._on_hypervisor_down(fx.HypervisorDown(event.scan.error), now)
+        return []
+
+    def _on_happened(self, event: fx.Happened, now: float) -> list[fx.Effect]:
+        if self.vms.happened(event.lifecycle):
+            self._next_scan = min(self._next_scan, now)
+        return []
+
+    def _on_acted(self, event: fx.Acted, now: float) -> list[fx.Effect]:
+        if not self.vms.acted(event, self._draft, now):
+            return []
+        if event.action == fx.Action.REBOOT:
+            self._draft = self.commands.done(event, self._draft)
+        if event.facts.libvirt_ok:
+            self._clear_fault("libvirt-slow")
+        if event.error or event.refused:
+            return [fx.Log("warning", f"vm {self._name(event.uuid)}: {event.action}: {event.error or event.refused}")]
+        return [fx.Log("info", f"vm {self._name(event.uuid)}: {event.action} done")]
+
+    def _on_overdue(self, event: fx.Overdue, now: float) -> list[fx.Effect]:
+        new = self._set_fault("libvirt-slow", f"{event.what} has not returned in time", now)
+        if event.what == "scan":
+            self.vms.lost()
+        else:
+            self.vms.unknown(event.what.rpartition(" ")[2])
+        return [fx.Log("error", f"libvirt: {event.what} has not returned in time")] if new else []
+
+    def _on_hypervisor_up(self, event: fx.HypervisorUp, now: float) -> list[fx.Effect]:
+        self._hypervisor_up, self._next_scan = True, now
+        self._clear_fault("libvirt-unreachable")
+        self.link.host = msgspec.structs.replace(self.link.host, hypervisor=event.version[:200])
+        return [fx.Log("info", f"connected to {event.version}")]
+
+    def _on_hypervisor_down(self, event: fx.HypervisorDown, now: float) -> list[fx.Effect]:
+        self._hypervisor_up, self._next_connect = False, now + HYPERVISOR_RETRY_S
+        self.vms.lost()
+        new = self._set_fault("libvirt-unreachable", event.error, now)
+        return [fx.Log("error", f"libvirt: {event.error}")] if new else []
+
+    def _on_host_checked(self, event: fx.HostChecked, now: float) -> list[fx.Effect]:
+        if {f.code for f in event.faults} != {f.code for f in self._host_faults}:
+            self.link.hurry_beat(now)
+        self._host_faults, self._load = event.faults, event.load
+        self.link.host = msgspec.structs.replace(event.host, hypervisor=self.link.host.hypervisor)
+        self._host_known = True
+        return []
+
+    def _on_asked(self, event: fx.Asked, now: float) -> list[fx.Effect]:
+        if event.verb == "drain":
+            self._draft = msgspec.structs.replace(
+                self._draft, local_drain=True, local_drain_graceful_s=event.graceful_s
+            )
+            self._server_knows_local_drain = self._pull_clears_local_drain = False
+            return [fx.Answer(event.ask, {"accepted": True}), fx.Log("warning", "drained on the node by its operator")]
+        if event.verb == "status":
+            return [fx.Answer(event.ask, self.status(now))]
+        return [fx.Answer(event.ask, {"error": f"unknown request {event.verb!r}"})]
+
+    # --- what follows from the state ----------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> list[fx.Effect]:
+        """Everything that must be true after each event: VMs planned, drain judged, server told."""
+        self._draft = self.vms.notice(self._draft)
+        self._draft, acts, wake = self.vms.plan_all(self._draft, now)
+        self._draft, reboots, wake_commands = self.commands.plan(self._draft, self.vms, now)
+        self._wake = min(wake, wake_commands, self._draft_retry(now))
+        out: list[fx.Effect] = [*acts, *reboots]
+        self._judge_drain(now)
+        out += self._look(now)
+        self._update_reports()
+        out += self._talk(now)
+        return out
+
+    def _draft_retry(self, now: float) -> float:
+        return self._apply_failed_until if now < self._apply_failed_until else NEVER
+
+    def _judge_drain(self, now: float) -> None:
+        if not self._draft.drained:
+            self._proof = None
+            return
+        scanned_since = max(self.vms.last_act_ended, self._born + self._policy.settle_s)
+        fresh = self._last_good_scan >= scanned_since and not self.vms.in_flight
+        self._proof = prove(self._draft, self.vms.facts, fresh and self._hypervisor_up, self._boot_id, self._proof)
+        if not self._proof.clean and not self._proof.running:
+            again = max(now + SCAN_SOON_S, self._born + self._policy.settle_s)
+            self._next_scan = min(self._next_scan, again if self._last_good_scan > -NEVER else now)
+
+    def _look(self, now: float) -> list[fx.Effect]:
+        if self._scanning or not self._hypervisor_up or now < self._next_scan:
+            return []
+        self._scanning, self._next_scan = True, NEVER
+        return [fx.Scan()]
+
+    def _update_reports(self) -> None:
+        self._reports = reporting.vm_reports(self._draft, self.vms.facts, self.vms.blocked_reasons())
+        self._digest = reporting.digest_of(self._reports, self._proof, self._draft.local_drain)
+
+    def _talk(self, now: float) -> list[fx.Effect]:
+        out = self.link.tick(now) if self._host_known else []
+        if self.link.beat_due(now):
+            faults = (*self._own_faults.values(), *self._host_faults)
+            out += self.link.beat(self.durable.revision, self._digest, faults, self._load, now)
+        if self.link.state == LinkState.READY and not self.link.pulling:
+            behind = self.link.newest_revision > self._draft.revision
+            if behind and now >= self._apply_failed_until:
+                out += self._pull(now)
+        if self.link.may_report(now) and (self.link.report_wanted or self._has_news()):
+            out += self._report(now)
+        return out
+
+    def _has_news(self) -> bool:
+        return (
+            self.outbox.pending(self._digest)
+            or self.commands.unacked(self._draft)
+            or any(t.done and not t.acked for t in self._draft.tombstones.values())
+        )
+
+    def _report(self, now: float) -> list[fx.Effect]:
+        released = tuple(
+            m.Release(uuid=uuid, epoch=t.epoch) for uuid, t in self._draft.tombstones.items() if t.done and not t.acked
+        )[:500]
+        full, vms, events = self.outbox.compose(
+            self._reports, self._digest, self.link.report_wanted, released, self._draft.local_drain
+        )
+        self.link.report_wanted = False
+        self.link.report_sent(self.outbox.seq, now)
+        body = m.Report(
+            session=self.link.session,
+            seq=self.outbox.seq,
+            revision=self._draft.revision,
+            generation=self._draft.generation,
+            digest=self._digest,
+            full=full,
+            vms=vms,
+            released=released,
+            results=self.commands.results(self._draft, self.outbox.seq),
+            events=events,
+            drain=self._proof,
+            local_drain=self._draft.local_drain,
+        )
+        return [fx.Send(body)]
+
+    # --- small --------------------------------------------------------------------------------------------------------
+
+    def _set_fault(self, code: str, text: str, now: float) -> bool:
+        new = code not in self._own_faults
+        self._own_faults[code] = m.Fault(code=code, text=text[:500])
+        if new:
+            self.link.hurry_beat(now)
+        return new
+
+    def _clear_fault(self, code: str) -> None:
+        self._own_faults.pop(code, None)
+
+    def _name(self, uuid: str) -> str:
+        held = self._draft.held.get(uuid)
+        return held.vm.name if held else uuid
+
+    def status(self, now: float) -> dict[str, Any]:
+        """What `chime-agent status` shows."""
+        return {
+            "node": self.durable.node,
+            "session": self.link.state.value,
+            "last_error": self.link.last_error,
+            "confirmed_in_this_boot": self.durable.confirmed_boot == self._boot_id,
+            "admin_state": self.durable.order.admin_state.value,
+            "local_drain": self.durable.local_drain,
+            "drain_clean": self._proof.clean if self._proof else None,
+            "revision": self.durable.revision,
+            "faults": [{"code": f.code, "text": f.text} for f in (*self._own_faults.values(), *self._host_faults)],
+            "vms": [
+                {"name": r.name, "uuid": r.uuid, "epoch": r.epoch, "observed": r.observed.value, "owned": r.revision > 0,
+                 "restarts": r.restarts, "detail": r.detail}
+                for r in self._reports.values()
+            ],
+        }  # fmt: skip
+
+
+def _is_free(effect: fx.Effect) -> bool:
+    """Whether the effect may be done though the turn is not recorded: starts are judged by what is saved, heartbeats
+    claim nothing, the rest only looks."""
+    if isinstance(effect, fx.Act):
+        return effect.action == fx.Action.START
+    if isinstance(effect, fx.Send):
+        return isinstance(effect.body, m.Heartbeat | m.Hello)
+    return isinstance(effect, fx.Scan | fx.ConnectHypervisor | fx.CheckHost | fx.Log)
+
+
+_HANDLERS: dict[type[fx.Event], Any] = {
+    fx.Tick: AgentCore._on_tick,
+    fx.Received: AgentCore._on_received,
+    fx.Disconnected: AgentCore._on_disconnected,
+    fx.Scanned: AgentCore._on_scanned,
+    fx.Happened: AgentCore._on_happened,
+    fx.Acted: AgentCore._on_acted,
+    fx.Overdue: AgentCore._on_overdue,
+    fx.HypervisorUp: AgentCore._on_hypervisor_up,
+    fx.HypervisorDown: AgentCore._on_hypervisor_down,
+    fx.HostChecked: AgentCore._on_host_checked,
+    fx.Asked: AgentCore._on_asked,
+}
+"""Which method handles which event."""

@@ -1,0 +1,117 @@
+"""What the agent remembers across its own death: the content of the snapshot.
+
+Rules: an epoch never falls; a tombstone is never forgotten; only `confirmed_boot` equal to the present boot id allows
+starts. Reading and writing the file is the snapshot module's work.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from wire.messages import Assignment, CommandResult, NodeOrder
+from wire.types import AdminState
+
+SNAPSHOT_VERSION = 1
+MAX_JOURNAL = 200
+
+
+class Held(Struct, frozen=True, kw_only=True):
+    """A VM that this node owns, and what happened to it under this ownership.
+
+    `halted_serial`: the start request under which its guest powered itself off. `failed_serial`: the start request
+    under which the restart budget ran out. `started_serial`: the start request under which it was seen running and
+    since then not stopped by this agent. `restarts`: automatic restarts in this epoch.
+    `defined`: it was defined here once, so that its disks exist and are never made again.
+    """
+
+    vm: Assignment
+    halted_serial: int = -1
+    failed_serial: int = -1
+    started_serial: int = -1
+    restarts: int = 0
+    defined: bool = False
+    detail: str = ""
+
+    @property
+    def halted(self) -> bool:
+        """The guest powered itself off and no one asked for a start since."""
+        return self.halted_serial >= self.vm.start_serial
+
+    @property
+    def started(self) -> bool:
+        """It ran under the present start request: if it is off, it ended by itself."""
+        return self.started_serial == self.vm.start_serial
+
+    @property
+    def failed(self) -> bool:
+        """The restart budget ran out and no one asked for a start since."""
+        return self.failed_serial >= self.vm.start_serial
+
+
+class Tombstone(Struct, frozen=True, kw_only=True):
+    """A release: this node may never run the VM in `epoch` or below. `done`: domain and process are gone.
+    `acked`: the server has recorded that."""
+
+    epoch: int
+    done: bool = False
+    acked: bool = False
+
+
+class Journaled(Struct, frozen=True, kw_only=True):
+    """A command that was begun; `result` is None until its outcome is known."""
+
+    uuid: str
+    result: CommandResult | None = None
+
+
+class Durable(Struct, frozen=True, kw_only=True):
+    """Everything the agent must still know after a crash."""
+
+    node: str
+    generation: int = 0
+    revision: int = 0
+    confirmed_boot: str = ""
+    order: NodeOrder = NodeOrder(admin_state=AdminState.ENABLED, drain_serial=0)
+    local_drain: bool = False
+    local_drain_graceful_s: float = 60.0
+    held: dict[str, Held] = {}
+    tombstones: dict[str, Tombstone] = {}
+    journal: dict[str, Journaled] = {}
+
+    @property
+    def drained(self) -> bool:
+        """No VM may run here: the server says so, or an operator said so on the node."""
+        return self.local_drain or self.order.admin_state == AdminState.DRAINED
+
+    @property
+    def graceful_drain_s(self) -> float:
+        """How long guests get to power off in a drain."""
+        if self.order.admin_state == AdminState.DRAINED:
+            return self.order.drain_graceful_s
+        return self.local_drain_graceful_s
+
+    def highest_epoch(self, uuid: str) -> int:
+        """The highest epoch of the VM that this node ever held or was told to release; 0: none."""
+        held, tombstone = self.held.get(uuid), self.tombstones.get(uuid)
+        return max(held.vm.epoch if held else 0, tombstone.epoch if tombstone else 0)
+
+    def with_held(self, held: Held) -> Durable:
+        """A copy with `held` added or replaced."""
+        return msgspec.structs.replace(self, held={**self.held, held.vm.uuid: held})
+
+    def without_held(self, uuid: str) -> Durable:
+        """A copy that does not own the VM."""
+        return msgspec.structs.replace(self, held={k: v for k, v in self.held.items() if k != uuid})
+
+    def with_tombstone(self, uuid: str, tombstone: Tombstone) -> Durable:
+        """A copy with the tombstone added or replaced."""
+        return msgspec.structs.replace(self, tombstones={**self.tombstones, uuid: tombstone})
+
+    def with_journal(self, command_id: str, entry: Journaled) -> Durable:
+        """A copy with the command begun or ended; the oldest ended ones are dropped beyond a bound."""
+        journal = {**self.journal, command_id: entry}
+        ended = [key for key, value in journal.items() if value.result is not None]
+        for key in ended[: max(0, len(journal) - MAX_JOURNAL)]:
+            del journal[key]
+        return msgspec.structs.replace(self, journal=journal)

@@ -1,0 +1,181 @@
+"""What goes into the agent's core and what comes out of it.
+
+Events are facts and outcomes; effects are orders to the shell, in the order in which they are to be done. After a
+`Save` the shell reports `Saved` or `SaveFailed` before anything else: the effects that depend on it come out then.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+from agentd.core.durable import Durable
+from agentd.core.facts import HostScan, Lifecycle, VmFacts
+from wire.messages import Assignment, Base, Fault, HostFacts, Load
+
+
+class Action(StrEnum):
+    """What can be done to a VM. One at a time for each VM."""
+
+    DEFINE = "define"
+    START = "start"
+    SHUTDOWN = "shutdown"
+    DESTROY = "destroy"
+    UNDEFINE = "undefine"
+    REBOOT = "reboot"
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+class Event(Struct, frozen=True):
+    """An input of the core."""
+
+
+class Tick(Event, frozen=True):
+    """Time has passed."""
+
+
+class Received(Event, frozen=True):
+    """A message from the server."""
+
+    body: Base
+    id: str = ""
+
+
+class Disconnected(Event, frozen=True):
+    """The connection to the server ended: a new session is needed."""
+
+    why: str
+
+
+class Scanned(Event, frozen=True):
+    """The answer to `Scan`. `started_at`: when it began (CLOCK_BOOTTIME seconds)."""
+
+    scan: HostScan
+    started_at: float
+
+
+class Happened(Event, frozen=True):
+    """libvirt told of a lifecycle event."""
+
+    lifecycle: Lifecycle
+
+
+class Acted(Event, frozen=True):
+    """The outcome of `Act`, with what was seen of the VM afterwards. `invalid`: it cannot work as it is defined.
+    `refused`: the guard's reason, nothing was done."""
+
+    uuid: str
+    action: Action
+    token: int
+    facts: VmFacts
+    error: str = ""
+    invalid: bool = False
+    refused: str = ""
+
+
+class Overdue(Event, frozen=True):
+    """An `Act` or `Scan` has not returned within its time-out. It still may."""
+
+    what: str
+
+
+class HypervisorUp(Event, frozen=True):
+    """Connected to libvirt."""
+
+    version: str
+
+
+class HypervisorDown(Event, frozen=True):
+    """The connection to libvirt broke, or could not be made."""
+
+    error: str
+
+
+class Saved(Event, frozen=True):
+    """The snapshot is on disk."""
+
+
+class SaveFailed(Event, frozen=True):
+    """The snapshot could not be written."""
+
+    error: str
+
+
+class HostChecked(Event, frozen=True):
+    """Host load and faults."""
+
+    faults: tuple[Fault, ...]
+    load: Load
+    host: HostFacts
+
+
+class Asked(Event, frozen=True):
+    """A request over the node-local socket."""
+
+    ask: int
+    verb: str
+    graceful_s: float = 60.0
+
+
+# --- effects ----------------------------------------------------------------------------------------------------------
+
+
+class Effect(Struct, frozen=True):
+    """An order to the shell."""
+
+
+class Save(Effect, frozen=True):
+    """Write the snapshot durably."""
+
+    durable: Durable
+
+
+class Send(Effect, frozen=True):
+    """Send to the server."""
+
+    body: Base
+    id: str = ""
+
+
+class Reconnect(Effect, frozen=True):
+    """Drop the connection with everything queued, and make a new one."""
+
+
+class Act(Effect, frozen=True):
+    """Do one thing to a VM in a worker; START is guarded again there."""
+
+    uuid: str
+    action: Action
+    token: int
+    vm: Assignment | None = None
+    force: bool = False
+
+
+class Scan(Effect, frozen=True):
+    """Look at all domains and processes."""
+
+
+class ConnectHypervisor(Effect, frozen=True):
+    """Connect to libvirt."""
+
+
+class CheckHost(Effect, frozen=True):
+    """Measure host load and look for faults."""
+
+
+class Answer(Effect, frozen=True):
+    """Answer a node-local request."""
+
+    ask: int
+    result: dict[str, Any]
+
+
+class Log(Effect, frozen=True):
+    """A line for the log."""
+
+    level: str
+    text: str

@@ -1,0 +1,53 @@
+"""The one check in front of every start of a VM (design rule 1).
+
+`refusal` is called twice for each start, with the same words: by the planner, to decide whether a start is worth
+trying, and by the executor immediately before `create()`, with facts inspected in that moment and the durable state of
+that moment. It returns why not, or None. Unknown is a reason, never a permission.
+"""
+
+from __future__ import annotations
+
+from agentd.core.durable import Durable, Held
+from agentd.core.facts import VmFacts
+from wire.types import Desired
+
+
+def refusal(durable: Durable, uuid: str, boot_id: str, facts: VmFacts) -> str | None:
+    """Why the VM must not be started now on this host, or None if it may. The restart budget is the planner's."""
+    return _not_ours(durable, uuid) or _not_wanted(durable, durable.held[uuid], boot_id) or _alive(facts)
+
+
+def _not_ours(durable: Durable, uuid: str) -> str | None:
+    held, tombstone = durable.held.get(uuid), durable.tombstones.get(uuid)
+    if held is None:
+        return "this node does not own the VM"
+    if tombstone is not None and tombstone.epoch >= held.vm.epoch:
+        return f"this node released the VM up to epoch {tombstone.epoch}"
+    return None
+
+
+def _not_wanted(durable: Durable, held: Held, boot_id: str) -> str | None:
+    if durable.confirmed_boot != boot_id:
+        return "the server has not confirmed the inventory since this host booted"
+    if durable.drained:
+        return "the node is drained"
+    if held.vm.desired != Desired.RUNNING:
+        return f"it should be {held.vm.desired}"
+    if held.halted:
+        return "its guest powered itself off"
+    if held.failed:
+        return "it failed too often; start it to try again"
+    return None
+
+
+def _alive(facts: VmFacts) -> str | None:
+    if facts.processes:
+        pids = ", ".join(f"{process.pid} ({process.state})" for process in facts.processes)
+        return f"a qemu process with this UUID exists: {pids}"
+    if not facts.libvirt_ok:
+        return "libvirt does not answer: the VM's state is unknown"
+    if facts.domain is None:
+        return "the domain is not defined"
+    if facts.domain.active:
+        return f"libvirt says that it is {facts.domain.state}"
+    return None

@@ -1,0 +1,58 @@
+"""What the server says about this node, merged into what the node knows. Pure: pages in, `Durable` out.
+
+Rules: only a release removes; an epoch never falls; a release is never forgotten; all pages count at once or none.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from agentd.core.durable import Durable, Held, Tombstone
+from wire.messages import Assignment, Inventory, Release
+
+
+def merge(durable: Durable, pages: list[Inventory], boot_id: str, clear_local_drain: bool) -> tuple[Durable, list[str]]:
+    """The new durable state, and a line for each assignment that had to be ignored. `clear_local_drain`: the server
+    already knew of the drain on the node when it answered."""
+    ignored: list[str] = []
+    for page in pages:
+        for release in page.releases:
+            durable = _released(durable, release)
+        for vm in page.vms:
+            durable, why = _assigned(durable, vm)
+            if why:
+                ignored.append(why)
+    last = pages[-1]
+    merged = msgspec.structs.replace(
+        durable,
+        generation=last.generation,
+        revision=last.revision,
+        order=last.node,
+        confirmed_boot=boot_id,
+        local_drain=durable.local_drain and not clear_local_drain,
+    )
+    return merged, ignored
+
+
+def _released(durable: Durable, release: Release) -> Durable:
+    known = durable.tombstones.get(release.uuid)
+    if known is not None and known.epoch >= release.epoch:
+        tombstone = msgspec.structs.replace(known, acked=False)  # it asks again: it did not hear the confirmation
+    else:
+        tombstone = Tombstone(epoch=release.epoch)
+    durable = durable.with_tombstone(release.uuid, tombstone)
+    held = durable.held.get(release.uuid)
+    if held is not None and held.vm.epoch <= release.epoch:
+        durable = durable.without_held(release.uuid)
+    return durable
+
+
+def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
+    tombstone, held = durable.tombstones.get(vm.uuid), durable.held.get(vm.uuid)
+    if tombstone is not None and tombstone.epoch >= vm.epoch:
+        return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but released here up to epoch {tombstone.epoch}"
+    if held is not None and held.vm.epoch > vm.epoch:
+        return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but held here in epoch {held.vm.epoch}"
+    if held is None or held.vm.epoch != vm.epoch:
+        return durable.with_held(Held(vm=vm)), ""
+    return durable.with_held(msgspec.structs.replace(held, vm=vm)), ""

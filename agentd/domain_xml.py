@@ -1,0 +1,248 @@
+"""The libvirt domain XML of a VM: pure, an assignment in, text out.
+
+Rules:
+- Built and read as a tree, never by joining strings.
+- Chime owns UUID, name, its own metadata element and the power actions, also when the VM was given as XML;
+  all else of such XML keeps its meaning.
+- The same assignment gives the same XML on every node: a network card without a MAC gets one derived from the
+  VM, since libvirt would invent another at each definition.
+- `on_crash` and `on_poweroff` are `destroy`: libvirt never starts a VM again by itself; only the
+  agent's guard may.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid as uuids
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from agentd.hypervisor import InvalidVm
+from wire.messages import Assignment, Boot, Disk, Network
+from wire.types import NetworkKind, VirtType
+
+NAMESPACE = "urn:chime:vm:1"
+POWER_ACTIONS = {"on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"}
+MAX_DEPTH = 64
+
+_OURS = f"{{{NAMESPACE}}}vm"
+ET.register_namespace("chime", NAMESPACE)
+ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+
+
+class Stamp(NamedTuple):
+    """What Chime's metadata says of a domain."""
+
+    epoch: int
+    revision: int
+
+
+# --- building ---------------------------------------------------------------------------------------------
+
+
+def build(vm: Assignment, virt_type: VirtType) -> str:
+    """Domain XML of `vm`. `virt_type` (kvm or qemu) is used where the VM leaves it open. Raises InvalidVm."""
+    domain = _from_user_xml(vm) if vm.spec.xml is not None else _from_spec(vm, virt_type)
+    _number_cards(domain, vm.uuid)
+    return ET.tostring(domain, encoding="unicode")
+
+
+def metadata_element(epoch: int, revision: int) -> str:
+    """Our metadata element without its namespace, as `setMetadata` wants it."""
+    return ET.tostring(ET.Element("vm", epoch=str(epoch), revision=str(revision)), encoding="unicode")
+
+
+def read_metadata(text: str) -> Stamp | None:
+    """Epoch and revision of our metadata element; None if it does not say them."""
+    try:
+        element = ET.fromstring(text)
+        return Stamp(int(element.get("epoch", "")), int(element.get("revision", "")))
+    except (ET.ParseError, ValueError):
+        return None
+
+
+def _from_spec(vm: Assignment, virt_type: VirtType) -> ET.Element:
+    spec = vm.spec
+    kind = virt_type if spec.virt_type == VirtType.AUTO else spec.virt_type
+    domain = ET.Element("domain", type=kind.value)
+    _text(domain, "name", vm.name)
+    _text(domain, "uuid", vm.uuid)
+    _stamp(ET.SubElement(domain, "metadata"), vm)
+    _text(domain, "memory", str(spec.memory_mib), unit="MiB")
+    _text(domain, "vcpu", str(spec.vcpus))
+    _add_os(domain, spec.boot)
+    features = ET.SubElement(domain, "features")  # without ACPI a guest cannot be asked to power off
+    ET.SubElement(features, "acpi")
+    ET.SubElement(features, "apic")
+    if kind == VirtType.KVM:
+        ET.SubElement(domain, "cpu", mode="host-model")
+    ET.SubElement(domain, "clock", offset="utc")
+    for tag, action in POWER_ACTIONS.items():
+        _text(domain, tag, action)
+    devices = ET.SubElement(domain, "devices")
+    for index, disk in enumerate(spec.disks):
+        _add_disk(devices, disk, _disk_name(index))
+    for network in spec.networks:
+        _add_network(devices, network)
+    _add_serial(devices, spec.serial_log)
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    ET.SubElement(devices, "memballoon", model="virtio")
+    return domain
+
+
+def _add_os(domain: ET.Element, boot: Boot | None) -> None:
+    """The machine is left to libvirt: its default for the host's architecture boots on all of them."""
+    os_element = ET.SubElement(domain, "os")
+    _text(os_element, "type", "hvm")
+    if boot is None:
+        ET.SubElement(os_element, "boot", dev="hd")
+        return
+    _text(os_element, "kernel", boot.kernel)
+    if boot.initrd is not None:
+        _text(os_element, "initrd", boot.initrd)
+    if boot.cmdline:
+        _text(os_element, "cmdline", boot.cmdline)
+
+
+def _add_disk(devices: ET.Element, disk: Disk, target: str) -> None:
+    """`error_policy` stop: an I/O error pauses the VM; libvirt's default hands it to the guest."""
+    element = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(element, "driver", name="qemu", type=disk.format.value, error_policy="stop")
+    ET.SubElement(element, "source", file=disk.path)
+    ET.SubElement(element, "target", dev=target, bus="virtio")
+
+
+def _disk_name(index: int) -> str:
+    """vda ... vdz, vdaa ..."""
+    letters = ""
+    index += 1
+    while index:
+        index, digit = divmod(index - 1, 26)
+        letters = chr(ord("a") + digit) + letters
+    return "vd" + letters
+
+
+def _add_network(devices: ET.Element, network: Network) -> None:
+    element = ET.SubElement(devices, "interface", type=network.kind.value)
+    if network.mac is not None:
+        ET.SubElement(element, "mac", address=network.mac)
+    if network.kind == NetworkKind.BRIDGE:
+        if network.bridge is None:
+            raise InvalidVm("a network of kind bridge needs the name of its bridge")
+        ET.SubElement(element, "source", bridge=network.bridge)
+    ET.SubElement(element, "model", type="virtio")
+
+
+def _add_serial(devices: ET.Element, log: str | None) -> None:
+    serial = ET.SubElement(devices, "serial", type="pty" if log is None else "file")
+    if log is not None:
+        ET.SubElement(serial, "source", path=log, append="on")
+    ET.SubElement(serial, "target", port="0")
+
+
+def _number_cards(domain: ET.Element, vm_uuid: str) -> None:
+    for index, card in enumerate(domain.findall("./devices/interface")):
+        if card.find("mac") is None:
+            digest = hashlib.sha256(f"{vm_uuid}/{index}".encode()).digest()
+            octets = bytes((0x52, 0x54)) + digest[:4]  # 0x52: locally administered, unicast
+            ET.SubElement(card, "mac", address=":".join(f"{octet:02x}" for octet in octets))
+
+
+def _stamp(metadata: ET.Element, vm: Assignment) -> None:
+    ET.SubElement(metadata, _OURS, epoch=str(vm.epoch), revision=str(vm.revision))
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text
+
+
+# --- XML of the operator ----------------------------------------------------------------------------------
+
+
+class _StrictBuilder(ET.TreeBuilder):
+    """Refuses document types (so no entity is ever expanded) and deep nesting."""
+
+    depth = 0
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise InvalidVm("the domain XML is refused: it has a document type or entities")
+
+    def start(self, tag: str, attrs: dict[str, str]) -> ET.Element:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise InvalidVm(f"the domain XML is refused: nested deeper than {MAX_DEPTH} levels")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str) -> ET.Element:
+        self.depth -= 1
+        return super().end(tag)
+
+
+def parse(text: str) -> ET.Element:
+    """The `<domain>` element of operator's XML. Raises InvalidVm."""
+    parser = ET.XMLParser(target=_StrictBuilder())
+    try:
+        parser.feed(text)
+        domain: ET.Element = parser.close()
+    except ET.ParseError as error:
+        raise InvalidVm(f"the domain XML is malformed: {error}") from None
+    except ValueError as error:  # an encoding declaration that Python does not know
+        raise InvalidVm(f"the domain XML is refused: {error}") from None
+    if domain.tag != "domain":
+        raise InvalidVm(f"the domain XML is refused: its root is <{domain.tag}>, not <domain>")
+    return domain
+
+
+def _from_user_xml(vm: Assignment) -> ET.Element:
+    assert vm.spec.xml is not None
+    domain = parse(vm.spec.xml)
+    for element in domain.findall("uuid"):
+        if not _same_uuid(element.text or "", vm.uuid):
+            raise InvalidVm(f"the domain XML is of another VM: its UUID is {element.text}, not {vm.uuid}")
+    owned = {"name": vm.name, "uuid": vm.uuid, **POWER_ACTIONS}
+    for element in [child for child in domain if child.tag in owned]:
+        domain.remove(element)
+    domain.attrib.pop("id", None)
+    for position, (tag, value) in enumerate(owned.items()):
+        element = ET.Element(tag)
+        element.text = value
+        domain.insert(position, element)
+    metadata = domain.find("metadata")
+    if metadata is None:
+        metadata = ET.SubElement(domain, "metadata")
+    for old in metadata.findall(_OURS):
+        metadata.remove(old)
+    _stamp(metadata, vm)
+    return domain
+
+
+def _same_uuid(text: str, vm_uuid: str) -> bool:
+    try:
+        return str(uuids.UUID(text.strip())) == vm_uuid
+    except ValueError:
+        return False
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def disks_of(xml: str) -> list[str]:
+    """Paths of the disk images and block devices that a domain needs to start, in the order of the XML."""
+    return list(_disk_paths(parse(xml)))
+
+
+def boot_files_of(xml: str) -> list[str]:
+    """Paths of kernel and initrd of a domain with direct kernel boot."""
+    found = (parse(xml).findtext(f"./os/{tag}") for tag in ("kernel", "initrd"))
+    return [path.strip() for path in found if path and path.strip()]
+
+
+def _disk_paths(domain: ET.Element) -> Iterator[str]:
+    for disk in domain.findall("./devices/disk"):
+        source = disk.find("source")
+        if source is None or source.get("startupPolicy") == "optional":
+            continue  # an empty drive, or a medium that libvirt drops when it is not there
+        path = source.get("file") or source.get("dev")
+        if path:
+            yield path

@@ -1,0 +1,65 @@
+"""The one interface between the agent and a hypervisor.
+
+`libvirt_driver.LibvirtDriver` is the real one; tests have a fake; both pass `tests/contract/test_hypervisor.py`.
+Every call may block and is made in a worker thread, several at a time. Nothing here decides whether a VM may start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from agentd.core.facts import HostScan, Lifecycle, VmFacts
+from wire.messages import Assignment
+
+
+class HypervisorError(Exception):
+    """The hypervisor refused or failed: the text is for the operator. The state of the VM is then unknown."""
+
+
+class InvalidVm(HypervisorError):
+    """The VM cannot run here as it is defined (a disk is missing, the XML is refused...): trying again will not help
+    before something is changed."""
+
+
+class Hypervisor(Protocol):
+    """Blocking calls. `HypervisorError` for every failure, with one clear line."""
+
+    def connect(self, on_lifecycle: Callable[[Lifecycle], None], on_lost: Callable[[str], None]) -> None:
+        """Connects, or connects again, and registers for lifecycle events. The callbacks come from another thread;
+        `on_lost` is called once when the connection breaks."""
+
+    def close(self) -> None:
+        """Closes the connection; VMs go on."""
+
+    def version(self) -> str:
+        """Hypervisor and library versions, one line."""
+
+    def has_kvm(self) -> bool:
+        """Whether hardware acceleration is offered."""
+
+    def scan(self) -> HostScan:
+        """All domains and all real qemu processes. Never raises: a failure is `libvirt_ok=False` with `error`."""
+
+    def inspect(self, uuid: str) -> VmFacts:
+        """One domain and its real processes, fresh. Never raises."""
+
+    def define(self, vm: Assignment) -> None:
+        """Makes or updates the persistent definition with epoch and revision in its metadata (also of the running
+        domain). Creates missing disks that have a size. Raises InvalidVm when a disk is missing or the XML is refused."""
+
+    def start(self, uuid: str) -> None:
+        """Starts a defined domain. Raises InvalidVm when a disk that it needs is not there."""
+
+    def shutdown(self, uuid: str) -> None:
+        """Asks the guest to power off (ACPI). Returns at once."""
+
+    def destroy(self, uuid: str) -> None:
+        """Ends the process now. Done already is success."""
+
+    def undefine(self, uuid: str) -> None:
+        """Removes the definition (with managed save, snapshots' metadata, nvram), never a disk. Gone already is
+        success. Refused with HypervisorError while active."""
+
+    def reboot(self, uuid: str, force: bool) -> None:
+        """Asks the guest to reboot, or resets it when forced."""

@@ -1,0 +1,287 @@
+"""The real hypervisor: libvirt, by `qemu:///system`, any other URI, or a private `qemu:///embed?root=DIR`.
+
+Rules:
+- Calls come from several threads and may block; no lock is held during a libvirt call, so one that hangs
+  hurts only its own thread.
+- Every failure leaves here as `HypervisorError` with one line. What could not be asked is an error, never
+  "not there".
+- libvirt must never start a VM by itself: autostart of our domains is switched off wherever it is seen.
+- A domain without our metadata is only looked at, until the core asks to define it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from agentd import disks, domain_xml, processes
+from agentd.core.facts import Domain, DomainState, HostScan, Lifecycle, OffReason, VmFacts
+from agentd.hypervisor import HypervisorError, InvalidVm
+from agentd.libvirt_connection import Link, libvirt, one_line
+from agentd.libvirt_words import OFF_REASONS, STATES
+from wire.messages import Assignment
+from wire.types import VirtType
+
+log = logging.getLogger(__name__)
+
+UNDEFINE_FLAGS = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # it may be on shared storage and serve the next owner
+)
+REFUSED_XML = (
+    libvirt.VIR_ERR_XML_ERROR,
+    libvirt.VIR_ERR_XML_DETAIL,
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+    libvirt.VIR_ERR_INVALID_ARG,
+)
+
+
+class LibvirtDriver:
+    """`agentd.hypervisor.Hypervisor` on libvirt. `virt_type`: what VMs get that leave it open (`auto`: kvm
+    where the node offers it). libvirt allows one embedded root for a process."""
+
+    def __init__(self, uri: str = "qemu:///system", virt_type: VirtType = VirtType.AUTO) -> None:
+        self._uri = uri
+        self._virt_type = virt_type
+        self._kvm: bool | None = None
+        self._link: Link | None = None
+        self._swap = threading.Lock()
+
+    def connect(self, on_lifecycle: Callable[[Lifecycle], None], on_lost: Callable[[str], None]) -> None:
+        self.close()  # libvirt refuses to register twice on one connection
+        with _explained(f"connect to {self._uri}"):
+            link = Link(self._uri, on_lifecycle, on_lost)
+        with self._swap:
+            late, self._link = self._link, link
+        if late is not None:  # of a connect that hung and was given up
+            late.close()
+
+    def close(self) -> None:
+        with self._swap:
+            old, self._link = self._link, None
+        if old is not None:
+            old.close()
+
+    def version(self) -> str:
+        with _explained("read the version"):
+            conn = self._connection()
+            qemu, library = conn.getVersion(), conn.getLibVersion()
+        return f"QEMU {_dotted(qemu)}, libvirt {_dotted(library)}"
+
+    def has_kvm(self) -> bool:
+        if self._kvm is None:
+            with _explained("read the capabilities"):  # those of the best accelerator that there is
+                capabilities = self._connection().getDomainCapabilities(None, None, None, None, 0)
+            self._kvm = "<domain>kvm</domain>" in capabilities
+        return self._kvm
+
+    def scan(self) -> HostScan:
+        try:
+            with _explained("list the domains"):
+                domains = _all_domains(self._connection())
+        except HypervisorError as error:
+            return HostScan(libvirt_ok=False, processes=processes.scan(), error=str(error))
+        return HostScan(libvirt_ok=True, domains=domains, processes=processes.scan())
+
+    def inspect(self, uuid: str) -> VmFacts:
+        domain, known = None, True
+        try:
+            with _explained(f"look at {uuid}"):
+                handle = self._find(uuid)
+                domain = None if handle is None else _domain(handle, bool(handle.isPersistent()))
+        except HypervisorError as error:
+            log.debug("%s", error)
+            known = False
+        # after libvirt: a qemu that was started in between is seen here
+        return VmFacts(uuid=uuid, libvirt_ok=known, domain=domain, processes=processes.of_vm(uuid))
+
+    def define(self, vm: Assignment) -> None:
+        with _explained(f"define {vm.name}"):
+            defined = self._find(vm.uuid)
+            xml = domain_xml.build(vm, self._default_type(vm))
+            disks.create_missing(vm.spec.disks, may_create=defined is None and vm.create_disks)
+            _check_files(xml)
+            domain = self._define_xml(xml)
+            _never_autostart(domain)
+            if domain.isActive():
+                _stamp_running(domain, vm)
+
+    def start(self, uuid: str) -> None:
+        with _explained(f"start {uuid}"):
+            domain = self._found(uuid)
+            if domain.isActive():
+                raise HypervisorError(f"cannot start {uuid}: it is running already")
+            _check_files(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            domain.create()
+
+    def shutdown(self, uuid: str) -> None:
+        with _explained(f"shut down {uuid}"):
+            self._found(uuid).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+    def destroy(self, uuid: str) -> None:
+        """SIGTERM, then SIGKILL. A process in disk sleep survives both: HypervisorError after a while."""
+        with _explained(f"end {uuid}"):
+            domain = self._find(uuid)
+            if domain is None or not domain.isActive():
+                return
+            try:
+                domain.destroy()
+            except libvirt.libvirtError:
+                if self._is_active(uuid):
+                    raise
+
+    def undefine(self, uuid: str) -> None:
+        with _explained(f"undefine {uuid}"):
+            domain = self._find(uuid)
+            if domain is None:
+                return
+            if domain.isActive():
+                raise HypervisorError(f"cannot undefine {uuid}: it is running")
+            try:
+                domain.undefineFlags(UNDEFINE_FLAGS)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+
+    def reboot(self, uuid: str, force: bool) -> None:
+        with _explained(f"reboot {uuid}"):
+            domain = self._found(uuid)
+            if force:
+                domain.reset(0)
+            else:
+                domain.reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
+
+    def _connection(self) -> Any:
+        link = self._link
+        if link is None:
+            raise HypervisorError(f"not connected to {self._uri}")
+        return link.conn
+
+    def _find(self, uuid: str) -> Any | None:
+        try:
+            return self._connection().lookupByUUIDString(uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def _found(self, uuid: str) -> Any:
+        domain = self._find(uuid)
+        if domain is None:
+            raise HypervisorError(f"no domain {uuid} is defined on this node")
+        return domain
+
+    def _is_active(self, uuid: str) -> bool:
+        domain = self._find(uuid)
+        return domain is not None and bool(domain.isActive())
+
+    def _define_xml(self, xml: str) -> Any:
+        try:
+            return self._connection().defineXML(xml)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in REFUSED_XML:
+                raise InvalidVm(f"libvirt refuses the definition: {one_line(error)}") from None
+            raise
+
+    def _default_type(self, vm: Assignment) -> VirtType:
+        if self._virt_type != VirtType.AUTO or vm.spec.virt_type != VirtType.AUTO or vm.spec.xml is not None:
+            return self._virt_type
+        return VirtType.KVM if self.has_kvm() else VirtType.QEMU
+
+
+# --- reading domains --------------------------------------------------------------------------------------
+
+
+def _all_domains(conn: Any) -> tuple[Domain, ...]:
+    """One call lists, two say what is transient and what has autostart, then two calls for each domain."""
+    transient = _uuids(conn, libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+    autostart = _uuids(conn, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
+    found = []
+    for handle in conn.listAllDomains(0):
+        try:
+            domain = _domain(handle, handle.UUIDString() not in transient)
+            if domain.epoch is not None and domain.uuid in autostart:
+                _never_autostart(handle)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+        else:
+            found.append(domain)
+    return tuple(found)
+
+
+def _uuids(conn: Any, flags: int) -> frozenset[str]:
+    return frozenset(domain.UUIDString() for domain in conn.listAllDomains(flags))
+
+
+def _domain(handle: Any, persistent: bool) -> Domain:
+    code, reason = handle.state()
+    state, off = STATES.get(code, DomainState.OTHER), OffReason.UNKNOWN
+    if code == libvirt.VIR_DOMAIN_SHUTOFF:
+        off = OFF_REASONS.get(reason, OffReason.UNKNOWN)
+    elif code == libvirt.VIR_DOMAIN_CRASHED and not handle.isActive():
+        state, off = DomainState.OFF, OffReason.CRASHED
+    stamp = _read_stamp(handle)
+    return Domain(
+        uuid=handle.UUIDString().lower(),
+        name=handle.name(),
+        state=state,
+        reason=off,
+        epoch=None if stamp is None else stamp.epoch,
+        revision=None if stamp is None else stamp.revision,
+        persistent=persistent,
+        io_error=(code, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
+    )
+
+
+def _read_stamp(handle: Any) -> domain_xml.Stamp | None:
+    try:
+        text = handle.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return None
+        raise
+    return domain_xml.read_metadata(text)
+
+
+# --- small parts ------------------------------------------------------------------------------------------
+
+
+def _stamp_running(domain: Any, vm: Assignment) -> None:
+    element = domain_xml.metadata_element(vm.epoch, vm.revision)
+    kind, live = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
+    try:
+        domain.setMetadata(kind, element, "chime", domain_xml.NAMESPACE, live)
+    except libvirt.libvirtError:
+        if domain.isActive():  # else it ended meanwhile, and the definition says all
+            raise
+
+
+def _never_autostart(domain: Any) -> None:
+    if domain.isPersistent() and domain.autostart():
+        log.warning("%s: autostart is switched off: only the agent may start it", domain.UUIDString())
+        domain.setAutostart(0)
+
+
+def _check_files(xml: str) -> None:
+    disks.check_disks(domain_xml.disks_of(xml))
+    disks.check_boot_files(domain_xml.boot_files_of(xml))
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns every libvirt error into one clear line."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise HypervisorError(f"cannot {what}: {one_line(error)}") from None
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,0 +1,69 @@
+"""The node-local socket: one question at a time from `chime-agent`, over a unix socket that only root can open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+MAX_BYTES = 65_536
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `chime-agent` asks."""
+
+    verb: str
+    graceful_s: float = 60.0
+
+
+class LocalSocket:
+    """The agent's end. A question must be answered before the next one is received."""
+
+    def __init__(self, path: Path) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.REP)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = os.umask(0o177)
+        try:
+            self.socket.bind(f"ipc://{path}")
+        finally:
+            os.umask(before)
+
+    def receive(self) -> Question | None:
+        """The next question; a bad one is answered here."""
+        with contextlib.suppress(zmq.Again):
+            frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            try:
+                return msgspec.json.decode(frames[0], type=Question)
+            except msgspec.MsgspecError as error:
+                self.answer({"error": f"not understood: {error}"})
+        return None
+
+    def answer(self, result: dict[str, Any]) -> None:
+        """Answers the question that was received last."""
+        with contextlib.suppress(zmq.ZMQError):
+            self.socket.send(msgspec.json.encode(result), zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._context.destroy(linger=0)
+
+
+def ask(path: Path, question: Question, timeout_s: float) -> dict[str, Any] | None:
+    """Asks the agent that listens at `path`; None when none answers in time."""
+    if not path.exists():
+        return None
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(f"ipc://{path}")
+        socket.send(msgspec.json.encode(question))
+        if not socket.poll(int(timeout_s * 1000)):
+            return None
+        answer: dict[str, Any] = msgspec.json.decode(socket.recv())
+        return answer

@@ -1,0 +1,126 @@
+"""agentd: the Chime agent of a compute node.
+
+Usage:
+  agentd [--config FILE]
+  agentd join BUNDLE [--config FILE] [--force]
+  agentd keygen [--config FILE] [--force]
+  agentd check-config [--config FILE]
+  agentd (-h | --help)
+  agentd --version
+
+Without a command the agent runs in the foreground until SIGTERM or SIGINT; VMs go on when it stops.
+
+  join          installs this node's bundle (`chime-tool node add NAME` prints it; - reads standard input)
+  keygen        makes the node's key here and prints its public key, for `chime-tool node add NAME --public-key KEY`;
+                the bundle that it prints is then joined as usual, and the secret never leaves this node
+  check-config  reads the configuration, says what is wrong with it, or what it amounts to
+
+Options:
+  --config FILE  TOML configuration; every key has a default
+  --force        replace what was installed before
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from docopt import DocoptExit, docopt
+
+from agentd import __version__, logs
+from agentd.config import Config, load_config
+from agentd.snapshot import Snapshot, SnapshotError
+from wire import curve, keys
+from wire.errors import ChimeError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 usage or configuration."""
+    try:
+        args = docopt(__doc__ or "", argv, version=f"agentd {__version__}")
+    except DocoptExit as error:
+        print(f"agentd: {str(error).splitlines()[0]} (see agentd --help)", file=sys.stderr)
+        return 2
+    try:
+        return _command(args)
+    except ChimeError as error:
+        print(f"agentd: {error.message}", file=sys.stderr)
+        return 2 if error.code == "invalid" else 1
+    except (SnapshotError, OSError) as error:
+        print(f"agentd: {error}", file=sys.stderr)
+        return 1
+
+
+def _command(args: dict[str, Any]) -> int:
+    config = load_config(args["--config"])
+    if args["join"]:
+        return _join(config, args["BUNDLE"], args["--force"])
+    if args["keygen"]:
+        return _keygen(config, args["--force"])
+    if args["check-config"]:
+        print(msgspec.json.format(msgspec.json.encode(config)).decode())
+        return 0
+    return _run(config)
+
+
+def _run(config: Config) -> int:
+    logs.set_up(config.log_level, config.log_format)
+    bundle = keys.load(config.key_file, keys.Kind.NODE)
+    if not bundle.endpoint or not bundle.server_public_key:
+        raise ChimeError("invalid", f"{config.key_file} does not name the server: agentd join its bundle")
+    snapshot = Snapshot(Path(config.state_dir), bundle.name)
+    snapshot.lock()
+    from agentd.daemon import Daemon  # only now: the commands above need neither libvirt nor psutil
+    from agentd.libvirt_driver import LibvirtDriver
+
+    Daemon(config, bundle, LibvirtDriver(config.libvirt_uri, config.virt_type), snapshot).run()
+    sys.stderr.flush()
+    os._exit(0)  # a libvirt call that hangs must not keep the process; everything is saved already
+
+
+def _join(config: Config, source: str, force: bool) -> int:
+    text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    bundle = keys.parse(text, source)
+    if bundle.kind != keys.Kind.NODE:
+        raise ChimeError("invalid", f"{source} is not the bundle of a node but of kind {bundle.kind}")
+    if not bundle.endpoint or not bundle.server_public_key:
+        raise ChimeError("invalid", f"{source} does not name the server")
+    if bundle.secret_key is None:
+        bundle = msgspec.structs.replace(bundle, secret_key=_own_secret(config, bundle))
+    Path(config.key_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keys.save(config.key_file, bundle, overwrite=force)
+    _pending(config).unlink(missing_ok=True)
+    print(f"this is node {bundle.name} of the server at {bundle.endpoint}; key in {config.key_file}", file=sys.stderr)
+    return 0
+
+
+def _pending(config: Config) -> Path:
+    return Path(f"{config.key_file}.new")
+
+
+def _own_secret(config: Config, bundle: keys.KeyFile) -> str:
+    try:
+        own = keys.load(_pending(config), keys.Kind.NODE)
+    except (OSError, ChimeError) as error:
+        raise ChimeError("invalid", f"the bundle holds no secret key, and none was made here: {error}") from None
+    if own.public_key != bundle.public_key:
+        raise ChimeError("invalid", f"the bundle is for public key {bundle.public_key}, here is {own.public_key}")
+    return own.pair().secret
+
+
+def _keygen(config: Config, force: bool) -> int:
+    place = _pending(config)
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pair = curve.new_pair()
+    made = keys.KeyFile(kind=keys.Kind.NODE, name="new", public_key=pair.public, secret_key=pair.secret)
+    keys.save(place, made, overwrite=force)
+    print(pair.public)
+    print(f"secret key in {place}; next: chime-tool node add NAME --public-key '{pair.public}'", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""`chime-agent` without the agent: directly on libvirt and the snapshot.
+
+Rules: the agent's lock is held, so that no agent starts meanwhile; the drain is recorded before the first VM is stopped, so
+that a later agent keeps the node drained; only VMs of Chime are touched; done is what libvirt and the process table say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agentd.config import Config
+from agentd.core.durable import Durable
+from agentd.core.facts import HostScan
+from agentd.hypervisor import Hypervisor, HypervisorError
+from agentd.snapshot import Snapshot
+from wire import keys
+from wire.errors import ChimeError
+
+POLL_S = 0.3
+ASK_AGAIN_S = 10.0
+
+
+def connect(config: Config) -> Hypervisor:
+    """The node's libvirt. Raises `ChimeError` (unreachable)."""
+    from agentd.libvirt_driver import LibvirtDriver
+
+    driver = LibvirtDriver(config.libvirt_uri, config.virt_type)
+    try:
+        driver.connect(lambda _event: None, lambda _why: None)
+    except HypervisorError as error:
+        raise ChimeError("unreachable", f"libvirt at {config.libvirt_uri}: {error}") from None
+    return driver
+
+
+class Offline:
+    """The node as the snapshot and libvirt show it."""
+
+    def __init__(self, config: Config, open_hypervisor: Callable[[Config], Hypervisor] = connect) -> None:
+        self._config = config
+        node = keys.load(config.key_file, keys.Kind.NODE).name
+        self._snapshot = Snapshot(Path(config.state_dir), node)
+        self._snapshot.lock()
+        self._durable, why = self._snapshot.load()
+        if why:
+            raise ChimeError("internal", f"{why}; stop the VMs with virsh, and see to it that agentd does not run")
+        self._hypervisor = open_hypervisor(config)
+
+    def status(self) -> dict[str, Any]:
+        """Like the agent's own status, as far as it can be told without it."""
+        scan = self._scan()
+        return {
+            "node": self._durable.node,
+            "session": "",
+            "admin_state": self._durable.order.admin_state.value,
+            "local_drain": self._durable.local_drain,
+            "faults": [] if scan.libvirt_ok else [{"code": "libvirt-unreachable", "text": scan.error}],
+            "vms": [self._vm(uuid, scan) for uuid in sorted(_managed(self._durable, scan))],
+        }
+
+    def _vm(self, uuid: str, scan: HostScan) -> dict[str, Any]:
+        held = self._durable.held.get(uuid)
+        domain = next((d for d in scan.domains if d.uuid == uuid), None)
+        alive = uuid in _alive(self._durable, scan)
+        state = domain.state.value if domain is not None and domain.active else "running" if alive else "stopped"
+        return {
+            "name": held.vm.name if held else domain.name if domain else "",
+            "uuid": uuid,
+            "epoch": held.vm.epoch if held else (domain.epoch or 0) if domain else 0,
+            "observed": state if scan.libvirt_ok else "unknown",
+            "restarts": held.restarts if held else 0,
+            "detail": "" if held else "not owned by this node",
+        }
+
+    def drain(self, graceful_s: float, timeout_s: float, say: Callable[[str], None]) -> list[str]:
+        """Stops all VMs of Chime here; returns the UUIDs of those that still run at the time-out."""
+        self._durable = msgspec.structs.replace(
+            self._durable, local_drain=True, local_drain_graceful_s=graceful_s, held=_not_started(self._durable)
+        )
+        self._snapshot.save(self._durable)
+        began, asked = time.monotonic(), -ASK_AGAIN_S
+        while True:
+            scan = self._scan()
+            if not scan.libvirt_ok:
+                raise ChimeError("unreachable", f"libvirt: {scan.error}; the drain is recorded, VMs may still run")
+            left = _alive(self._durable, scan)
+            waited = time.monotonic() - began
+            if not left or waited >= timeout_s:
+                return sorted(left)
+            if waited >= graceful_s:
+                self._each(left, self._hypervisor.destroy, say)
+            elif waited >= asked + ASK_AGAIN_S:
+                asked = waited
+                self._each(left, self._hypervisor.shutdown, say)
+            time.sleep(POLL_S)
+
+    def _each(self, uuids: set[str], call: Callable[[str], None], say: Callable[[str], None]) -> None:
+        for uuid in sorted(uuids):
+            try:
+                call(uuid)
+            except HypervisorError as error:
+                say(f"{uuid}: {error}")
+
+    def _scan(self) -> HostScan:
+        return self._hypervisor.scan()
+
+
+def _not_started(durable: Durable) -> dict[str, Any]:
+    """The stop is ours: it must not be taken for the guests' own power-off later."""
+    return {uuid: msgspec.structs.replace(held, started_serial=-1) for uuid, held in durable.held.items()}
+
+
+def _managed(durable: Durable, scan: HostScan) -> set[str]:
+    marked = {domain.uuid for domain in scan.domains if domain.epoch is not None}
+    return marked | durable.held.keys() | {u for u, t in durable.tombstones.items() if not t.done}
+
+
+def _alive(durable: Durable, scan: HostScan) -> set[str]:
+    running = {d.uuid for d in scan.domains if d.active} | {p.uuid for p in scan.processes}
+    return running & (_managed(durable, scan) | durable.tombstones.keys())

@@ -1,0 +1,121 @@
+"""The snapshot file: what the agent must still know after a crash.
+
+One line of header (format, version, checksum) and the body as JSON. Written to a temporary file, synced, renamed, and the
+directory synced: a reader finds the old content or the new, never a mix. A file that is damaged, newer, or of another node
+is put aside and refused: the agent then adopts what runs and starts nothing before the server has confirmed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from agentd.core.durable import SNAPSHOT_VERSION, Durable
+
+MAGIC = "chime-agent-snapshot"
+MAX_BYTES = 64 << 20
+
+
+class SnapshotError(Exception):
+    """The snapshot cannot be used or written; one line says why."""
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """First line of the file."""
+
+    magic: str
+    version: int
+    checksum: str
+
+
+def encode(durable: Durable) -> bytes:
+    """The content of the file."""
+    body = msgspec.json.encode(durable)
+    header = Header(MAGIC, SNAPSHOT_VERSION, hashlib.blake2b(body, digest_size=32).hexdigest())
+    return msgspec.json.encode(header) + b"\n" + body + b"\n"
+
+
+def decode(content: bytes, node: str) -> Durable:
+    """The snapshot in `content`. Raises SnapshotError."""
+    first, _, rest = content.partition(b"\n")
+    try:
+        header = msgspec.json.decode(first, type=Header)
+    except msgspec.MsgspecError:
+        raise SnapshotError("it has no valid header") from None
+    if header.magic != MAGIC:
+        raise SnapshotError("it is not a snapshot of agentd")
+    if header.version > SNAPSHOT_VERSION:
+        raise SnapshotError(f"it has version {header.version}, this agentd knows {SNAPSHOT_VERSION}")
+    body = rest.removesuffix(b"\n")
+    if hashlib.blake2b(body, digest_size=32).hexdigest() != header.checksum:
+        raise SnapshotError("its checksum is wrong: it was cut off or changed")
+    try:
+        durable = msgspec.json.decode(body, type=Durable)
+    except msgspec.MsgspecError as error:
+        raise SnapshotError(f"its content is not valid: {error}") from None
+    if durable.node != node:
+        raise SnapshotError(f"it belongs to node {durable.node}, this is {node}")
+    return durable
+
+
+class Snapshot:
+    """The file in the agent's state directory, and the lock that keeps a second agent out."""
+
+    def __init__(self, state_dir: Path, node: str) -> None:
+        self.path = state_dir / "snapshot"
+        self._node = node
+        self._lock: int | None = None
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def lock(self) -> None:
+        """Held until the process ends. Raises SnapshotError when another agentd has it."""
+        fd = os.open(self.path.with_name("agentd.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise SnapshotError(f"another agentd (pid {owner}) uses {self.path.parent}") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock = fd
+
+    def load(self) -> tuple[Durable, str]:
+        """What was saved, or an empty state with the reason why it could not be used (it is kept beside)."""
+        empty = Durable(node=self._node)
+        try:
+            if self.path.stat().st_size > MAX_BYTES:
+                raise SnapshotError("it is too large")
+            return decode(self.path.read_bytes(), self._node), ""
+        except FileNotFoundError:
+            return empty, ""
+        except (SnapshotError, OSError) as error:
+            aside = self.path.with_name(f"snapshot.refused-{time.time_ns()}")
+            os.replace(self.path, aside)
+            return empty, f"snapshot {self.path} refused: {error}; kept as {aside.name}"
+
+    def save(self, durable: Durable) -> None:
+        """Durable when this returns. Raises SnapshotError; the old content is then still there."""
+        part = self.path.with_name("snapshot.part")
+        try:
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(encode(durable))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.path)
+            self._sync_directory()
+        except OSError as error:
+            raise SnapshotError(f"{self.path}: {error.strerror or error}") from None
+
+    def _sync_directory(self) -> None:
+        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
