@@ -1,0 +1,166 @@
+"""How every change runs: show what it would do, ask, send, wait, report.
+
+A destructive request is first sent with `dry_run`; what the server says it would do is shown on stderr, and
+a person or --yes has to agree. Nothing is sent for real before that. Ctrl-C and the time-out leave an
+operation running.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from tools.options import UsageError
+from tools.render import show_document
+from tools.session import Row, Session
+from wire import messages as m
+from wire.errors import CODES, ChimeError
+
+WAIT_S = 300.0
+FAILED, REFUSED, UNREACHABLE, RUNNING = 1, 3, 4, 5
+
+
+def change(session: Session, request: Any, what: str, *, ask: bool = False, attest: str = "") -> int:
+    """Runs a mutation whose result is {operation, changed, warnings, plan}; returns the exit code.
+
+    `what` names it ("drain node n1"). `ask`: destructive. `attest`: what the person who agrees vouches for.
+    """
+    if session.options.dry_run:
+        return _show_plan(session, planned(session, request), what)
+    if ask and not agreed(session, request, what, attest):
+        return FAILED
+    result = dict(session.client.request(request))
+    for warning in result.get("warnings") or []:
+        session.terminal.say(f"warning: {warning}")
+    operation = result.get("operation")
+    if operation is None or not session.options.wait or operation.get("state") != "running":
+        return report(session, result, what)
+    return follow(session, operation, result, what)
+
+
+def planned(session: Session, request: Any) -> dict[str, Any]:
+    """What the server says it would do. Changes nothing. Raises ChimeError where the server would refuse."""
+    return dict(
+        session.client.request(
+            msgspec.structs.replace(request, key=session.connection.new_key(), dry_run=True)
+        )
+    )
+
+
+def agreed(session: Session, request: Any, what: str, attest: str = "") -> bool:
+    """Shows the plan and asks; True with --yes. Raises UsageError where nobody can be asked."""
+    terminal = session.terminal
+    plan = planned(session, request)
+    for line in plan.get("plan") or []:
+        terminal.say(line)
+    for warning in plan.get("warnings") or []:
+        terminal.say(f"warning: {warning}")
+    if attest:
+        terminal.say(attest)
+    if session.options.yes:
+        return True
+    if not terminal.can_ask:
+        raise UsageError(f"{what}: not on a terminal, so nobody can agree: nothing was changed; add --yes")
+    if terminal.ask(f"{what}: continue?"):
+        return True
+    terminal.say("nothing was changed")
+    return False
+
+
+def follow(session: Session, operation: Row, result: dict[str, Any], what: str) -> int:
+    """Waits for an operation, and reports how it ended; returns the exit code."""
+    op_id, began = str(operation["id"]), time.monotonic()
+    timeout_s = session.options.timeout_s or WAIT_S
+    last: dict[str, Any] = dict(operation)
+
+    def on_progress(seen: m.OperationView) -> None:
+        last.update(msgspec.to_builtins(seen))
+        session.terminal.progress(progress_text(last), time.monotonic() - began)
+
+    try:
+        last.update(msgspec.to_builtins(session.client.wait_operation(op_id, timeout_s, on_progress)))
+        why = f"still running after {timeout_s:g} s"
+    except KeyboardInterrupt:
+        why = "interrupted"
+    except ChimeError as error:
+        session.terminal.end_progress()
+        raise ChimeError(error.code, f"{error.message}; operation {op_id} goes on: {_hint(op_id)}") from None
+    session.terminal.end_progress()
+    result["operation"] = last
+    if last["state"] == "running":
+        show_result(session, result, "")
+        session.terminal.say(f"chime-tool: {what}: {why}; operation {op_id} goes on: {_hint(op_id)}")
+        return RUNNING
+    return report(session, result, what)
+
+
+def report(session: Session, result: Row, what: str) -> int:
+    """Shows the result of a mutation; returns the exit code."""
+    operation = result.get("operation")
+    if operation is None:
+        show_result(
+            session, result, f"{what}: {'done' if result.get('changed', True) else 'nothing to change'}"
+        )
+        return 0
+    took = f" in {operation['ended'] - operation['created']:.0f} s" if operation.get("ended") else ""
+    outcome = operation.get("outcome") or ""
+    if operation["state"] == "running":
+        show_result(session, result, f"{what}: begun, operation {operation['id']}")
+        return 0
+    if operation["state"] == "succeeded":
+        show_result(session, result, f"{what}: done{took}{f': {outcome}' if outcome else ''}")
+        return 0
+    show_result(session, result, "")
+    session.terminal.say(
+        f"chime-tool: {what}: {operation['state']}{took}: {outcome or 'no reason given'} "
+        f"(operation {operation['id']})"
+    )
+    return failure_code(outcome)
+
+
+def show_result(session: Session, result: Row, line: str) -> None:
+    """The one document of a mutation, or `line` where tables are wanted."""
+    if session.options.output in ("json", "yaml"):
+        show_document(
+            session, {"operation": None, "changed": False, "warnings": [], "plan": []} | dict(result)
+        )
+    elif line:
+        session.terminal.write(line + "\n")
+
+
+def failure_code(outcome: str) -> int:
+    """The exit code of a failed operation: an outcome may begin with an error code and a colon."""
+    info = CODES.get(outcome.split(":", 1)[0])
+    return info.exit_code if info and info.exit_code in (REFUSED, UNREACHABLE) else FAILED
+
+
+def progress_text(operation: Row) -> str:
+    """How far an operation is, in one line."""
+    steps = operation.get("steps") or []
+    done = sum(step["state"] in ("done", "skipped") for step in steps)
+    text = f"{operation['kind']} {operation['subject']}: {operation['state']}"
+    if steps:
+        text += f", {done}/{len(steps)} steps"
+    active = [step for step in steps if step["state"] in ("running", "waiting")]
+    if active and operation["state"] == "running":
+        step = active[0]
+        text += f": {step['name']} {step['state']}" + (f" ({step['detail']})" if step["detail"] else "")
+    return text
+
+
+def _show_plan(session: Session, result: dict[str, Any], what: str) -> int:
+    if session.options.output in ("json", "yaml"):
+        show_result(session, result, "")
+        return 0
+    plan = result.get("plan") or []
+    for line in plan or [f"{what}: nothing to change"]:
+        session.terminal.write(f"{line}\n")
+    for warning in result.get("warnings") or []:
+        session.terminal.say(f"warning: {warning}")
+    return 0
+
+
+def _hint(op_id: str) -> str:
+    return f"follow it with 'chime-tool op wait {op_id}', or 'chime-tool op cancel {op_id}'"

@@ -1,0 +1,145 @@
+"""`chime-tool node ...`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools import columns, texts, units
+from tools.keyout import issue
+from tools.mutate import change
+from tools.options import Args, UsageError
+from tools.render import facts, show_document, show_list, table
+from tools.session import Row, Session, body
+from tools.units import seconds
+from tools.usage import Command
+from wire import keys
+from wire import messages as m
+
+ATTEST = ("you attest that {node} is powered off or runs none of its VMs; "
+          "if this is wrong, VMs can run twice and data is lost")  # fmt: skip
+
+
+def list_nodes(session: Session, args: Args) -> int:
+    """All nodes."""
+    show_list(
+        session,
+        list(session.client.items(body(m.NodeList))),
+        columns.NODES,
+        "no nodes: chime-tool node add NAME",
+    )
+    return 0
+
+
+def show(session: Session, args: Args) -> int:
+    """One node, its VMs and last operations."""
+    result = session.client.request(body(m.NodeShow, name=args["NAME"]))
+    if session.options.output in ("json", "yaml"):
+        show_document(session, result)
+        return 0
+    terminal, wide = session.terminal, session.options.output == "wide"
+    parts = [facts(terminal, _facts(result["node"]))]
+    if result["vms"]:
+        parts.append(table(terminal, result["vms"], columns.VMS, wide))
+    if result["last_operations"]:
+        parts.append(table(terminal, result["last_operations"], columns.OPERATIONS, wide))
+    terminal.write("\n".join(parts))
+    return 0
+
+
+def _facts(node: Row) -> list[tuple[str, str]]:
+    pairs = [
+        ("name", node["name"]),
+        ("admin state", node["admin_state"]),
+        ("drained by", f"evidence: {node['drain_evidence']}" if node["drain_evidence"] else ""),
+        ("health", node["health"] + (f" ({', '.join(node['reasons'])})" if node["reasons"] else "")),
+        ("heartbeat", units.age(node["last_heartbeat_age_s"])
+            + (" ago" if node["last_heartbeat_age_s"] is not None else "")),
+        ("schedulable", "yes" if node["schedulable"] else "no"),
+        ("takes commands", "yes" if node["commandable"] else "no"),
+        ("operation", node["operation"] or ""),
+        ("VMs", f"{node['vms']}, {node['vms_running']} of them running"),
+        ("vCPUs", f"{node['vcpus_used']} given of {node['vcpus']}"),
+        ("memory", f"{units.size(node['memory_used_mib'])} given of {units.size(node['memory_mib'])}"),
+        ("CPU load", f"{node['cpu_percent']:.0f} %"),
+        ("address", node["address"] or ""),
+        ("boot id", node["boot_id"] or ""),
+        ("agent", node["agent_version"]),
+        ("public key", node["public_key"]),
+    ]  # fmt: skip
+    pairs += [("fault", f"{fault['code']}: {fault['text']}") for fault in node["faults"]]
+    return pairs
+
+
+def add(session: Session, args: Args) -> int:
+    """Registers a node and hands over its bundle."""
+    what, address = f"add node {args['NAME']}", args["--address"]
+    return issue(session, keys.Kind.NODE, m.NodeAdd, args, what, address=address)
+
+
+def rekey(session: Session, args: Args) -> int:
+    """Replaces a node's key."""
+    return issue(session, keys.Kind.NODE, m.NodeRekey, args, f"rekey node {args['NAME']}", ask=True)
+
+
+def enable(session: Session, args: Args) -> int:
+    """Back to normal."""
+    return change(session, session.mutation(m.NodeEnable, name=args["NAME"]), f"enable node {args['NAME']}")
+
+
+def disable(session: Session, args: Args) -> int:
+    """No new VMs."""
+    return change(session, session.mutation(m.NodeDisable, name=args["NAME"]), f"disable node {args['NAME']}")
+
+
+def drain(session: Session, args: Args) -> int:
+    """Stops all VMs of the node."""
+    request = session.mutation(
+        m.NodeDrain,
+        name=args["NAME"],
+        graceful_s=seconds("--graceful", args["--graceful"]),
+        **_evidence(args),
+    )
+    return change(session, request, f"drain node {args['NAME']}", ask=True, attest=_attest(args))
+
+
+def rebuild(session: Session, args: Args) -> int:
+    """Starts its VMs elsewhere."""
+    request = session.mutation(m.NodeRebuild, name=args["NAME"], **_evidence(args))
+    return change(session, request, f"rebuild node {args['NAME']}", ask=True, attest=_attest(args))
+
+
+def remove(session: Session, args: Args) -> int:
+    """Forgets the node."""
+    return change(
+        session, session.mutation(m.NodeRemove, name=args["NAME"]), f"remove node {args['NAME']}", ask=True
+    )
+
+
+def _evidence(args: Args) -> dict[str, Any]:
+    evidence, comment = args["--evidence"], (args["--comment"] or "").strip()
+    if evidence is None and comment:
+        raise UsageError("--comment goes with --evidence operator")
+    if evidence is None:
+        return {}
+    if evidence != "operator":
+        raise UsageError(f"--evidence {evidence!r}: only 'operator' can be given by hand")
+    if not comment:
+        raise UsageError("--evidence operator needs --comment: say how you know")
+    return {"evidence": evidence, "comment": comment}
+
+
+def _attest(args: Args) -> str:
+    return ATTEST.format(node=args["NAME"]) if args["--evidence"] else ""
+
+
+COMMANDS = {
+    "list": Command(list_nodes, texts.NODE_LIST, watch=True),
+    "show": Command(show, texts.NODE_SHOW, watch=True),
+    "add": Command(add, texts.NODE_ADD),
+    "rekey": Command(rekey, texts.NODE_REKEY),
+    "enable": Command(enable, texts.NODE_ENABLE),
+    "disable": Command(disable, texts.NODE_DISABLE),
+    "drain": Command(drain, texts.NODE_DRAIN),
+    "rebuild": Command(rebuild, texts.NODE_REBUILD),
+    "remove": Command(remove, texts.NODE_REMOVE),
+}

@@ -1,0 +1,31 @@
+"""What every command gets from the command line: arguments, global options, and the error for bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FORMATS = ("table", "wide", "json", "yaml")
+
+Args = Mapping[str, Any]
+"""What docopt found: argument or option -> value."""
+
+
+class UsageError(Exception):
+    """The command line or a value on it is not acceptable: exit code 2. The message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The global options, checked. Durations in seconds; `watch_s` is None without --watch."""
+
+    output: str = "table"
+    watch_s: float | None = None
+    dry_run: bool = False
+    yes: bool = False
+    wait: bool = True
+    timeout_s: float | None = None
+    server: str | None = None
+    key: str | None = None
+    config: str | None = None
