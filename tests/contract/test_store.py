@@ -1,0 +1,158 @@
+"""What every store promises: the real one in SQLite and the fake of the simulator pass the same tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chimed.core import rows as r
+from chimed.core.tables import Tables
+from chimed.database import StoreConflict
+from chimed.store import Retention, Store
+from tests.fakes.rows import alarm, answer, change, deletion, event, node, operation, vm
+from tests.fakes.store import FakeDisk, FakeStore
+
+Reopen = Callable[[], Any]
+NOW = 1_000_000.0
+
+
+@pytest.fixture(params=["sqlite", "fake"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
+    """Gives a store; called again, the same one after a restart."""
+    held: list[Any] = []
+    disk = FakeDisk()
+    path = tmp_path / "chime.db"
+
+    def opened() -> Any:
+        if held:
+            held.pop().close()
+        if request.param == "fake":
+            held.append(FakeStore(disk))
+        else:
+            held.append(Store.open(path) if path.exists() else Store.create(path))
+        return held[0]
+
+    yield opened
+    held.pop().close()
+
+
+def rows(store: Any) -> list[r.Row]:
+    return list(store.load())
+
+
+def test_a_new_store_holds_generation_one_and_nothing_else(reopen: Reopen) -> None:
+    assert rows(reopen()) == [r.Meta()]
+
+
+def test_every_kind_of_row_comes_back_unchanged(reopen: Reopen) -> None:
+    saved: list[r.Row] = [
+        r.Meta(generation=7, waiting_for=("n1",), next_operation=9),
+        node("n1", reasons=("storage-full",), vcpus=8),
+        vm("web é\U0001f600", "n1"),
+        r.Release(node="n1", uuid="u", epoch=3, revision=2, name="old"),
+        r.Command(id="c", node="n1", uuid="u", epoch=1, kind="reboot", force=True, revision=1, timeout_s=0.5,
+                  operation="op-1"),
+        operation(1),
+        alarm(1),
+        r.Operator(name="me", public_key="k", created=1.25),
+        answer("k1", NOW),
+    ]  # fmt: skip
+    reopen().commit([change(row) for row in saved], [])
+    assert rows(reopen()) == saved
+
+
+def test_a_row_is_replaced_as_a_whole_and_deleted(reopen: Reopen) -> None:
+    store = reopen()
+    store.commit([change(node("n1", vcpus=8)), change(node("n2"))])
+    store.commit(
+        [change(node("n1", address="10.0.0.1")), deletion(node("n2")), deletion(node("never-there"))]
+    )
+    assert rows(reopen()) == [r.Meta(), node("n1", address="10.0.0.1")]
+
+
+def test_a_name_passes_from_a_deleted_vm_to_a_new_one_in_one_turn(reopen: Reopen) -> None:
+    store = reopen()
+    old, new = vm("web", "n1"), vm("web", "n1", uuid="00000000-0000-0000-0000-000000000001")
+    store.commit([change(old), change(node("n1"))])
+    store.commit([change(new), deletion(old)])
+    assert rows(reopen())[2:] == [new]
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        [change(vm("web", "n1", uuid="00000000-0000-0000-0000-000000000001"))],
+        [change(vm("other", "n-unknown"))],
+        [deletion(node("n1"))],
+        [change(node("n3", public_key="key-of-n1"))],
+    ],
+    ids=["name twice", "unknown node", "node with VMs removed", "key twice"],
+)
+def test_rows_that_contradict_each_other_change_nothing(reopen: Reopen, contradiction: Any) -> None:
+    store = reopen()
+    store.commit([change(node("n1")), change(vm("web", "n1"))])
+    before = rows(store)
+    with pytest.raises(StoreConflict):
+        store.commit([change(node("n2")), *contradiction], [event("n2")])
+    assert rows(store) == before
+    assert store.events() == []
+    store.commit([change(node("n2"))])
+    assert len(rows(reopen())) == len(before) + 1
+
+
+def test_events_are_numbered_filtered_and_oldest_first(reopen: Reopen) -> None:
+    store = reopen()
+    store.commit([], [event(f"n{i % 2}", text=str(i)) for i in range(10)])
+    assert [e.text for e in store.events(None, 0, 3)] == ["7", "8", "9"]
+    assert [e.text for e in store.events("n1", 0, 2)] == ["7", "9"]
+    last = store.events(None, 0, 1)[0]
+    assert store.events(None, last.id, 10) == []
+    store.commit([], [event("n5", text="new")])
+    assert [e.text for e in store.events(None, last.id, 10)] == ["new"]
+    assert store.events("nobody") == []
+
+
+def test_a_repeated_report_of_an_event_is_recorded_once(reopen: Reopen) -> None:
+    reopen().commit(
+        [], [event("v", "a", "s1"), event("v", "a", "s1"), event("v", "b", "s2"), event("v", "c")]
+    )
+    store = reopen()
+    store.commit([], [event("v", "a", "s1"), event("v", "c"), event("v", "d", "s1", actor="n2")])
+    assert [e.text for e in store.events("v")] == ["a", "b", "c", "c", "d"]
+
+
+def test_prune_keeps_what_is_true_now_and_the_newest_of_the_rest(reopen: Reopen) -> None:
+    store = reopen()
+    ended = [operation(i, ended=float(i)) for i in range(1, 6)]
+    cleared = [alarm(i, cleared=float(i)) for i in range(1, 4)]
+    answers = [answer("old", NOW - 101), answer("k1", NOW - 3), answer("k2", NOW - 2), answer("k3", NOW - 1)]
+    kept = [node("n1", last_operation="op-1"), operation(6), alarm(9)]
+    store.commit([change(row) for row in (*kept, *ended, *cleared, *answers)])
+    store.commit([], [event("n1", text=str(i)) for i in range(10)])
+    keep = Retention(events=4, operations=2, alarms=1, answers=2, answers_s=100.0)
+    gone = store.prune(NOW, keep)
+    assert {c.key for c in gone} == {("op-2",), ("op-3",), (1,), (2,), ("op", "old"), ("op", "k1")}
+    assert all(c.row is None for c in gone)
+    store = reopen()
+    left = {row for row in rows(store) if not isinstance(row, r.Meta)}
+    assert left == {*kept, ended[0], ended[3], ended[4], cleared[2], *answers[2:]}
+    assert [e.text for e in store.events()] == ["6", "7", "8", "9"]
+    assert store.prune(NOW, keep) == []
+
+
+def test_the_tables_of_the_core_come_back(reopen: Reopen) -> None:
+    tables = Tables()
+    tables.nodes.put(node("n1"))
+    tables.vms.put(vm("web", "n1"))
+    tables.meta = r.Meta(next_operation=5)
+    tables.append(event("n1"))
+    store = reopen()
+    store.commit(*tables.changes())
+    assert store.writable()
+    again = Tables()
+    again.load(reopen().load())
+    assert (list(again.nodes), list(again.vms)) == (list(tables.nodes), list(tables.vms))
+    assert again.meta == tables.meta

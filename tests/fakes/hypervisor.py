@@ -1,0 +1,332 @@
+"""A hypervisor in memory, for the simulator and for tests of the agent.
+
+It passes the same contract suite as the real one. Lifecycle events come synchronously, in the caller's
+thread, in the order in which libvirt was seen to send them. VMs live on while the connection is lost; only
+`power_loss` ends them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from agentd import domain_xml
+from agentd.core.facts import Domain, DomainState, Happening, HostScan, Lifecycle, OffReason, Process, VmFacts
+from agentd.hypervisor import HypervisorError, InvalidVm
+from wire.messages import Assignment
+from wire.types import VirtType
+
+
+@dataclass(slots=True)
+class FakeDomain:
+    """A domain and, while it is active, its process."""
+
+    uuid: str
+    name: str
+    xml: str = "<domain/>"
+    stamp: domain_xml.Stamp | None = None
+    state: DomainState = DomainState.OFF
+    reason: OffReason = OffReason.UNKNOWN
+    persistent: bool = True
+    io_error: bool = False
+    autostart: bool = False
+    pid: int = 0
+    letter: str = "S"
+    obeys: bool = True  # the guest powers off when asked
+    killable: bool = True  # False: in disk sleep, survives SIGKILL
+
+    def seen(self) -> Domain:
+        epoch, revision = self.stamp if self.stamp is not None else (None, None)
+        return Domain(
+            uuid=self.uuid,
+            name=self.name,
+            state=self.state,
+            reason=self.reason,
+            epoch=epoch,
+            revision=revision,
+            persistent=self.persistent,
+            io_error=self.io_error,
+        )
+
+
+class FakeHypervisor:
+    """`agentd.hypervisor.Hypervisor` in memory. `files`: the paths that exist; None: every path exists."""
+
+    def __init__(self, files: Iterable[str] | None = None, kvm: bool = False) -> None:
+        self.files: set[str] | None = None if files is None else set(files)
+        self.created: list[str] = []  # disks, in the order of their creation
+        self.domains: dict[str, FakeDomain] = {}
+        self.outside: list[Process] = []  # qemu processes that libvirt does not know
+        self.calls: list[tuple[str, str]] = []
+        self._kvm = kvm
+        self._connected = False
+        self._reachable = True
+        self._on_lifecycle: Callable[[Lifecycle], None] = lambda event: None
+        self._on_lost: Callable[[str], None] = lambda reason: None
+        self._failures: dict[str, list[Exception]] = {}
+        self._flowing = threading.Event()  # cleared: calls hang
+        self._flowing.set()
+        self._next_pid = 1000
+        self._lock = threading.RLock()
+
+    # --- the interface ------------------------------------------------------------------------------------
+
+    def connect(self, on_lifecycle: Callable[[Lifecycle], None], on_lost: Callable[[str], None]) -> None:
+        self._flowing.wait()
+        self._fail("connect")
+        if not self._reachable:
+            raise HypervisorError("cannot connect to fake:///: nobody answers")
+        self._on_lifecycle, self._on_lost, self._connected = on_lifecycle, on_lost, True
+
+    def close(self) -> None:
+        self._connected = False
+
+    def version(self) -> str:
+        self._enter("version")
+        return "fake 1.0.0"
+
+    def has_kvm(self) -> bool:
+        self._enter("has_kvm")
+        return self._kvm
+
+    def scan(self) -> HostScan:
+        try:
+            self._enter("scan")
+        except HypervisorError as error:
+            return HostScan(libvirt_ok=False, processes=self._processes(), error=str(error))
+        with self._lock:
+            for domain in self.domains.values():
+                domain.autostart = domain.autostart and domain.stamp is None
+            domains = tuple(domain.seen() for domain in self.domains.values())
+            return HostScan(libvirt_ok=True, domains=domains, processes=self._processes())
+
+    def inspect(self, uuid: str) -> VmFacts:
+        processes = tuple(process for process in self._processes() if process.uuid == uuid)
+        try:
+            self._enter("inspect", uuid)
+        except HypervisorError:
+            return VmFacts(uuid=uuid, libvirt_ok=False, processes=processes)
+        with self._lock:
+            processes = tuple(process for process in self._processes() if process.uuid == uuid)
+            found = self.domains.get(uuid)
+            domain = None if found is None else found.seen()
+            return VmFacts(uuid=uuid, libvirt_ok=True, domain=domain, processes=processes)
+
+    def define(self, vm: Assignment) -> None:
+        self._enter("define", vm.uuid)
+        xml = domain_xml.build(vm, VirtType.QEMU)
+        with self._lock:
+            for other in self.domains.values():
+                if other.name == vm.name and other.uuid != vm.uuid:
+                    raise HypervisorError(f"cannot define {vm.name}: {other.uuid} has that name already")
+            self._create_disks(vm)
+            self._check_files(xml)
+            domain = self.domains.setdefault(vm.uuid, FakeDomain(vm.uuid, vm.name))
+            domain.xml, domain.stamp = xml, domain_xml.Stamp(vm.epoch, vm.revision)
+            domain.persistent, domain.autostart = True, False
+        self._tell(vm.uuid, Happening.DEFINED)
+
+    def start(self, uuid: str) -> None:
+        self._enter("start", uuid)
+        with self._lock:
+            domain = self._found(uuid)
+            if domain.state != DomainState.OFF:
+                raise HypervisorError(f"cannot start {uuid}: it is running already")
+            self._check_files(domain.xml)
+            self._next_pid += 1
+            domain.state, domain.reason = DomainState.RUNNING, OffReason.UNKNOWN
+            domain.pid, domain.letter = self._next_pid, "S"
+        self._tell(uuid, Happening.RESUMED)
+        self._tell(uuid, Happening.STARTED)
+
+    def shutdown(self, uuid: str) -> None:
+        self._enter("shutdown", uuid)
+        if self._active(uuid).obeys:
+            self.guest_shutdown(uuid)
+
+    def destroy(self, uuid: str) -> None:
+        self._enter("destroy", uuid)
+        domain = self.domains.get(uuid)
+        if domain is None or domain.state == DomainState.OFF:
+            return
+        if not domain.killable:
+            raise HypervisorError(f"cannot end {uuid}: Failed to terminate process {domain.pid} with SIGKILL")
+        self._tell(uuid, Happening.HOST_SHUTDOWN)
+        self._end(uuid, OffReason.DESTROYED)
+
+    def undefine(self, uuid: str) -> None:
+        self._enter("undefine", uuid)
+        with self._lock:
+            domain = self.domains.get(uuid)
+            if domain is None:
+                return
+            if domain.state != DomainState.OFF:
+                raise HypervisorError(f"cannot undefine {uuid}: it is running")
+            del self.domains[uuid]
+        self._tell(uuid, Happening.UNDEFINED)
+
+    def reboot(self, uuid: str, force: bool) -> None:
+        self._enter("reboot", uuid)
+        self._active(uuid)
+
+    # --- what happens to VMs ------------------------------------------------------------------------------
+
+    def kill(self, uuid: str) -> None:
+        """SIGKILL."""
+        if self._active(uuid).killable:
+            self._end(uuid, OffReason.CRASHED)
+
+    def host_sigterm(self, uuid: str) -> None:
+        """SIGTERM from the host."""
+        self._tell(uuid, Happening.HOST_SHUTDOWN)
+        self._end(uuid, OffReason.SHUTDOWN)
+
+    def guest_shutdown(self, uuid: str) -> None:
+        """The guest powers itself off."""
+        self._tell(uuid, Happening.GUEST_SHUTDOWN)
+        self._end(uuid, OffReason.SHUTDOWN)
+
+    def io_error(self, uuid: str) -> None:
+        """A disk fails and the VM pauses."""
+        domain = self._active(uuid)
+        domain.state, domain.io_error = DomainState.PAUSED, True
+        self._tell(uuid, Happening.PAUSED_IO_ERROR)
+
+    def freeze(self, uuid: str, letter: str = "T") -> None:
+        """SIGSTOP (`T`), or disk sleep (`D`), which no signal ends; `S` thaws."""
+        domain = self._active(uuid)
+        domain.letter, domain.killable = letter, letter != "D"
+
+    def power_loss(self) -> None:
+        """The host loses power: every process is gone, nobody is told; definitions stay."""
+        for domain in list(self.domains.values()):
+            domain.state, domain.reason, domain.io_error = DomainState.OFF, OffReason.UNKNOWN, False
+            domain.killable = True
+            if not domain.persistent:
+                del self.domains[domain.uuid]
+        self.outside.clear()
+        self._connected = False
+
+    # --- what people do -----------------------------------------------------------------------------------
+
+    def person_define(self, uuid: str, name: str) -> None:
+        """A domain without our metadata."""
+        self.domains[uuid] = FakeDomain(uuid, name)
+        self._tell(uuid, Happening.DEFINED)
+
+    def person_undefine(self, uuid: str) -> None:
+        """The definition is lost; a running VM becomes transient."""
+        domain = self.domains[uuid]
+        if domain.state == DomainState.OFF:
+            del self.domains[uuid]
+        domain.persistent = False
+        self._tell(uuid, Happening.UNDEFINED)
+
+    def person_start(self, uuid: str) -> None:
+        self.start(uuid)
+
+    def person_destroy(self, uuid: str) -> None:
+        self.destroy(uuid)
+
+    def person_pause(self, uuid: str) -> None:
+        self._active(uuid).state = DomainState.PAUSED
+        self._tell(uuid, Happening.PAUSED)
+
+    def person_resume(self, uuid: str) -> None:
+        domain = self._active(uuid)
+        domain.state, domain.io_error = DomainState.RUNNING, False
+        self._tell(uuid, Happening.RESUMED)
+
+    def person_run(self, uuid: str) -> int:
+        """A qemu outside libvirt; gives its pid."""
+        self._next_pid += 1
+        self.outside.append(Process(uuid, self._next_pid, "S"))
+        return self._next_pid
+
+    # --- what happens to libvirt --------------------------------------------------------------------------
+
+    def lose(self, reason: str = "libvirt closed it") -> None:
+        """The connection breaks, and cannot be made before `restore`."""
+        self._reachable = False
+        if self._connected:
+            self._connected = False
+            self._on_lost(f"the connection to libvirt broke: {reason}")
+
+    def restore(self) -> None:
+        self._reachable = True
+
+    def hang(self) -> None:
+        """Every call blocks until `release`."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        self._flowing.set()
+
+    def fail_next(self, call: str, error: Exception | None = None) -> None:
+        """The next `call` (name of a method) fails; several are taken in order."""
+        self._failures.setdefault(call, []).append(error or HypervisorError(f"{call} failed as ordered"))
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _enter(self, call: str, uuid: str = "") -> None:
+        self.calls.append((call, uuid))
+        self._flowing.wait()
+        if not self._connected:
+            raise HypervisorError("not connected to fake:///")
+        self._fail(call)
+
+    def _fail(self, call: str) -> None:
+        if self._failures.get(call):
+            raise self._failures[call].pop(0)
+
+    def _found(self, uuid: str) -> FakeDomain:
+        domain = self.domains.get(uuid)
+        if domain is None:
+            raise HypervisorError(f"no domain {uuid} is defined on this node")
+        return domain
+
+    def _active(self, uuid: str) -> FakeDomain:
+        domain = self._found(uuid)
+        if domain.state == DomainState.OFF:
+            raise HypervisorError(f"domain {uuid} is not running")
+        return domain
+
+    def _end(self, uuid: str, reason: OffReason) -> None:
+        with self._lock:
+            domain = self._active(uuid)
+            domain.state, domain.reason, domain.io_error = DomainState.OFF, reason, False
+            if not domain.persistent:
+                del self.domains[uuid]
+        self._tell(uuid, Happening.STOPPED, reason)
+
+    def _tell(self, uuid: str, happening: Happening, reason: OffReason = OffReason.UNKNOWN) -> None:
+        if self._connected:
+            self._on_lifecycle(Lifecycle(uuid, happening, reason))
+
+    def _processes(self) -> tuple[Process, ...]:
+        with self._lock:
+            ours = [
+                Process(domain.uuid, domain.pid, domain.letter)
+                for domain in self.domains.values()
+                if domain.state != DomainState.OFF
+            ]
+            return (*ours, *self.outside)
+
+    def _create_disks(self, vm: Assignment) -> None:
+        if self.files is None:
+            return
+        for disk in vm.spec.disks:
+            if disk.path in self.files or disk.size_mib is None:
+                continue
+            if vm.uuid in self.domains or not vm.create_disks:
+                raise InvalidVm(f"disk {disk.path} does not exist on this node, and is not created again")
+            self.files.add(disk.path)
+            self.created.append(disk.path)
+
+    def _check_files(self, xml: str) -> None:
+        if self.files is None:
+            return
+        for path in (*domain_xml.disks_of(xml), *domain_xml.boot_files_of(xml)):
+            if path not in self.files:
+                raise InvalidVm(f"disk {path} does not exist on this node")

@@ -1,0 +1,76 @@
+"""Rows for tests, with everything that a test does not care about filled in."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from chimed.core import rows as r
+from chimed.core.tables import KEYS
+from wire.messages import Disk, VmSpec
+from wire.types import Desired, OperationState, Severity
+
+
+def change(row: r.Row) -> r.Change:
+    """That saves `row`."""
+    table, fields = KEYS[type(row)]
+    return r.Change(table, tuple(getattr(row, name) for name in fields), row)
+
+
+def deletion(row: r.Row) -> r.Change:
+    """That deletes `row`."""
+    return change(row)._replace(row=None)
+
+
+def node(name: str, **fields: Any) -> r.Node:
+    """A node with a key of its own."""
+    return r.Node(name=name, **{"public_key": f"key-of-{name}", **fields})
+
+
+def vm(name: str, owner: str, **fields: Any) -> r.Vm:
+    """A VM on node `owner`; its UUID follows from its name."""
+    values = {
+        "uuid": str(uuid.uuid5(uuid.NAMESPACE_DNS, name)),
+        "spec": VmSpec(vcpus=2, memory_mib=2048, disks=(Disk(path=f"/srv/{name}.qcow2"),)),
+        "epoch": 1,
+        "desired": Desired.RUNNING,
+        "revision": 1,
+    }
+    return r.Vm(name=name, node=owner, **{**values, **fields})
+
+
+def event(subject: str, text: str = "", source_id: str = "", actor: str = "server") -> r.Event:
+    """A line of the audit trail."""
+    return r.Event(time=1.5, actor=actor, action="test", subject=subject, text=text, source_id=source_id)
+
+
+def operation(number: int, **fields: Any) -> r.Operation:
+    """An operation; running unless told."""
+    values: dict[str, Any] = {
+        "kind": "drain",
+        "subject": "n1",
+        "label": "n1",
+        "state": OperationState.RUNNING,
+        "steps": (),
+        "actor": "op",
+        "created": float(number),
+        "timeout_s": 300.0,
+    }
+    return r.Operation(id=f"op-{number}", number=number, **{**values, **fields})
+
+
+def alarm(number: int, **fields: Any) -> r.Alarm:
+    """An alarm; true unless told."""
+    values: dict[str, Any] = {
+        "code": "node-error",
+        "subject": f"n{number}",
+        "severity": Severity.CRITICAL,
+        "text": "text",
+        "raised": float(number),
+    }
+    return r.Alarm(id=number, **{**values, **fields})
+
+
+def answer(key: str, created: float) -> r.Answer:
+    """A saved answer; bytes that are not text."""
+    return r.Answer(operator="op", key=key, digest="d", answer=b"\x00\xff" + key.encode(), created=created)

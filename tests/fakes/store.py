@@ -1,0 +1,117 @@
+"""A store in memory with the interface and the rules of `chimed.store.Store`, for the simulator.
+
+What was committed survives `close` (a crash of the server is: drop the object, open the same `FakeDisk`
+again). `disk.fault` makes changes impossible, as a full disk does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from chimed.core import rows as r
+from chimed.core.tables import KEYS
+from chimed.database import StoreConflict, StoreError
+from chimed.store import Retention
+from wire.messages import EventView
+
+UNIQUE = {"nodes": "public_key", "vms": "name", "operations": "number", "operators": "public_key"}
+"""Besides the key: the same as the constraints in `chimed/migrations.py`."""
+
+
+class FakeDisk:
+    """What survives."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[Any, r.Row]] = {name: {} for name, _ in KEYS.values()}
+        self.tables["meta"][()] = r.Meta()
+        self.events: list[tuple[int, r.Event]] = []
+        self.next_event = 1
+        self.fault = ""
+        self.commits = 0
+
+
+class FakeStore:
+    """See `chimed.store.Store`."""
+
+    def __init__(self, disk: FakeDisk) -> None:
+        self.disk = disk
+        self.broken = ""
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+    def load(self) -> Iterator[r.Row]:
+        """Every row except events."""
+        for table in self.disk.tables.values():
+            yield from table.values()
+
+    def commit(self, changes: Iterable[r.Change], events: Iterable[r.Event] = ()) -> None:
+        """Saves all or nothing. Raises StoreError or StoreConflict."""
+        if self.disk.fault:
+            raise StoreError(f"changes cannot be saved: {self.disk.fault}")
+        tables = {name: dict(rows) for name, rows in self.disk.tables.items()}
+        for change in changes:
+            if change.row is None:
+                tables[change.table].pop(change.key, None)
+            else:
+                tables[change.table][change.key] = change.row
+        self._check(tables)
+        self.disk.tables = tables
+        self.disk.commits += 1
+        for event in events:
+            self._append(event)
+
+    def _append(self, event: r.Event) -> None:
+        once = (event.subject, event.actor, event.source_id)
+        known = ((e.subject, e.actor, e.source_id) for _, e in self.disk.events)
+        if not event.source_id or once not in known:
+            self.disk.events.append((self.disk.next_event, event))
+            self.disk.next_event += 1
+
+    def _check(self, tables: dict[str, dict[Any, r.Row]]) -> None:
+        for table, field in UNIQUE.items():
+            values = [getattr(row, field) for row in tables[table].values()]
+            if len(values) != len(set(values)):
+                raise StoreConflict(f"UNIQUE constraint failed: {table}.{field}")
+        if any((getattr(vm, "node", None),) not in tables["nodes"] for vm in tables["vms"].values()):
+            raise StoreConflict("FOREIGN KEY constraint failed")
+
+    def writable(self) -> bool:
+        """Whether a change can be saved now."""
+        return not self.disk.fault
+
+    def events(self, subject: str | None = None, after_id: int = 0, limit: int = 100) -> list[EventView]:
+        """The newest `limit` events with a larger id, oldest first."""
+        found = [
+            EventView(id=number, time=e.time, actor=e.actor, action=e.action, subject=e.subject, text=e.text,
+                      operation=e.operation)
+            for number, e in self.disk.events
+            if number > after_id and subject in (None, e.subject)
+        ]  # fmt: skip
+        return found[-limit:]
+
+    def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
+        """Removes history beyond `keep`; returns what was deleted."""
+        if self.disk.fault:
+            raise StoreError(f"changes cannot be saved: {self.disk.fault}")
+        keep = keep or Retention()
+        self.disk.events = [(i, e) for i, e in self.disk.events if i > self.disk.events[-1][0] - keep.events]
+        rows = self.disk.tables
+        named = {
+            getattr(row, "last_operation", "") for row in (*rows["nodes"].values(), *rows["vms"].values())
+        }
+        surplus = [("operations", key) for key in self._newest("operations", "ended")[keep.operations :]]
+        surplus = [(table, key) for table, key in surplus if key[0] not in named]
+        surplus += [("alarms", key) for key in self._newest("alarms", "cleared")[keep.alarms :]]
+        answers = self._newest("answers", "created")
+        old = [key for key in answers if getattr(rows["answers"][key], "created", 0.0) < now - keep.answers_s]
+        surplus += [("answers", key) for key in dict.fromkeys([*answers[keep.answers :], *old])]
+        for table, key in surplus:
+            del rows[table][key]
+        return [r.Change(table, key, None) for table, key in surplus]
+
+    def _newest(self, table: str, field: str) -> list[Any]:
+        """Keys of the rows whose `field` is set, the largest value first."""
+        times = [(getattr(row, field), key) for key, row in self.disk.tables[table].items()]
+        return [key for time, key in sorted((t for t in times if t[0] is not None), reverse=True)]

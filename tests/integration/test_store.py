@@ -1,0 +1,397 @@
+"""The database file: crashes, full disks, damage, versions, locks, copies and restores."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from chimed import backup
+from chimed.core import rows as r
+from chimed.database import StoreError
+from chimed.store import Store
+from tests.fakes.rows import change, event, node, vm
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WRITER = """
+import sys
+from chimed.store import Store
+from tests.fakes.rows import change, event, node, vm
+store = Store.open(sys.argv[1])
+serial = sum(1 for _ in store.load())
+while True:
+    serial += 1
+    owner = node(f"n{serial}")
+    store.commit([change(owner), change(vm(f"v{serial}", owner.name))], [event(owner.name)])
+    print(serial, flush=True)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database with three nodes and a VM."""
+    path = tmp_path / "chime.db"
+    with Store.create(path) as store:
+        rows = (node("n1"), node("n2"), node("n3"), vm("web", "n1", epoch=4))
+        store.commit([change(row) for row in rows], [event("n1")])
+    return path
+
+
+def rows_of(path: Path) -> list[r.Row]:
+    with Store.open(path) as store:
+        return list(store.load())
+
+
+def refused(path: Path, *words: str) -> None:
+    """Open says why in one line, and leaves the file as it is."""
+    before = path.read_bytes()
+    with pytest.raises(StoreError) as raised:
+        Store.open(path)
+    assert "\n" not in str(raised.value)
+    assert all(word in str(raised.value) for word in (str(path), *words)), str(raised.value)
+    assert path.read_bytes() == before
+
+
+# --- crashes
+# ----------------------------------------------------------------------------------------------------------
+
+
+def test_kill_9_of_a_writer_loses_nothing_that_it_was_told_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "chime.db"
+    Store.create(path).close()
+    for lines in (1, 17, 40, 3):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as writer:
+            assert writer.stdout is not None
+            told = [writer.stdout.readline() for _ in range(lines)]
+            writer.kill()
+            told += [line for line in writer.stdout if line.endswith("\n")]
+        acknowledged = {int(line) for line in told}
+        rows = rows_of(path)
+        names = {row.name for row in rows if isinstance(row, r.Vm)}
+        assert {f"v{serial}" for serial in acknowledged} <= names
+        assert len(names) == sum(isinstance(row, r.Node) for row in rows), "half of a turn was saved"
+
+
+def test_an_open_transaction_of_a_killed_process_leaves_nothing(path: Path) -> None:
+    before = rows_of(path)
+    code = (
+        "import os, sys; from chimed.store import Store, _Transaction\n"
+        "store = Store.open(sys.argv[1])\n"
+        "with _Transaction(store) as connection:\n"
+        "    connection.execute('DELETE FROM vms'); os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT).returncode == -9
+    assert rows_of(path) == before
+
+
+# --- no space
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("a file system of 2 MiB can only be mounted by root")
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"tmpfs cannot be mounted here: {done.stderr.decode().strip()}")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as filler, pytest.raises(OSError):
+        for size in (65536, 4096, 1):
+            while True:
+                try:
+                    if filler.write(b"x" * size) < size:
+                        break
+                except OSError:
+                    if size == 1:
+                        raise
+                    break
+
+
+def test_a_full_disk_refuses_changes_reads_on_and_recovers(small_disk: Path) -> None:
+    path, filler = small_disk / "chime.db", small_disk / "filler"
+    with Store.create(path) as store:
+        store.commit([change(node("n1"))], [event("n1")])
+        before = list(store.load())
+        fill(filler)
+        failed = 0
+        for serial in range(200):
+            try:
+                store.commit([change(vm(f"v{serial}", "n1"))], [event("n1")])
+                before.append(vm(f"v{serial}", "n1"))
+            except StoreError as error:
+                failed += 1
+                assert "full" in str(error) or "disk I/O" in str(error)
+        assert failed
+        assert not store.writable()
+        assert set(store.load()) == set(before)
+        assert store.events("n1")
+        filler.unlink()
+        assert store.writable()
+        store.commit([change(vm("after", "n1"))])
+    assert set(rows_of(path)) == {*before, vm("after", "n1")}
+
+
+def test_a_full_disk_at_create_leaves_no_database(small_disk: Path) -> None:
+    fill(small_disk / "filler")
+    with pytest.raises(StoreError, match="cannot be created"):
+        Store.create(small_disk / "chime.db")
+    assert not (small_disk / "chime.db").exists()
+
+
+# --- refused files
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_database_is_not_made_by_open(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="chimed init"):
+        Store.open(tmp_path / "chime.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_create_leaves_an_existing_file(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="exists already"):
+        Store.create(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "header", "cut"])
+def test_a_damaged_database_is_refused_and_kept(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    if damage == "overwritten":
+        content[4096:] = os.urandom(len(content) - 4096)
+    elif damage == "header":
+        content[:100] = os.urandom(100)
+    else:
+        del content[len(content) // 2 :]
+    path.write_bytes(content)
+    refused(path, "chimed restore FILE")
+
+
+def test_a_row_that_cannot_be_read_is_named(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE vms SET row = json_set(row, '$.spec.memory_mib', 'much')")
+    with (
+        Store.open(path) as store,
+        pytest.raises(StoreError, match=r"row \['.*'\] of table vms .*memory_mib"),
+    ):
+        list(store.load())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database, but longer than a header" * 100])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "chime.db"
+    path.write_bytes(content)
+    refused(path)
+
+
+def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chime.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    refused(path, "not a Chime database")
+
+
+def test_a_newer_version_is_refused(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
+            "VALUES ('chime', '9999_later', '')"
+        )
+        connection.execute("PRAGMA journal_mode = DELETE")
+    refused(path, "newer version", "9999_later")
+    with pytest.raises(StoreError, match="newer version"):
+        backup.restore(path, path.with_name("other.db"))
+
+
+def test_two_servers_cannot_open_one_database(path: Path) -> None:
+    with Store.open(path):
+        for attempt in (lambda: Store.open(path), lambda: backup.restore(path, path)):
+            with pytest.raises(StoreError, match="in use by another chimed"):
+                attempt()
+    Store.open(path).close()
+
+
+def test_the_lock_goes_with_the_process(path: Path) -> None:
+    code = (
+        "import os, sys; from chimed.store import Store; s = Store.open(sys.argv[1]); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT).returncode == -9
+    Store.open(path).close()
+
+
+def test_only_the_owner_reads_any_of_the_files(path: Path) -> None:
+    path.chmod(0o644)
+    previous = os.umask(0)
+    try:
+        with Store.open(path) as store:
+            store.commit([change(node("n9"))])
+            store.backup(path.with_name("copy.db"))
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(previous)
+    assert len(modes) == 5, modes  # database, log, index of the log, lock, copy
+    assert set(modes.values()) == {0o600}, modes
+
+
+# --- copies and restores
+# ----------------------------------------------------------------------------------------------
+
+
+def test_a_backup_taken_while_writing_is_one_moment_of_the_database(path: Path) -> None:
+    copies = [path.with_name(f"copy{i}.db") for i in range(5)]
+    stop, errors = threading.Event(), []
+
+    def copy() -> None:
+        try:
+            for destination in copies:
+                backup.back_up(path, destination)
+        except StoreError as error:
+            errors.append(error)
+        finally:
+            stop.set()
+
+    with Store.open(path) as store:
+        thread = threading.Thread(target=copy)
+        thread.start()
+        written = 0
+        while not stop.is_set():
+            written += 1
+            store.commit([change(node(f"m{written}")), change(vm(f"w{written}", f"m{written}"))])
+        thread.join()
+    assert not errors
+    assert written > 5
+    for destination in copies:
+        rows = rows_of(destination)
+        assert sum(isinstance(x, r.Node) for x in rows) == sum(isinstance(x, r.Vm) for x in rows) + 2
+
+
+def test_a_backup_replaces_a_file_only_when_told(path: Path) -> None:
+    destination = path.with_name("copy.db")
+    destination.write_text("precious")
+    with pytest.raises(StoreError, match="exists already"):
+        backup.back_up(path, destination)
+    assert destination.read_text() == "precious"
+    with pytest.raises(StoreError, match="database itself"):
+        backup.back_up(path, path, overwrite=True)
+    backup.back_up(path, destination, overwrite=True)
+    assert rows_of(destination) == rows_of(path)
+
+
+def test_a_restore_raises_the_generation_and_waits_for_every_node(path: Path) -> None:
+    copy = path.with_name("copy.db")
+    backup.back_up(path, copy)
+    with Store.open(path) as store:
+        store.commit([change(r.Meta(generation=5)), change(node("later"))])
+        newest = list(store.load())
+    assert backup.restore(copy, path) == 6
+    first, *rest = rows_of(path)
+    assert first == r.Meta(generation=6, waiting_for=("n1", "n2", "n3"))
+    assert rest == rows_of(copy)[1:]
+    [kept] = path.parent.glob("chime.db.replaced-*")
+    assert rows_of(kept) == newest
+    assert backup.restore(copy, path) == 7, "a second restore of the same copy is a new generation"
+
+
+def test_a_restore_over_a_damaged_or_missing_database_still_raises_the_generation(path: Path) -> None:
+    copy = path.with_name("copy.db")
+    backup.back_up(path, copy)
+    assert backup.restore(copy, path) == 2
+    path.write_bytes(b"damaged" * 1000)
+    path.with_name("chime.db-wal").write_bytes(b"log")
+    assert backup.restore(copy, path) == 3
+    assert any(file.read_bytes() == b"damaged" * 1000 for file in path.parent.glob("chime.db.replaced-*"))
+    assert [file.read_bytes() for file in path.parent.glob("chime.db.replaced-*-wal")] == [b"log"]
+    path.unlink()
+    assert backup.restore(copy, path) == 4
+    assert rows_of(path)[1:] == rows_of(copy)[1:]
+
+
+def test_a_damaged_backup_changes_nothing(path: Path) -> None:
+    copy, before = path.with_name("copy.db"), rows_of(path)
+    backup.back_up(path, copy)
+    content = bytearray(copy.read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)
+    copy.write_bytes(content)
+    with pytest.raises(StoreError, match=str(copy)):
+        backup.restore(copy, path)
+    assert rows_of(path) == before
+    assert not list(path.parent.glob("*.part*")) + list(path.parent.glob(".*part*"))
+
+
+CRASHING_RESTORE = """
+import os, signal, sys
+from chimed import backup
+count = [int(sys.argv[3])]
+def crash_before(module, name):
+    plain = getattr(module, name)
+    def call(*args, **kwargs):
+        if count[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count[0] -= 1
+        return plain(*args, **kwargs)
+    setattr(module, name, call)
+for name in ("link", "rename", "replace", "fsync"):
+    crash_before(os, name)
+for name in ("_fold_log", "_renew", "sync_directory"):
+    crash_before(backup, name)
+backup.restore(sys.argv[1], sys.argv[2])
+print("restored")
+"""
+
+
+@pytest.mark.parametrize("with_log", [False, True], ids=["clean", "killed with a log"])
+def test_a_restore_killed_at_any_step_leaves_the_old_or_the_new_database(path: Path, with_log: bool) -> None:
+    copy = path.with_name("copy.db")
+    backup.back_up(path, copy)
+    with Store.open(path) as store:
+        store.commit([change(node("later"))])
+        if with_log:  # what a kill -9 leaves: the newest turn only in the log
+            files = {name: path.with_name(name).read_bytes() for name in ("chime.db", "chime.db-wal")}
+    if with_log:
+        for name, content in files.items():
+            path.with_name(name).write_bytes(content)
+    old, new = rows_of(path)[1:], rows_of(copy)[1:]
+    seen = set()
+    for step in range(40):
+        command = [sys.executable, "-c", CRASHING_RESTORE, str(copy), str(path), str(step)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        meta, *rest = rows_of(path)
+        assert isinstance(meta, r.Meta)
+        assert rest == (new if meta.waiting_for else old)
+        assert meta.generation >= 2 if meta.waiting_for else meta.generation == 1
+        seen.add(bool(meta.waiting_for))
+        if "restored" in done.stdout:
+            break
+        assert done.returncode == -9
+    else:
+        pytest.fail("the restore never ended")
+    assert seen == {False, True}
+
+
+def test_load_of_a_large_fleet(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "chime.db") as store:
+        store.commit([change(node(f"n{i}")) for i in range(1000)])
+        store.commit([change(vm(f"vm{i}", f"n{i % 1000}")) for i in range(20_000)])
+    with Store.open(tmp_path / "chime.db") as store:
+        assert sum(isinstance(row, r.Vm) for row in store.load()) == 20_000
