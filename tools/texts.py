@@ -16,7 +16,7 @@ Global options, anywhere on the line:
   --no-wait            do not wait for the operation to end
   --wait               wait for it (this is the default)
   --timeout=SECONDS    how long to wait: 300 for an operation, 10 for an answer
-  --server=ENDPOINT    instead of the one in the key file, e.g. tcp://10.0.0.1:7400
+  --server=ENDPOINT    instead of the one in the key file, e.g. tcp://10.0.0.1:7440
   --key=FILE           operator key file
   --config=FILE        configuration of this tool (TOML)
   -h, --help           this text
@@ -82,7 +82,7 @@ Usage: chime-tool node disable NAME [options]
 
 EVIDENCE_OPTIONS = """\
   --evidence=KIND     only `operator`: you attest that the node runs none of its VMs
-  --comment=TEXT      how you know; required with --evidence
+  --comment=TEXT      how you know, for the audit trail
 """
 
 NODE_DRAIN = f"""Stop all VMs of a node, and keep it from starting any.

@@ -85,7 +85,6 @@ BAD_LINES = [
     ("node drain n1 --graceful -1", "--graceful '-1': give seconds"),
     ("node drain n1 --graceful 999999", "graceful 999999.0: expected a number <= 86400"),
     ("node drain n1 --evidence agent --comment x", "only 'operator' can be given by hand"),
-    ("node drain n1 --evidence operator", "needs --comment"),
     ("node rebuild n1 --comment x", "--comment goes with --evidence operator"),
     ("node show -n1", "unknown option -n1"),
     ("node show n/1", "name 'n/1': expected text of at most 63 letters, digits"),

@@ -1,0 +1,95 @@
+"""Writes the tables of `docs/configuration.md` from the configuration Structs: `python -m tests.tools.make_config_tables`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+import agentd.config
+import chimed.config
+from tests.tools.make_protocol_tables import table
+from wire.settings import Order
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+CHIMED = {
+    "endpoint": "where to listen",
+    "public_endpoint": "what key files tell nodes and operators to connect to (empty: `endpoint`, or this host's name)",
+    "state_dir": "folder of the server's files",
+    "database": "the database (empty: `chime.db` in `state_dir`)",
+    "key_file": "the server's key (empty: `server.key` in `state_dir`)",
+    "heartbeat_s": "interval of the agents' heartbeats",
+    "missed_heartbeats": "so many missed heartbeats, then ping",
+    "ping_tries": "pings of a silent node before it is called unreachable",
+    "ping_timeout_s": "wait for each ping",
+    "challenge_s": "time for a node's session to answer when another host uses its key",
+    "command_timeout_s": "deadline of a command (reboot)",
+    "operation_timeout_s": "an operation that is not done by then has failed; what it asked for stays",
+    "memory_overcommit": "VM memory that a node may hold, as a multiple of its memory",
+    "vcpu_overcommit": "vCPUs that a node may hold, as a multiple of its CPUs",
+    "memory_reserve_mib": "memory of each node that VMs never get",
+    "vcpu_reserve": "CPUs of each node that VMs never get",
+    "mass_fraction": "more than this share of all nodes unreachable together is one alarm `mass-unreachable`",
+    "mass_min": "and at least so many",
+    "events_kept": "lines of the audit trail that are kept",
+    "operations_kept": "ended operations that are kept",
+    "alarms_kept": "cleared alarms that are kept",
+    "answers_kept": "saved answers (idempotency keys) that are kept",
+    "answers_kept_s": "and for how long",
+    "log_level": "debug, info, warning or error",
+    "log_format": "console, json, or auto: console on a terminal",
+}
+AGENTD = {
+    "key_file": "the node's key (empty: `node.key` in `state_dir`); `agentd join` writes it",
+    "state_dir": "folder of the snapshot",
+    "socket": "unix socket for `chime-agent`",
+    "libvirt_uri": "`qemu:///system`, or `qemu:///embed?root=DIR` for a hypervisor without libvirtd",
+    "virt_type": "auto (KVM where there is one), kvm or qemu",
+    "audit_s": "interval of the look at all domains and processes; events are followed at once",
+    "call_timeout_s": "a libvirt call that takes longer is reported as a fault",
+    "workers": "libvirt calls at a time",
+    "restart_backoff_s": "pause before the second restart of a VM; it doubles. The first is immediate",
+    "restart_backoff_max_s": "longest pause",
+    "restart_budget": "so many restarts within the window, then the VM is `failed` until an operator starts it",
+    "restart_window_s": "the window",
+    "settle_s": "a drain is not proven earlier than this after the agent's start",
+    "storage_paths": "folders watched for room, besides `state_dir`",
+    "storage_min_free_percent": "less free space is the fault `storage-full`",
+    "memory_min_free_percent": "less available memory is the fault `memory-full`",
+    "log_level": CHIMED["log_level"],
+    "log_format": CHIMED["log_format"],
+}
+
+
+def settings(kind: type[msgspec.Struct], words: dict[str, str]) -> str:
+    """Key, default and meaning of each setting."""
+    rows = []
+    for field in msgspec.structs.fields(kind):
+        default = msgspec.json.encode(field.default).decode()
+        rows.append((f"`{field.name}`", f"`{default}`", words[field.name]))
+    return table(("key", "default", "meaning"), rows)
+
+
+def orders(rules: tuple[Order, ...]) -> str:
+    """The order that the timings must keep."""
+    return table(("rule", "because"), [(f"`{rule.left} {rule.relation} {rule.right}`", rule.why) for rule in rules])
+
+
+TABLES = {
+    "chimed": lambda: settings(chimed.config.Config, CHIMED),
+    "agentd": lambda: settings(agentd.config.Config, AGENTD),
+    "chimed order": lambda: orders(chimed.config.ORDERS),
+    "agentd order": lambda: orders(agentd.config.ORDERS),
+}
+
+
+def updated(text: str) -> str:
+    """The document with its tables as they should be."""
+    return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(updated(DOCUMENT.read_text()))
