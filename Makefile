@@ -33,7 +33,7 @@ check: venv
 	.venv/bin/lint-imports --no-logo
 
 demo: system
-	@$(SUDO) $(PY) contrib/demo/demo.py $(if $(KEEP),--keep); $(OWN)
+	@$(SUDO) $(PY) -m contrib.demo.demo $(if $(KEEP),--keep); $(OWN)
 
 down:
 	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.hosts down

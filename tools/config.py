@@ -6,12 +6,14 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from tools.options import FORMATS, Options, UsageError
 
 CONFIG_FILES = ("~/.config/chime/tool.toml", "/etc/chime/tool.toml")
 KEY_FILES = ("~/.config/chime/operator.key", "/etc/chime/operator.key")
+KEYS = ("key", "server", "output", "timeout_s")
 REQUEST_TIMEOUT_S = 10.0
 
 
@@ -52,10 +54,10 @@ def _read(given: str | None, environ: Mapping[str, str]) -> dict[str, object]:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"configuration {path}: {error}") from None
         for name, value in table.items():
-            if name not in ("key", "server", "output", "timeout_s"):
-                raise UsageError(
-                    f"configuration {path}: unknown key {name!r}: known are key, server, output, timeout_s"
-                )
+            if name not in KEYS:
+                near = get_close_matches(name, KEYS, 1, 0.6)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
+                raise UsageError(f"configuration {path}: unknown key {name!r}: {hint}")
             if name != "timeout_s" and not isinstance(value, str):
                 raise UsageError(f"configuration {path}: {name} must be text")
         return table

@@ -29,11 +29,13 @@ def change(session: Session, request: Any, what: str, *, ask: bool = False, atte
     """
     if session.options.dry_run:
         return _show_plan(session, planned(session, request), what)
-    if ask and not agreed(session, request, what, attest):
+    said: list[str] = []
+    if ask and not agreed(session, request, what, attest, said):
         return FAILED
     result = dict(session.client.request(request))
     for warning in result.get("warnings") or []:
-        session.terminal.say(f"warning: {warning}")
+        if warning not in said:
+            session.terminal.say(f"warning: {warning}")
     operation = result.get("operation")
     if operation is None or not session.options.wait or operation.get("state") != "running":
         return report(session, result, what)
@@ -49,14 +51,19 @@ def planned(session: Session, request: Any) -> dict[str, Any]:
     )
 
 
-def agreed(session: Session, request: Any, what: str, attest: str = "") -> bool:
-    """Shows the plan and asks; True with --yes. Raises UsageError where nobody can be asked."""
+def agreed(session: Session, request: Any, what: str, attest: str = "", said: list[str] | None = None) -> bool:
+    """Shows the plan and asks; True with --yes. Raises UsageError where nobody can be asked.
+
+    The warnings that were shown are added to `said`, so that they need not be said again.
+    """
     terminal = session.terminal
     plan = planned(session, request)
     for line in plan.get("plan") or []:
         terminal.say(line)
     for warning in plan.get("warnings") or []:
         terminal.say(f"warning: {warning}")
+        if said is not None:
+            said.append(warning)
     if attest:
         terminal.say(attest)
     if session.options.yes:

@@ -46,6 +46,8 @@ def disk(text: str) -> dict[str, Any]:
         fields["size_mib"] = mib("--disk size", words["size"])
     if fields.get("storage") not in (None, "shared", "local"):
         raise UsageError(f"--disk {text!r}: storage is shared or local")
+    if fields.get("format") not in (None, "qcow2", "raw"):
+        raise UsageError(f"--disk {text!r}: format is qcow2 or raw")
     return fields
 
 
