@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from agentd import processes
 from agentd.core.facts import Lifecycle
 from agentd.hypervisor import HypervisorError
 from agentd.libvirt_words import lifecycle
@@ -33,6 +35,8 @@ EMBED_CONF = (
     'stdio_handler = "file"\nuser = "root"\ngroup = "root"\nsecurity_driver = "none"\n'
     "namespaces = []\ncgroup_controllers = []\ndynamic_ownership = 0\n"
 )
+_UNBORN = re.compile(r"<domstatus [^>]*\bpid='0'")
+_UUID = re.compile(r"<uuid>([0-9a-f-]{36})</uuid>")
 _event_loop_lock = threading.Lock()
 _event_loop_runs = False
 _embedded_lock = threading.Lock()
@@ -133,6 +137,7 @@ def open_connection(uri: str) -> Any:
     with _embedded_lock:
         if uri not in _embedded:
             _write_embedded_conf(root)
+            _forget_unborn(root)
             _embedded[uri] = libvirt.open(uri)
         return _embedded[uri]
 
@@ -152,6 +157,28 @@ def _write_embedded_conf(root: Path) -> None:
             conf.write_text(EMBED_CONF)
     except OSError as error:
         raise HypervisorError(f"cannot write {conf}: {error.strerror}") from None
+
+
+def _forget_unborn(root: Path) -> None:
+    """Removes the state of domains whose start was cut off, with the process that was this hypervisor, before they had
+    a qemu. libvirt 9 would take them for running and hold their job for ever: no call on them would end.
+    What has a process, or may have one, is left to libvirt."""
+    unborn = [file for file in root.glob("run/qemu/*.xml") if _UNBORN.search(_text(file))]
+    if not unborn:
+        return
+    alive = {process.uuid for process in processes.scan()}
+    for file in unborn:
+        found = _UUID.search(_text(file))
+        if found is not None and found[1] not in alive:
+            log.warning("%s: the start of this domain was cut off before it had a process", file)
+            file.unlink(missing_ok=True)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def one_line(error: Any) -> str:

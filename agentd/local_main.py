@@ -87,7 +87,8 @@ def _status(config: Config) -> dict[str, Any]:
         return {"agent_running": True, **answer}
     from agentd.offline import Offline
 
-    return {"agent_running": False, **Offline(config).status()}
+    with Offline(config) as offline:
+        return {"agent_running": False, **offline.status()}
 
 
 def _show(status: dict[str, Any], form: str) -> None:
@@ -151,7 +152,8 @@ def _finish(config: Config, form: str, graceful_s: float, timeout_s: float) -> i
         from agentd.offline import Offline
 
         print("the agent does not run: working on libvirt and the snapshot directly", file=sys.stderr)
-        left = Offline(config).drain(graceful_s, timeout_s, lambda text: print(text, file=sys.stderr))
+        with Offline(config) as offline:
+            left = offline.drain(graceful_s, timeout_s, lambda text: print(text, file=sys.stderr))
     elif "error" in answer:
         raise ChimeError("internal", f"the agent could not record the drain: {answer['error']}")
     else:

@@ -35,6 +35,7 @@ from agentd.config import Config, load_config
 from agentd.snapshot import Snapshot, SnapshotError
 from wire import curve, keys
 from wire.errors import ChimeError
+from wire.usage import usage_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,15 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = docopt(__doc__ or "", argv, version=f"agentd {__version__}")
     except DocoptExit as error:
-        print(f"agentd: {str(error).splitlines()[0]} (see agentd --help)", file=sys.stderr)
+        print(f"agentd: {usage_line(str(error), __doc__ or '')}; see agentd --help", file=sys.stderr)
         return 2
     try:
         return _command(args)
     except ChimeError as error:
         print(f"agentd: {error.message}", file=sys.stderr)
         return 2 if error.code == "invalid" else 1
-    except (SnapshotError, OSError) as error:
+    except SnapshotError as error:
         print(f"agentd: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"agentd: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
         return 1
 
 
@@ -68,6 +72,8 @@ def _command(args: dict[str, Any]) -> int:
 
 def _run(config: Config) -> int:
     logs.set_up(config.log_level, config.log_format)
+    if not Path(config.key_file).exists():
+        raise ChimeError("invalid", f"{config.key_file} does not exist: install this node's bundle with agentd join BUNDLE")
     bundle = keys.load(config.key_file, keys.Kind.NODE)
     if not bundle.endpoint or not bundle.server_public_key:
         raise ChimeError("invalid", f"{config.key_file} does not name the server: agentd join its bundle")
@@ -82,7 +88,8 @@ def _run(config: Config) -> int:
 
 
 def _join(config: Config, source: str, force: bool) -> int:
-    text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    text = _read_bundle(source)
+    source = "standard input" if source == "-" else source
     bundle = keys.parse(text, source)
     if bundle.kind != keys.Kind.NODE:
         raise ChimeError("invalid", f"{source} is not the bundle of a node but of kind {bundle.kind}")
@@ -95,6 +102,15 @@ def _join(config: Config, source: str, force: bool) -> int:
     _pending(config).unlink(missing_ok=True)
     print(f"this is node {bundle.name} of the server at {bundle.endpoint}; key in {config.key_file}", file=sys.stderr)
     return 0
+
+
+def _read_bundle(source: str) -> str:
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ChimeError("invalid", f"cannot read bundle {source}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ChimeError("invalid", f"bundle {source} is not text") from None
 
 
 def _pending(config: Config) -> Path:

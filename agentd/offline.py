@@ -1,7 +1,8 @@
 """`chime-agent` without the agent: directly on libvirt and the snapshot.
 
-Rules: the agent's lock is held, so that no agent starts meanwhile; the drain is recorded before the first VM is stopped, so
-that a later agent keeps the node drained; only VMs of Chime are touched; done is what libvirt and the process table say.
+Rules: the agent's lock is held, so that no agent starts meanwhile; the drain is recorded before the first VM is
+stopped, so that a later agent keeps the node drained; only VMs of Chime are touched; done is what libvirt and the
+process table say.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -38,17 +39,32 @@ def connect(config: Config) -> Hypervisor:
 
 
 class Offline:
-    """The node as the snapshot and libvirt show it."""
+    """The node as the snapshot and libvirt show it. Keeps agents out until it is closed: use as a context manager."""
 
     def __init__(self, config: Config, open_hypervisor: Callable[[Config], Hypervisor] = connect) -> None:
         self._config = config
         node = keys.load(config.key_file, keys.Kind.NODE).name
         self._snapshot = Snapshot(Path(config.state_dir), node)
         self._snapshot.lock()
-        self._durable, why = self._snapshot.load()
-        if why:
-            raise ChimeError("internal", f"{why}; stop the VMs with virsh, and see to it that agentd does not run")
-        self._hypervisor = open_hypervisor(config)
+        try:
+            self._durable, why = self._snapshot.load()
+            if why:
+                raise ChimeError("internal", f"{why}; stop the VMs with virsh, and see to it that agentd does not run")
+            self._hypervisor = open_hypervisor(config)
+        except BaseException:
+            self._snapshot.unlock()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets an agent start again."""
+        self._hypervisor.close()
+        self._snapshot.unlock()
 
     def status(self) -> dict[str, Any]:
         """Like the agent's own status, as far as it can be told without it."""
@@ -89,8 +105,8 @@ class Offline:
                 raise ChimeError("unreachable", f"libvirt: {scan.error}; the drain is recorded, VMs may still run")
             left = _alive(self._durable, scan)
             waited = time.monotonic() - began
-            if not left or waited >= timeout_s:
-                return sorted(left)
+            if waited >= timeout_s or (not left and waited >= self._config.settle_s):
+                return sorted(left)  # earlier, a start that a dead agent ordered may still be under way in libvirt
             if waited >= graceful_s:
                 self._each(left, self._hypervisor.destroy, say)
             elif waited >= asked + ASK_AGAIN_S:

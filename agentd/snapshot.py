@@ -1,8 +1,8 @@
 """The snapshot file: what the agent must still know after a crash.
 
-One line of header (format, version, checksum) and the body as JSON. Written to a temporary file, synced, renamed, and the
-directory synced: a reader finds the old content or the new, never a mix. A file that is damaged, newer, or of another node
-is put aside and refused: the agent then adopts what runs and starts nothing before the server has confirmed.
+One line of header (format, version, checksum) and the body as JSON. Written to a temporary file, synced, renamed, and
+the directory synced: a reader finds the old content or the new, never a mix. A file that is damaged, newer, or of
+another node is put aside and refused: the agent then adopts what runs and starts nothing before the server confirms.
 """
 
 from __future__ import annotations
@@ -84,6 +84,12 @@ class Snapshot:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock = fd
+
+    def unlock(self) -> None:
+        """Gives the lock up. Does nothing when it is not held."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def load(self) -> tuple[Durable, str]:
         """What was saved, or an empty state with the reason why it could not be used (it is kept beside)."""

@@ -126,7 +126,7 @@ def load_config(path: Path | str | None) -> Config:
     """The configuration at `path`, or the defaults. Raises `ChimeError` (invalid) with one line."""
     config = load_settings(path, Config, ORDERS)
     source = f"configuration {path}: " if path is not None else ""
-    check_endpoint(config.endpoint, f"{source}endpoint")
+    check_endpoint(config.endpoint, source.removesuffix(": ") or "configuration")
     if config.public_endpoint:
         check_endpoint(config.public_endpoint, f"{source}public_endpoint")
         if config.public_endpoint.startswith(WILDCARDS):

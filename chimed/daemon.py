@@ -26,7 +26,8 @@ from wire import codec
 from wire import messages as m
 from wire.errors import ChimeError
 
-BUDGET = 500
+BUDGET = 100  # messages of one turn; many more fall out of the processor's cache before they are answered
+FLOODED_S = 5.0  # deadlines are judged after all messages, but under a flood at least so often
 PROBE_S = 2.0
 PRUNE_S = 3600.0
 
@@ -43,12 +44,14 @@ class Daemon:
         self._core, self._store, self._router, self._pinger = core, store, router, pinger
         self._retention, self._clock = retention, clock
         self._wake = WakeUp()
+        self._last_tick = clock()
         self._stopping = False
         self._trouble = ""
         self._pending: list[fx.Event] = []
         self._tokens: dict[int, str] = {}
         self._token_of: dict[str, int] = {}
         self._allowed: frozenset[str] = frozenset()
+        self._refused: dict[str, int] = {}
         self._next_probe = float("inf")
         self._next_prune = clock() + 60.0
 
@@ -80,8 +83,9 @@ class Daemon:
         events, self._pending = self._pending, []
         events += [self._event(message) for message in incoming]
         events += [fx.PingAnswered(self._tokens[r.token]) for r in self._pinger.read() if r.token in self._tokens]
-        drained = len(incoming) < BUDGET
-        if drained:
+        drained = not self._router.more
+        if drained or now - self._last_tick > FLOODED_S:
+            self._last_tick = now
             events.append(fx.Tick())
         self._handle(events, now)
         self._housekeeping(now)
@@ -96,15 +100,34 @@ class Daemon:
         return fx.Received(message.user_id, message.routing_id, body, correlation_id, lambda: message.peer_address)
 
     def _handle(self, events: list[fx.Event], now: float) -> None:
-        effects: list[fx.Effect] = []
-        for event in events:
-            effects += self._core.handle(event, now)
+        """One turn: handle, commit, then carry out. A message that the core trips over (a bug of ours) must not end
+        the service for everybody else: the turn is undone, and its events are handled one by one."""
+        try:
+            effects = [effect for event in events for effect in self._core.handle(event, now)]
+        except Exception as problem:
+            if len(events) == 1:
+                self._trip_over(events[0], problem)
+                return
+            self._core.undo()
+            for event in events:
+                self._handle([event], now)
+            return
         effects += self._core.flush()
         if self._commit(now):
             self._carry_out(effects)
         else:
             messages: list[fx.Received | fx.Garbage] = [e for e in events if isinstance(e, fx.Received)]
             self._carry_out(self._core.rolled_back(self._trouble, messages))
+
+    def _trip_over(self, event: fx.Event, problem: Exception) -> None:
+        """Undoes the event; its sender hears of it. Without a sender it is the server's own clock: then it must end."""
+        self._core.undo()
+        if not isinstance(event, fx.Received):
+            raise problem
+        log.error(f"{type(event.body).__name__} refused: a bug in the server", exc_info=problem)
+        self._core.ctx.counters["internal-errors"] += 1
+        refusal = ChimeError("internal", "the server could not handle this message: see its log")
+        self._send(fx.Send(event.route, refusal.body(), event.id))
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -136,7 +159,16 @@ class Daemon:
         self._allowed = self._core.keys()
         self._router.allow(self._allowed)
 
+    def _note_refusals(self) -> None:
+        """What the socket refused, for `server.status`."""
+        refused = self._router.refused()
+        if refused != self._refused:
+            self._refused = refused
+            for name, count in refused.items():
+                self._core.ctx.counters[name] = count
+
     def _housekeeping(self, now: float) -> None:
+        self._note_refusals()
         if now >= self._next_probe:
             self._next_probe = now + PROBE_S
             if self._store.writable():
@@ -148,13 +180,22 @@ class Daemon:
                     self._core.rolled_back(self._trouble, [])
         if now >= self._next_prune:
             self._next_prune = now + PRUNE_S
+            self._prune()
+
+    def _prune(self) -> None:
+        """Old history goes; where that cannot be recorded now, it goes the next time."""
+        try:
             self._core.tables.pruned(self._store.prune(time.time(), self._retention))
+        except StoreError as error:
+            if self._store.broken:
+                raise
+            log.warning(f"old history not removed: {error}")
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, fx.Send):
+            if type(effect) is fx.Send:
                 self._send(effect)
             elif isinstance(effect, fx.Ping):
                 self._ping(effect)

@@ -26,6 +26,8 @@ Options:
 
 from __future__ import annotations
 
+import gc
+import re
 import sys
 import time
 from pathlib import Path
@@ -45,6 +47,8 @@ from chimed.store import Store
 from chimed.transport import Router, TransportError
 from wire import curve, keys
 from wire.errors import ChimeError
+from wire.types import IN_WORDS, NAME_PATTERN
+from wire.usage import usage_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,15 +56,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = docopt(__doc__ or "", argv, version=f"chimed {__version__}")
     except DocoptExit as error:
-        print(f"chimed: {str(error).splitlines()[0]} (see chimed --help)", file=sys.stderr)
+        print(f"chimed: {usage_line(str(error), __doc__ or '')}; see chimed --help", file=sys.stderr)
         return 2
     try:
         return _command(args)
     except ChimeError as error:
         print(f"chimed: {error.message}", file=sys.stderr)
         return 2 if error.code == "invalid" else 1
-    except (StoreError, TransportError, OSError) as error:
+    except (StoreError, TransportError) as error:
         print(f"chimed: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"chimed: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
         return 1
 
 
@@ -86,6 +93,7 @@ def _run(config: Config) -> int:
     server_keys = keys.load(config.key_file, keys.Kind.SERVER)
     with Store.open(config.database) as store:
         core = make_core(store, config.policy(__version__))
+        gc.freeze()  # what was loaded stays: a collection that walked 20,000 rows would stop the loop for it
         router = Router(server_keys.pair())
         pinger = Pinger()
         try:
@@ -105,6 +113,8 @@ def _run(config: Config) -> int:
 
 
 def _init(config: Config, operator: str, operator_key: str | None) -> int:
+    if not re.search(NAME_PATTERN, operator):
+        raise ChimeError("invalid", f"--operator {operator!r}: expected text {IN_WORDS[NAME_PATTERN]}")
     place = Path(operator_key or f"{config.state_dir}/operator.key")
     if Path(config.database).exists():
         raise ChimeError("exists", f"{config.database} exists already: this server was initialised before")

@@ -39,6 +39,7 @@ CURVE_OVERHEAD_BYTES = 64
 """libzmq's limit is for the encrypted frame, 33 bytes longer than the payload; the codec has the exact
 limit."""
 BACKLOG = 4096
+TURN_BYTES = 1 << 20
 SELF_TEST_S = 5.0
 _NOW, _MORE = (
     int(zmq.NOBLOCK),
@@ -126,6 +127,7 @@ class Router:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._extra: frozenset[int] = frozenset()
+        self.more = False
 
     def allow(self, keys: Iterable[str]) -> None:
         """Replaces the set of public keys (Z85) that may connect. Connections that exist stay."""
@@ -159,22 +161,25 @@ class Router:
             self._count_refusals()
         return {fd for fd in ready if isinstance(fd, int)}
 
-    def receive(self, budget: int = 1000) -> list[Incoming]:
-        """Up to `budget` messages that are there; less than `budget` means that no more are."""
+    def receive(self, budget: int = 1000, max_bytes: int = TURN_BYTES) -> list[Incoming]:
+        """Messages that are there: up to `budget`, and until they hold `max_bytes`. `more` says whether others may
+        wait: large ones take long to look at, and the ROUTER lets the peers take turns."""
         found: list[Incoming] = []
         receive = self._socket.recv
-        taken = 0
+        taken = size = 0
+        self.more = True
         try:
-            while taken < budget:
+            while taken < budget and size < max_bytes:
                 routing_id = receive(_NOW)
                 frame = receive(_NOW, copy=False)
                 taken += 1
+                size += len(frame)
                 if frame.more:
                     self._drop_rest()
                 else:
                     found.append(Incoming(routing_id, frame.get(_USER_ID), frame.bytes, frame))
         except zmq.Again:
-            pass
+            self.more = False
         self.counters.received += taken
         return found
 
@@ -193,6 +198,18 @@ class Router:
             return SendOutcome.UNROUTABLE
         self.counters.sent += 1
         return SendOutcome.SENT
+
+    def refused(self) -> dict[str, int]:
+        """How often what was refused here, where no message came of it. Call it each turn: a loop that is never idle
+        does not poll, and libzmq's queue of failed handshakes has no limit."""
+        self._count_refusals()
+        seen = self.counters
+        return {
+            "bad-handshakes": seen.bad_handshakes,
+            "many-frames": seen.many_frames,
+            "unknown-keys": seen.unknown_keys,
+            "would-block": seen.would_block,
+        }
 
     def alive(self) -> bool:
         """Whether the authenticator runs: without it connections stay, but nobody new gets in."""

@@ -30,6 +30,8 @@ MAX_DEPTH = 12
 """Maps and arrays within each other, the outer map included."""
 MAX_ITEMS = 10_000
 """Entries of one map or array."""
+MAX_CONTAINERS = 50_000
+"""Maps and arrays of one frame in all: a million empty ones fit into its bytes, and would cost a second to make."""
 MAX_ID_CHARS = 64
 
 
@@ -151,12 +153,14 @@ def _open_envelope(raw: Any) -> tuple[int, str, str, Any]:
 
 
 def _unpack(frame: bytes) -> Any:
+    count = _Count()
     try:
         raw = msgpack.unpackb(
             frame,
             raw=False,
             strict_map_key=True,
-            object_pairs_hook=_unique,
+            object_pairs_hook=count.unique,
+            list_hook=count.one,
             ext_hook=_no_extension,
             max_str_len=MAX_FRAME_BYTES,
             max_bin_len=0,
@@ -167,34 +171,58 @@ def _unpack(frame: bytes) -> Any:
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         what = clean_line(str(error), 100) or "malformed"
         raise ChimeError("bad-frame", f"not a valid msgpack map: {what}") from None
-    _check_tree(raw, MAX_DEPTH)
+    _check_tree(raw)
     return raw
 
 
-def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ChimeError("bad-frame", "a map has the same key twice")
-    if not all(isinstance(key, str) for key in result):
-        raise ChimeError("bad-frame", "a map's keys must be strings")
-    return result
+class _Count:
+    """Sees every map and array of a frame as soon as it is complete."""
+
+    def __init__(self) -> None:
+        self._left = MAX_CONTAINERS
+
+    def one(self, container: Any) -> Any:
+        """An array."""
+        self._left -= 1
+        if self._left < 0:
+            raise ChimeError("bad-frame", f"more than {MAX_CONTAINERS} maps and arrays")
+        return container
+
+    def unique(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        """A map; a key may come once."""
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ChimeError("bad-frame", "a map has the same key twice")
+        if not all(isinstance(key, str) for key in result):
+            raise ChimeError("bad-frame", "a map's keys must be strings")
+        self.one(result)
+        return result
 
 
 def _no_extension(code: int, _data: bytes) -> Any:
     raise ChimeError("bad-frame", f"msgpack extension type {code} is not used in this protocol")
 
 
-def _check_tree(value: Any, depth: int) -> None:
-    """Refuses what msgpack can say and this protocol does not use. `depth`: maps and arrays that may still
-    open."""
-    if isinstance(value, dict | list):
-        if depth == 0:
+def _check_tree(root: Any) -> None:
+    """Refuses what msgpack can say and this protocol does not use. Level by level and by types, not value by value: a
+    frame may hold a million of them."""
+    level = [root]
+    for depth in range(MAX_DEPTH + 1):
+        kinds = set(map(type, level))
+        if bytes in kinds:
+            raise ChimeError("bad-frame", "binary values are not used in this protocol")
+        if msgpack.Timestamp in kinds:
+            raise ChimeError("bad-frame", "msgpack timestamps are not used in this protocol")
+        if float in kinds and not all(math.isfinite(value) for value in level if type(value) is float):
+            raise ChimeError("bad-frame", "numbers must be finite")
+        if not kinds & {dict, list}:
+            return
+        if depth == MAX_DEPTH:
             raise ChimeError("bad-frame", f"nested deeper than {MAX_DEPTH}")
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_tree(item, depth - 1)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ChimeError("bad-frame", "numbers must be finite")
-    elif isinstance(value, bytes):
-        raise ChimeError("bad-frame", "binary values are not used in this protocol")
-    elif isinstance(value, msgpack.Timestamp):
-        raise ChimeError("bad-frame", "msgpack timestamps are not used in this protocol")
+        inner: list[Any] = []
+        for value in level:
+            if type(value) is list:
+                inner += value
+            elif type(value) is dict:
+                inner += value.values()
+        level = inner

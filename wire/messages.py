@@ -13,9 +13,9 @@ from msgspec import Struct, field
 from wire import types as w
 
 
-class Base(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Base(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Common settings of every part of a message. (`kw_only` is not inherited; mypy wants `frozen`
-    repeated.)"""
+    repeated. Messages hold no circles, so the garbage collector need not look at them.)"""
 
 
 # --- the definition of a VM ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import operator
 import re
 import tomllib
 from collections.abc import Callable, Sequence
+from enum import EnumMeta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -83,7 +84,7 @@ def parse_settings(
     known = kind.__struct_fields__
     for key, value in raw.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.5)
+            near = difflib.get_close_matches(key, known, 1, 0.6)
             hint = f": did you mean {near[0]}?" if near else ""
             raise ChimeError("invalid", f"{source}: unknown key {key}{hint}")
         if isinstance(value, float) and not math.isfinite(value):
@@ -120,9 +121,11 @@ def _explain(error: msgspec.ValidationError, raw: dict[str, Any], kind: type[msg
     meant = get_type_hints(kind, include_extras=True)[key]
     if get_origin(meant) is Literal:
         text = "expected one of " + ", ".join(get_args(meant))
+    elif isinstance(meant, EnumMeta):
+        text = "expected one of " + ", ".join(str(value) for value in meant)
     elif "matching regex" in text:
         notes = [note.description for note in get_args(meant)[1:] if isinstance(note, Meta)]
-        text = f"expected an {notes[0]}" if notes and notes[0] else "not of the right form"
+        text = f"expected an {notes[0]}" if notes and notes[0] else "a value in it is not of the right form"
     else:
         text = re.sub(r"`(\w+)`", lambda word: _KINDS.get(word[1], word[1]), text)
         text = text[:1].lower() + text[1:]

@@ -15,18 +15,19 @@ import msgspec
 from msgspec import Struct
 
 from agentd.core import effects as fx
-from agentd.core import guard, inventory, reporting
+from agentd.core import guard, inventory, reporting, status
 from agentd.core.budget import RestartPolicy
 from agentd.core.commands import Commands
-from agentd.core.drain import prove
+from agentd.core.drain import DrainWatch
 from agentd.core.durable import Durable
 from agentd.core.facts import VmFacts
 from agentd.core.link import Link, LinkState, LinkTimes
 from agentd.core.reporting import Outbox
 from agentd.core.vms import NEVER, Vms
 from wire import messages as m
+from wire.text import clean_line, clean_text
 
-SCAN_SOON_S = 1.0
+SAVE_RETRY_S = 1.0
 HYPERVISOR_RETRY_S = 2.0
 
 
@@ -53,34 +54,45 @@ class AgentCore:
         now: float,
     ) -> None:
         self.durable = durable
-        self._draft = durable
         self._boot_id, self._policy = boot_id, policy
-        self._born = now
         self.outbox = Outbox(incarnation)
         self.vms = Vms(boot_id, policy.restart, self.outbox)
         self.link = Link(durable.node, boot_id, incarnation, m.HostFacts(), rng, policy.link)
-        self.commands = Commands()
-        self._draft = self.commands.interrupted(durable)
+        self.commands = Commands(durable)
+        self._new_boot = durable.confirmed_boot != boot_id
+        self._draft = self._recovered()
         self._waiting: list[fx.Effect] = []
+        self._mark = (self.outbox.mark(), self.commands.mark())
         self._reports: dict[str, m.VmReport] = {}
-        self._proof: m.DrainProof | None = None
+        self._ignored: dict[str, str] = {}
+        self._drain = DrainWatch(boot_id, now + policy.settle_s)
         self._digest = ""
         self._host_faults: tuple[m.Fault, ...] = ()
         self._own_faults: dict[str, m.Fault] = {}
+        self._overdue: set[str] = set()
         self._load = m.Load()
         self._host_known = False
         self._hypervisor_up = False
         self._next_connect = now
-        self._scanning = False
+        self._scanning = self._scan_again = False
         self._next_scan = NEVER
-        self._last_good_scan = -NEVER
+        self._last_good_scan = self._last_scan = -NEVER
         self._next_check = now
         self._wake = now
         self._server_knows_local_drain = False
         self._pull_clears_local_drain = False
         self._applying = False
-        self._apply_failed_until = -NEVER
-        self._events_before = self.outbox.mark()
+        self._hold_applied_until = -NEVER
+
+    def _recovered(self) -> Durable:
+        """What is saved, as it counts in this boot: what ran before it did not end by itself."""
+        if not self._new_boot:
+            return self.durable
+        held = {
+            uuid: msgspec.structs.replace(entry, started_serial=-1, ending=False)
+            for uuid, entry in self.durable.held.items()
+        }
+        return msgspec.structs.replace(self.durable, held=held)
 
     # --- the outside --------------------------------------------------------------------------------------------------
 
@@ -91,8 +103,10 @@ class AgentCore:
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in CLOCK_BOOTTIME seconds."""
         connect = NEVER if self._hypervisor_up else self._next_connect
+        scan = self._next_scan if self._hypervisor_up and not self._scanning else NEVER
         link = self.link.next_deadline() if self._host_known else NEVER
-        return min(link, self._next_scan, self._next_check, self._wake, connect)
+        report = self.link.report_at() if self._has_news() else NEVER
+        return min(link, report, scan, self._next_check, self._wake, connect)
 
     def handle(self, event: fx.Event, now: float) -> list[fx.Effect]:
         """One event, and what follows from it."""
@@ -100,7 +114,7 @@ class AgentCore:
             return self._saved()
         if isinstance(event, fx.SaveFailed):
             return self._save_failed(event, now)
-        self._events_before = self.outbox.mark()
+        self._mark = (self.outbox.mark(), self.commands.mark())
         out: list[fx.Effect] = _HANDLERS[type(event)](self, event, now)
         out += self._settle(now)
         return self._in_order(out)
@@ -118,26 +132,28 @@ class AgentCore:
 
     def _saved(self) -> list[fx.Effect]:
         self.durable = self._draft
-        self._applying = False
-        self._clear_fault("snapshot-not-writable")
+        self._applying = self._new_boot = False
+        self._clear_fault("snapshot-not-writable", None)
         waiting, self._waiting = self._waiting, []
         return waiting
 
     def _save_failed(self, event: fx.SaveFailed, now: float) -> list[fx.Effect]:
+        """The turn has not happened: nothing that depends on it is done, and it is tried again."""
         waiting, self._waiting = self._waiting, []
-        self._draft = self.durable
-        self.outbox.rollback(self._events_before)
+        self._draft = self._recovered()
+        self.outbox.rollback(self._mark[0])
+        self.commands.rollback(self._mark[1])
         self.vms.dropped([e for e in waiting if isinstance(e, fx.Act)])
         new = self._set_fault("snapshot-not-writable", event.error, now)
-        self._wake = now + SCAN_SOON_S
-        self._apply_failed_until = now + HYPERVISOR_RETRY_S
-        answers = [fx.Answer(e.ask, {"error": event.error}) for e in waiting if isinstance(e, fx.Answer)]
-        kept: list[fx.Effect] = [e for e in waiting if isinstance(e, fx.Reconnect | fx.Log)]
-        log = [fx.Log("error", f"snapshot not written: {event.error}")] if new else []
-        if self._applying or any(isinstance(e, fx.Send) for e in waiting):
-            kept += self.link.drop(now, "could not record", HYPERVISOR_RETRY_S)
+        self._wake = now + SAVE_RETRY_S
+        if any(isinstance(e, fx.Send) and isinstance(e.body, m.Report) for e in waiting):
+            self.link.hold_report(now, HYPERVISOR_RETRY_S, self.outbox.not_sent())
+        if self._applying:
+            self.link.not_applied(now, HYPERVISOR_RETRY_S)
         self._applying = False
-        return [*kept, *answers, *log]
+        answers = [fx.Answer(e.ask, {"error": event.error}) for e in waiting if isinstance(e, fx.Answer)]
+        log = [fx.Log("error", f"snapshot not written: {event.error}")] if new else []
+        return [*answers, *log]
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -154,6 +170,8 @@ class AgentCore:
     def _on_received(self, event: fx.Received, now: float) -> list[fx.Effect]:
         body = event.body
         if isinstance(body, m.Welcome):
+            if not self.link.welcomed(body):
+                return []
             self.outbox.new_session()
             self._server_knows_local_drain = self._pull_clears_local_drain = False
             return self.link.welcome(body, now)
@@ -164,10 +182,16 @@ class AgentCore:
         elif isinstance(body, m.ReportAck):
             self._on_report_ack(body)
         elif isinstance(body, m.Poke) and self.link.poked(body):
-            return self._pull(now)
+            return self.link.ask_again(now) if self.link.pulling else self._pull(now)
         elif isinstance(body, m.ErrorBody):
-            return self.link.refused(body, now)
+            return self._on_refused(body, event.id, now)
         return []
+
+    def _on_refused(self, body: m.ErrorBody, correlation_id: str, now: float) -> list[fx.Effect]:
+        out = self.link.refused(body, correlation_id, now)
+        if self.link.report_at() < NEVER:
+            self.outbox.not_sent()
+        return out
 
     def _on_disconnected(self, event: fx.Disconnected, now: float) -> list[fx.Effect]:
         return self.link.disconnected(event.why, now)
@@ -187,12 +211,20 @@ class AgentCore:
         self._draft, ignored = inventory.merge(self._draft, pages, self._boot_id, self._pull_clears_local_drain)
         commands = tuple(command for page in pages for command in page.commands)
         self._draft = self.commands.arrived(commands, self._draft, now)
-        if any(uuid not in self.vms.facts for uuid in (*self._draft.held, *self._draft.tombstones)):
-            self._next_scan = now
+        undone = [uuid for uuid, tombstone in self._draft.tombstones.items() if not tombstone.done]
+        if any(uuid not in self.vms.facts for uuid in (*self._draft.held, *undone)):
+            self._look_soon(now)
+        lines = [fx.Log("warning", line) for uuid, line in ignored.items() if uuid not in self._ignored]
+        before = {} if self.link.full_pull else {u: w for u, w in self._ignored.items() if u not in self._draft.held}
+        self._ignored = before | ignored
+        self.vms.forget(self._draft)
         self.link.applied()
         self._applying = True
-        lines = [fx.Log("warning", line) for line in ignored]
         return [*out, fx.Log("debug", f"inventory revision {pages[-1].revision}"), *lines]
+
+    def _look_soon(self, now: float) -> None:
+        self._next_scan = min(self._next_scan, now)
+        self._scan_again = self._scanning
 
     def _on_report_ack(self, body: m.ReportAck) -> None:
         if not self.link.report_acked(body):
@@ -201,7 +233,7 @@ class AgentCore:
         if sent is None:
             return
         self._server_knows_local_drain = self._server_knows_local_drain or sent.local_drain
-        self.commands.acked(body.seq)
+        self._draft = self.commands.acked(body.seq, self._draft)
         for release in sent.released:
             tombstone = self._draft.tombstones[release.uuid]
             if tombstone.epoch == release.epoch:
@@ -210,56 +242,73 @@ class AgentCore:
                 )
 
     def _on_scanned(self, event: fx.Scanned, now: float) -> list[fx.Effect]:
-        self._scanning = False
-        self._next_scan = now + self._policy.audit_s
-        self.vms.scanned(event.scan, self._draft)
-        if event.scan.libvirt_ok:
-            self._last_good_scan = event.started_at
-            self._clear_fault("libvirt-unreachable")
-        else:
+        if event.started_at < self._last_scan:
+            return []  # one that hung and was given up
+        self._last_scan = event.started_at
+        again = self.vms.scanned(event.scan, event.started_at, self._draft) or self._scan_again
+        self._next_scan = now if again else now + self._policy.audit_s
+        self._scanning = self._scan_again = False
+        self._returned("scan", now)
+        if not event.scan.libvirt_ok:
             return self._on_hypervisor_down(fx.HypervisorDown(event.scan.error), now)
+        self._last_good_scan = event.started_at
         return []
 
     def _on_happened(self, event: fx.Happened, now: float) -> list[fx.Effect]:
-        if self.vms.happened(event.lifecycle):
-            self._next_scan = min(self._next_scan, now)
+        if self.vms.happened(event.lifecycle, self._draft, now):
+            self._look_soon(now)
         return []
 
     def _on_acted(self, event: fx.Acted, now: float) -> list[fx.Effect]:
-        if not self.vms.acted(event, self._draft, now):
-            return []
+        if self.vms.in_flight.get(event.uuid, (0,))[0] != event.token:
+            return []  # not the one that was ordered last
+        self._draft, look = self.vms.acted(event, self._draft, now)
+        if look:
+            self._look_soon(now)
         if event.action == fx.Action.REBOOT:
-            self._draft = self.commands.done(event, self._draft)
-        if event.facts.libvirt_ok:
-            self._clear_fault("libvirt-slow")
-        if event.error or event.refused:
-            return [fx.Log("warning", f"vm {self._name(event.uuid)}: {event.action}: {event.error or event.refused}")]
-        return [fx.Log("info", f"vm {self._name(event.uuid)}: {event.action} done")]
+            self.commands.done(event)
+        self._returned(event.uuid, now)
+        text = clean_line(f"vm {self._name(event.uuid)}: {event.action}: {event.error or event.refused or 'done'}", 600)
+        return [fx.Log("warning" if event.error or event.refused else "info", text)]
 
     def _on_overdue(self, event: fx.Overdue, now: float) -> list[fx.Effect]:
+        what = event.what.rpartition(" ")[2]
+        if what == "scan":
+            self.vms.sightings.lost()
+        elif what in self.vms.in_flight:
+            self.vms.sightings.unknown(what)
+        elif what != "connect":
+            return [fx.Log("error", clean_line(f"{event.what} has not returned in time", 300))]
+        self._overdue.add(what)
         new = self._set_fault("libvirt-slow", f"{event.what} has not returned in time", now)
-        if event.what == "scan":
-            self.vms.lost()
-        else:
-            self.vms.unknown(event.what.rpartition(" ")[2])
         return [fx.Log("error", f"libvirt: {event.what} has not returned in time")] if new else []
 
+    def _returned(self, what: str, now: float) -> None:
+        self._overdue.discard(what)
+        if not self._overdue:
+            self._clear_fault("libvirt-slow", now)
+
     def _on_hypervisor_up(self, event: fx.HypervisorUp, now: float) -> list[fx.Effect]:
-        self._hypervisor_up, self._next_scan = True, now
-        self._clear_fault("libvirt-unreachable")
-        self.link.host = msgspec.structs.replace(self.link.host, hypervisor=event.version[:200])
-        return [fx.Log("info", f"connected to {event.version}")]
+        self._hypervisor_up, self._scanning, self._next_scan = True, False, now
+        self._returned("connect", now)
+        self._returned("scan", now)
+        self._clear_fault("libvirt-unreachable", now)
+        version = clean_line(event.version, 200)
+        self.link.host = msgspec.structs.replace(self.link.host, hypervisor=version)
+        return [fx.Log("info", f"connected to {version}")]
 
     def _on_hypervisor_down(self, event: fx.HypervisorDown, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._next_connect = False, now + HYPERVISOR_RETRY_S
-        self.vms.lost()
+        self._returned("connect", now)
+        self.vms.sightings.lost()
         new = self._set_fault("libvirt-unreachable", event.error, now)
-        return [fx.Log("error", f"libvirt: {event.error}")] if new else []
+        return [fx.Log("error", clean_line(f"libvirt: {event.error}", 600))] if new else []
 
     def _on_host_checked(self, event: fx.HostChecked, now: float) -> list[fx.Effect]:
         if {f.code for f in event.faults} != {f.code for f in self._host_faults}:
             self.link.hurry_beat(now)
-        self._host_faults, self._load = event.faults, event.load
+        faults = (msgspec.structs.replace(fault, text=clean_text(fault.text, 500)) for fault in event.faults[:200])
+        self._host_faults, self._load = tuple(faults), event.load
         self.link.host = msgspec.structs.replace(event.host, hypervisor=self.link.host.hypervisor)
         self._host_known = True
         return []
@@ -282,27 +331,16 @@ class AgentCore:
         self._draft = self.vms.notice(self._draft)
         self._draft, acts, wake = self.vms.plan_all(self._draft, now)
         self._draft, reboots, wake_commands = self.commands.plan(self._draft, self.vms, now)
-        self._wake = min(wake, wake_commands, self._draft_retry(now))
+        self._wake = min(wake, wake_commands)
         out: list[fx.Effect] = [*acts, *reboots]
-        self._judge_drain(now)
+        busy = NEVER if self.vms.starting or not self._hypervisor_up else self.vms.last_start_ended
+        look_at = self._drain.judge(self._draft, self.vms.facts, busy, self._last_good_scan, now)
+        self._next_scan = min(self._next_scan, look_at)
         out += self._look(now)
-        self._update_reports()
+        self._reports = reporting.vm_reports(self._draft, self.vms.facts, self.vms.blocked_reasons(), self._ignored)
+        self._digest = reporting.digest_of(self._reports, self._drain.proof, self._draft.local_drain)
         out += self._talk(now)
         return out
-
-    def _draft_retry(self, now: float) -> float:
-        return self._apply_failed_until if now < self._apply_failed_until else NEVER
-
-    def _judge_drain(self, now: float) -> None:
-        if not self._draft.drained:
-            self._proof = None
-            return
-        scanned_since = max(self.vms.last_act_ended, self._born + self._policy.settle_s)
-        fresh = self._last_good_scan >= scanned_since and not self.vms.in_flight
-        self._proof = prove(self._draft, self.vms.facts, fresh and self._hypervisor_up, self._boot_id, self._proof)
-        if not self._proof.clean and not self._proof.running:
-            again = max(now + SCAN_SOON_S, self._born + self._policy.settle_s)
-            self._next_scan = min(self._next_scan, again if self._last_good_scan > -NEVER else now)
 
     def _look(self, now: float) -> list[fx.Effect]:
         if self._scanning or not self._hypervisor_up or now < self._next_scan:
@@ -310,34 +348,28 @@ class AgentCore:
         self._scanning, self._next_scan = True, NEVER
         return [fx.Scan()]
 
-    def _update_reports(self) -> None:
-        self._reports = reporting.vm_reports(self._draft, self.vms.facts, self.vms.blocked_reasons())
-        self._digest = reporting.digest_of(self._reports, self._proof, self._draft.local_drain)
-
     def _talk(self, now: float) -> list[fx.Effect]:
         out = self.link.tick(now) if self._host_known else []
         if self.link.beat_due(now):
             faults = (*self._own_faults.values(), *self._host_faults)
-            out += self.link.beat(self.durable.revision, self._digest, faults, self._load, now)
-        if self.link.state == LinkState.READY and not self.link.pulling:
-            behind = self.link.newest_revision > self._draft.revision
-            if behind and now >= self._apply_failed_until:
-                out += self._pull(now)
-        if self.link.may_report(now) and (self.link.report_wanted or self._has_news()):
+            out += self.link.beat(self.durable.revision, self.outbox.told_digest, faults, self._load, now)
+        if self.link.pull_due(now):
+            out += self._pull(now)
+        if self.link.may_report(now) and self._has_news():
             out += self._report(now)
         return out
 
     def _has_news(self) -> bool:
         return (
-            self.outbox.pending(self._digest)
+            self.link.report_wanted
+            or self.outbox.pending(self._digest)
             or self.commands.unacked(self._draft)
             or any(t.done and not t.acked for t in self._draft.tombstones.values())
         )
 
     def _report(self, now: float) -> list[fx.Effect]:
-        released = tuple(
-            m.Release(uuid=uuid, epoch=t.epoch) for uuid, t in self._draft.tombstones.items() if t.done and not t.acked
-        )[:500]
+        done = [(uuid, t.epoch) for uuid, t in self._draft.tombstones.items() if t.done and not t.acked]
+        released = tuple(m.Release(uuid=u, epoch=e) for u, e in done[: reporting.MAX_RELEASES_PER_REPORT])
         full, vms, events = self.outbox.compose(
             self._reports, self._digest, self.link.report_wanted, released, self._draft.local_drain
         )
@@ -354,22 +386,23 @@ class AgentCore:
             released=released,
             results=self.commands.results(self._draft, self.outbox.seq),
             events=events,
-            drain=self._proof,
+            drain=self._drain.proof,
             local_drain=self._draft.local_drain,
         )
-        return [fx.Send(body)]
+        return [fx.Send(reporting.fit(body), self.link.session)]
 
     # --- small --------------------------------------------------------------------------------------------------------
 
     def _set_fault(self, code: str, text: str, now: float) -> bool:
         new = code not in self._own_faults
-        self._own_faults[code] = m.Fault(code=code, text=text[:500])
+        self._own_faults[code] = m.Fault(code=code, text=clean_text(text, 500))
         if new:
             self.link.hurry_beat(now)
         return new
 
-    def _clear_fault(self, code: str) -> None:
-        self._own_faults.pop(code, None)
+    def _clear_fault(self, code: str, now: float | None) -> None:
+        if self._own_faults.pop(code, None) is not None and now is not None:
+            self.link.hurry_beat(now)
 
     def _name(self, uuid: str) -> str:
         held = self._draft.held.get(uuid)
@@ -377,32 +410,18 @@ class AgentCore:
 
     def status(self, now: float) -> dict[str, Any]:
         """What `chime-agent status` shows."""
-        return {
-            "node": self.durable.node,
-            "session": self.link.state.value,
-            "last_error": self.link.last_error,
-            "confirmed_in_this_boot": self.durable.confirmed_boot == self._boot_id,
-            "admin_state": self.durable.order.admin_state.value,
-            "local_drain": self.durable.local_drain,
-            "drain_clean": self._proof.clean if self._proof else None,
-            "revision": self.durable.revision,
-            "faults": [{"code": f.code, "text": f.text} for f in (*self._own_faults.values(), *self._host_faults)],
-            "vms": [
-                {"name": r.name, "uuid": r.uuid, "epoch": r.epoch, "observed": r.observed.value, "owned": r.revision > 0,
-                 "restarts": r.restarts, "detail": r.detail}
-                for r in self._reports.values()
-            ],
-        }  # fmt: skip
+        faults = (*self._own_faults.values(), *self._host_faults)
+        return status.show(self.durable, self._boot_id, self.link, self._drain.proof, faults, self._reports)
 
 
 def _is_free(effect: fx.Effect) -> bool:
     """Whether the effect may be done though the turn is not recorded: starts are judged by what is saved, heartbeats
-    claim nothing, the rest only looks."""
+    and pulls claim nothing, the rest only looks."""
     if isinstance(effect, fx.Act):
         return effect.action == fx.Action.START
     if isinstance(effect, fx.Send):
-        return isinstance(effect.body, m.Heartbeat | m.Hello)
-    return isinstance(effect, fx.Scan | fx.ConnectHypervisor | fx.CheckHost | fx.Log)
+        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull)
+    return isinstance(effect, fx.Scan | fx.ConnectHypervisor | fx.CheckHost | fx.Log | fx.Reconnect)
 
 
 _HANDLERS: dict[type[fx.Event], Any] = {

@@ -20,9 +20,9 @@ class RestartPolicy(Struct, frozen=True):
 
 class Budget(Struct):
     """The recent restarts of one VM (times in CLOCK_BOOTTIME seconds) under one start request. A further attempt after
-    a start that failed counts as a restart too."""
+    a start that failed counts as a restart too. `key`: epoch and start request."""
 
-    serial: int
+    key: tuple[int, int]
     tried: bool = False
     restarts: list[float] = field(default_factory=list)
 

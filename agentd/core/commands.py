@@ -1,53 +1,67 @@
 """One-time commands: each takes effect at most once, whatever is repeated, late, or cut short.
 
 A command is recorded before it is begun. What was begun by an agent that died is `interrupted`: it is not done again.
-Late ones, and those for another epoch, are rejected without effect.
+Late ones, and those for another epoch, are rejected without effect. A result is told until the server has recorded it.
 """
 
 from __future__ import annotations
 
-from agentd.core.durable import Durable, Journaled
+import msgspec
+from msgspec import Struct
+
+from agentd.core.durable import MAX_JOURNAL, Durable, Journaled
 from agentd.core.effects import Act, Acted
 from agentd.core.vms import NEVER, Vms
 from wire.messages import Command, CommandResult
+from wire.text import clean_text
 from wire.types import Outcome
 
 MAX_WAITING = 100
+MAX_RESULTS_PER_REPORT = 100
 REBOOT = "reboot"
 
 
-class Commands:
-    """Commands that wait for their turn, and which results the server has not acknowledged."""
+class Mark(Struct, frozen=True):
+    """What a turn that cannot be recorded is taken back to."""
 
-    def __init__(self) -> None:
+    waiting: dict[str, tuple[Command, float]]
+    running: dict[str, str]
+
+
+class Commands:
+    """Commands that wait for their turn, those under way, and outcomes of begun ones that are not in the journal yet."""
+
+    def __init__(self, durable: Durable) -> None:
         self._waiting: dict[str, tuple[Command, float]] = {}
         self._running: dict[str, str] = {}
-        self._unacked: set[str] = set()
-        self._sent: tuple[int, set[str]] = (0, set())
-
-    def interrupted(self, durable: Durable) -> Durable:
-        """At the start: what a predecessor began and did not finish will not be done again."""
+        self._sent: tuple[int, frozenset[str]] = (0, frozenset())
+        self._outcomes: dict[str, tuple[str, CommandResult]] = {}
         for command_id, entry in durable.journal.items():
-            if entry.result is None:
-                result = CommandResult(
-                    id=command_id, outcome=Outcome.INTERRUPTED, detail="the agent died while it carried this out"
-                )
-                durable = durable.with_journal(command_id, Journaled(uuid=entry.uuid, result=result))
-        return durable
+            if entry.result is None:  # a predecessor began it and did not finish
+                self._ended(command_id, entry.uuid, Outcome.INTERRUPTED, "the agent died while it carried this out")
+
+    def mark(self) -> Mark:
+        """A point to take a turn back to."""
+        return Mark(dict(self._waiting), dict(self._running))
+
+    def rollback(self, mark: Mark) -> None:
+        """The turn could not be recorded: what came or was judged in it comes again. Outcomes of what was begun stay:
+        they are facts, and wait for the next turn."""
+        self._waiting, self._running = mark.waiting, mark.running
 
     def arrived(self, commands: tuple[Command, ...], durable: Durable, now: float) -> Durable:
         """Commands came with an inventory. Known ones are answered again, new ones queued until their deadline."""
+        unsettled = sum(not entry.acked for entry in durable.journal.values())
         for command in commands:
             known = durable.journal.get(command.id)
             if known is not None:
-                if known.result is not None:
-                    self._unacked.add(command.id)
-            elif command.id not in self._waiting and len(self._waiting) < MAX_WAITING:
+                durable = durable.with_journal(command.id, msgspec.structs.replace(known, acked=False))
+            elif command.id not in self._waiting and len(self._waiting) < min(MAX_WAITING, MAX_JOURNAL - unsettled):
                 self._waiting[command.id] = (command, now + command.deadline_s)
         return durable
 
     def plan(self, durable: Durable, vms: Vms, now: float) -> tuple[Durable, list[Act], float]:
-        """Begins what can begin, rejects what cannot. Returns also when to look again."""
+        """Begins what can begin, rejects what cannot, records outcomes. Returns also when to look again."""
         acts: list[Act] = []
         wake = NEVER
         for command, deadline in list(self._waiting.values()):
@@ -57,12 +71,22 @@ class Commands:
                 continue
             del self._waiting[command.id]
             if why is not None:
-                durable = self._ended(durable, command.id, command.uuid, Outcome.REJECTED, why)
+                result = CommandResult(id=command.id, outcome=Outcome.REJECTED, detail=why)
+                durable = durable.with_journal(command.id, Journaled(uuid=command.uuid, result=result))
                 continue
             durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))
             self._running[command.uuid] = command.id
             acts.append(vms.order_reboot(durable, command.uuid, command.force))
-        return durable, acts, wake
+        return self._recorded(durable), acts, wake
+
+    def _recorded(self, durable: Durable) -> Durable:
+        for command_id, (uuid, result) in list(self._outcomes.items()):
+            entry = durable.journal.get(command_id)
+            if entry is not None and entry.result is not None:
+                del self._outcomes[command_id]
+            else:
+                durable = durable.with_journal(command_id, Journaled(uuid=uuid, result=result))
+        return durable
 
     def _objection(self, command: Command, deadline: float, durable: Durable, vms: Vms, now: float) -> str | None:
         held = durable.held.get(command.uuid)
@@ -79,31 +103,34 @@ class Commands:
             return "the VM does not run"
         return None
 
-    def done(self, event: Acted, durable: Durable) -> Durable:
+    def done(self, event: Acted) -> None:
         """A reboot returned."""
         command_id = self._running.pop(event.uuid, None)
-        if command_id is None:
-            return durable
-        outcome = Outcome.FAILED if event.error or event.refused else Outcome.DONE
-        return self._ended(durable, command_id, event.uuid, outcome, event.error or event.refused)
+        if command_id is not None:
+            outcome = Outcome.FAILED if event.error or event.refused else Outcome.DONE
+            self._ended(command_id, event.uuid, outcome, event.error or event.refused)
 
-    def _ended(self, durable: Durable, command_id: str, uuid: str, outcome: Outcome, detail: str) -> Durable:
-        self._unacked.add(command_id)
-        result = CommandResult(id=command_id, outcome=outcome, detail=detail[:500])
-        return durable.with_journal(command_id, Journaled(uuid=uuid, result=result))
+    def _ended(self, command_id: str, uuid: str, outcome: Outcome, detail: str) -> None:
+        result = CommandResult(id=command_id, outcome=outcome, detail=clean_text(detail, 500))
+        self._outcomes[command_id] = (uuid, result)
 
     def unacked(self, durable: Durable) -> bool:
         """Whether a result waits to be told."""
-        return any(key in durable.journal for key in self._unacked)
+        return any(entry.result is not None and not entry.acked for entry in durable.journal.values())
 
     def results(self, durable: Durable, seq: int) -> tuple[CommandResult, ...]:
         """The results for report `seq`."""
-        entries = [(key, durable.journal[key].result) for key in self._unacked if key in durable.journal]
-        results = tuple(result for _, result in entries if result is not None)
-        self._sent = (seq, {result.id for result in results})
+        unacked = [entry.result for entry in durable.journal.values() if entry.result is not None and not entry.acked]
+        results = tuple(unacked[:MAX_RESULTS_PER_REPORT])
+        self._sent = (seq, frozenset(result.id for result in results))
         return results
 
-    def acked(self, seq: int) -> None:
+    def acked(self, seq: int, durable: Durable) -> Durable:
         """Report `seq` is recorded."""
-        if seq == self._sent[0]:
-            self._unacked -= self._sent[1]
+        if seq != self._sent[0]:
+            return durable
+        for command_id in self._sent[1]:
+            entry = durable.journal.get(command_id)
+            if entry is not None and entry.result is not None:
+                durable = durable.with_journal(command_id, msgspec.structs.replace(entry, acked=True))
+        return durable

@@ -1,7 +1,8 @@
 """When a drain is proven on the node: the ground on which a rebuild elsewhere may stand.
 
-Clean means: libvirt answers, nothing of ours is under way, and a look at all domains and real processes that began after
-the last of it shows no process of a VM that is or was Chime's. Unknown is not clean.
+Clean means: libvirt answers, no start is under way, and a look at all domains and real processes that began after the
+last of them shows no process of a VM that is or was Chime's. Unknown is not clean. Once clean it stays so
+until something is seen or libvirt is lost: the guard lets nothing start on a drained node.
 """
 
 from __future__ import annotations
@@ -10,18 +11,40 @@ from agentd.core.durable import Durable
 from agentd.core.facts import VmFacts
 from wire.messages import DrainProof
 
+LOOK_AGAIN_S = 0.5
+NEVER = float("inf")
 
-def prove(
-    durable: Durable, facts: dict[str, VmFacts], fresh: bool, boot_id: str, previous: DrainProof | None
-) -> DrainProof:
-    """The state of the drain. `fresh`: the facts come from a look that began after the last action ended. Once clean
-    it stays so until something is seen: the guard lets nothing start on a drained node."""
-    running = tuple(sorted(uuid for uuid, seen in facts.items() if _ours(durable, seen) and _alive(seen)))
-    serial = durable.order.drain_serial
-    was_clean = previous is not None and previous.clean and previous.drain_serial == serial
-    confirmed = durable.confirmed_boot == boot_id or durable.local_drain
-    clean = not running and confirmed and (fresh or was_clean) and all(seen.libvirt_ok for seen in facts.values())
-    return DrainProof(drain_serial=serial, boot_id=boot_id, clean=clean, running=running[:500])
+
+class DrainWatch:
+    """The proof of the present drain, if there is one. `settled_at`: not before this, since a start that a dead
+    predecessor ordered may still be under way in libvirt. Times in CLOCK_BOOTTIME seconds."""
+
+    def __init__(self, boot_id: str, settled_at: float) -> None:
+        self.proof: DrainProof | None = None
+        self._boot_id, self._settled_at = boot_id, settled_at
+        self._doubt = -NEVER
+
+    def judge(
+        self, durable: Durable, facts: dict[str, VmFacts], busy_until: float, looked_at: float, now: float
+    ) -> float:
+        """Judges anew and returns when a look at the host is wanted. `busy_until`: when the last start ended, infinite
+        while one is under way or libvirt does not answer (other actions make no process: removing a released definition
+        must not end the proof); `looked_at`: when the last good look began."""
+        if not durable.drained:
+            self.proof = None
+            return NEVER
+        running = tuple(sorted(uuid for uuid, seen in facts.items() if _ours(durable, seen) and _alive(seen)))
+        if running or busy_until == NEVER or not all(seen.libvirt_ok for seen in facts.values()):
+            self._doubt = now
+        confirmed = durable.confirmed_boot == self._boot_id or durable.local_drain
+        quiet_since = max(self._doubt, busy_until, self._settled_at)
+        clean = confirmed and looked_at > quiet_since and not running
+        self.proof = DrainProof(
+            drain_serial=durable.order.drain_serial, boot_id=self._boot_id, clean=clean, running=running[:10_000]
+        )
+        if clean or running or busy_until == NEVER or not confirmed:
+            return NEVER
+        return max(now, quiet_since) + LOOK_AGAIN_S
 
 
 def _ours(durable: Durable, seen: VmFacts) -> bool:

@@ -22,6 +22,9 @@ class Held(Struct, frozen=True, kw_only=True):
     `halted_serial`: the start request under which its guest powered itself off. `failed_serial`: the start request
     under which the restart budget ran out. `started_serial`: the start request under which it was seen running and
     since then not stopped by this agent. `restarts`: automatic restarts in this epoch.
+    `ending`: it was asked to power off by this agent and was not seen off since: its end is no one else's doing.
+    `moved_serial`: the start request under which it was seen leaving by a migration that Chime did not order: it may
+    run elsewhere, and only another start request, or seeing it run here, ends that doubt.
     `defined`: it was defined here once, so that its disks exist and are never made again.
     """
 
@@ -29,6 +32,8 @@ class Held(Struct, frozen=True, kw_only=True):
     halted_serial: int = -1
     failed_serial: int = -1
     started_serial: int = -1
+    moved_serial: int = -1
+    ending: bool = False
     restarts: int = 0
     defined: bool = False
     detail: str = ""
@@ -36,7 +41,7 @@ class Held(Struct, frozen=True, kw_only=True):
     @property
     def halted(self) -> bool:
         """The guest powered itself off and no one asked for a start since."""
-        return self.halted_serial >= self.vm.start_serial
+        return self.halted_serial == self.vm.start_serial
 
     @property
     def started(self) -> bool:
@@ -46,7 +51,18 @@ class Held(Struct, frozen=True, kw_only=True):
     @property
     def failed(self) -> bool:
         """The restart budget ran out and no one asked for a start since."""
-        return self.failed_serial >= self.vm.start_serial
+        return self.failed_serial == self.vm.start_serial
+
+    @property
+    def moved(self) -> bool:
+        """It left by a migration that no one told Chime of, and no one asked for a start since."""
+        return self.moved_serial == self.vm.start_serial
+
+    def assigned(self, vm: Assignment) -> Held:
+        """The same VM in the same epoch as the server wants it now. Another start request clears what ended it."""
+        if vm.start_serial == self.vm.start_serial:
+            return msgspec.structs.replace(self, vm=vm)
+        return msgspec.structs.replace(self, vm=vm, halted_serial=-1, failed_serial=-1, started_serial=-1, detail="")
 
 
 class Tombstone(Struct, frozen=True, kw_only=True):
@@ -59,10 +75,11 @@ class Tombstone(Struct, frozen=True, kw_only=True):
 
 
 class Journaled(Struct, frozen=True, kw_only=True):
-    """A command that was begun; `result` is None until its outcome is known."""
+    """A command that was begun; `result` is None until its outcome is known. `acked`: the server has recorded it."""
 
     uuid: str
     result: CommandResult | None = None
+    acked: bool = False
 
 
 class Durable(Struct, frozen=True, kw_only=True):
@@ -109,9 +126,10 @@ class Durable(Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, tombstones={**self.tombstones, uuid: tombstone})
 
     def with_journal(self, command_id: str, entry: Journaled) -> Durable:
-        """A copy with the command begun or ended; the oldest ended ones are dropped beyond a bound."""
+        """A copy with the command begun or ended. Beyond a bound the oldest are dropped whose result is recorded by the
+        server: no other, since it would be carried out again."""
         journal = {**self.journal, command_id: entry}
-        ended = [key for key, value in journal.items() if value.result is not None]
-        for key in ended[: max(0, len(journal) - MAX_JOURNAL)]:
+        settled = [key for key, value in journal.items() if value.acked]
+        for key in settled[: max(0, len(journal) - MAX_JOURNAL)]:
             del journal[key]
         return msgspec.structs.replace(self, journal=journal)

@@ -8,13 +8,17 @@ that moment. It returns why not, or None. Unknown is a reason, never a permissio
 from __future__ import annotations
 
 from agentd.core.durable import Durable, Held
-from agentd.core.facts import VmFacts
+from agentd.core.facts import OffReason, VmFacts
 from wire.types import Desired
 
 
 def refusal(durable: Durable, uuid: str, boot_id: str, facts: VmFacts) -> str | None:
     """Why the VM must not be started now on this host, or None if it may. The restart budget is the planner's."""
-    return _not_ours(durable, uuid) or _not_wanted(durable, durable.held[uuid], boot_id) or _alive(facts)
+    objection = _not_ours(durable, uuid)
+    if objection is not None:
+        return objection
+    held = durable.held[uuid]
+    return _not_wanted(durable, held, boot_id) or _alive(facts) or _elsewhere(held, facts)
 
 
 def _not_ours(durable: Durable, uuid: str) -> str | None:
@@ -37,6 +41,19 @@ def _not_wanted(durable: Durable, held: Held, boot_id: str) -> str | None:
         return "its guest powered itself off"
     if held.failed:
         return "it failed too often; start it to try again"
+    if held.moved:
+        return "it was migrated away from here: it may run elsewhere"
+    return None
+
+
+def _elsewhere(held: Held, facts: VmFacts) -> str | None:
+    if facts.domain is None:
+        return None
+    if facts.domain.reason == OffReason.MIGRATED and held.moved_serial < 0:
+        return "libvirt says that it was migrated away: it may run elsewhere"
+    epoch = facts.domain.epoch
+    if epoch is not None and epoch > held.vm.epoch:
+        return f"its domain carries epoch {epoch}, newer than {held.vm.epoch}"
     return None
 
 

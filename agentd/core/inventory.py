@@ -11,17 +11,19 @@ from agentd.core.durable import Durable, Held, Tombstone
 from wire.messages import Assignment, Inventory, Release
 
 
-def merge(durable: Durable, pages: list[Inventory], boot_id: str, clear_local_drain: bool) -> tuple[Durable, list[str]]:
-    """The new durable state, and a line for each assignment that had to be ignored. `clear_local_drain`: the server
+def merge(
+    durable: Durable, pages: list[Inventory], boot_id: str, clear_local_drain: bool
+) -> tuple[Durable, dict[str, str]]:
+    """The new durable state, and by VM why its assignment had to be ignored. `clear_local_drain`: the server
     already knew of the drain on the node when it answered."""
-    ignored: list[str] = []
+    ignored: dict[str, str] = {}
     for page in pages:
         for release in page.releases:
             durable = _released(durable, release)
         for vm in page.vms:
             durable, why = _assigned(durable, vm)
             if why:
-                ignored.append(why)
+                ignored[vm.uuid] = why
     last = pages[-1]
     merged = msgspec.structs.replace(
         durable,
@@ -37,7 +39,7 @@ def merge(durable: Durable, pages: list[Inventory], boot_id: str, clear_local_dr
 def _released(durable: Durable, release: Release) -> Durable:
     known = durable.tombstones.get(release.uuid)
     if known is not None and known.epoch >= release.epoch:
-        tombstone = msgspec.structs.replace(known, acked=False)  # it asks again: it did not hear the confirmation
+        tombstone = Tombstone(epoch=known.epoch)  # it asks again: it is looked at again and confirmed again
     else:
         tombstone = Tombstone(epoch=release.epoch)
     durable = durable.with_tombstone(release.uuid, tombstone)
@@ -55,4 +57,4 @@ def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but held here in epoch {held.vm.epoch}"
     if held is None or held.vm.epoch != vm.epoch:
         return durable.with_held(Held(vm=vm)), ""
-    return durable.with_held(msgspec.structs.replace(held, vm=vm)), ""
+    return durable.with_held(held.assigned(vm)), ""

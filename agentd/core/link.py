@@ -7,6 +7,8 @@ The link decides when to speak and what to believe; what is said about VMs comes
     idle --hello--> greeting --welcome--> pulling --last page applied--> ready
       ^                |                     |                             |
       +------ time-out, stale-session, missed acknowledgements -----------+
+
+A pull that is not answered is repeated in the same session; so is one whose inventory could not be saved.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ from wire import PROTOCOL_VERSION
 from wire import messages as m
 
 MISSED_ACKS = 3
+MISSED_PULLS = 3
 MAX_BACKOFF_S = 30.0
+REFUSED_S = 60.0  # before the next hello when an operator has to change something
+MAX_WAIT_S = 300.0
+MIN_HEARTBEAT_S = 0.05
+KEEPS_SESSION = ("storage-unavailable", "overloaded")
 
 
 class LinkState(StrEnum):
@@ -54,18 +61,23 @@ class Link:
         self.heartbeat_s = 15.0
         self.generation = 0
         self.newest_revision = 0
+        self.pulled_revision = 0
         self.report_wanted = False
         self.last_error = ""
         self._failures = 0
         self._next_hello = 0.0
         self._nonce = ""
         self._answer_by = 0.0
+        self._next_pull = 0.0
+        self._missed_pulls = 0
         self._seq = 0
         self._next_beat = 0.0
+        self._last_beat = 0.0
         self._beat_nonce = ""
         self._last_ack = 0.0
         self._pages: list[m.Inventory] = []
         self._pulling_from = 0
+        self._asked_from = 0
         self._report_seq = 0
         self._report_by = 0.0
         self._report_hold = 0.0
@@ -81,10 +93,10 @@ class Link:
         deadlines = [self._next_beat, self._last_ack + MISSED_ACKS * self.heartbeat_s]
         if self._nonce:
             deadlines.append(self._answer_by)
+        elif self.state == LinkState.PULLING or self.behind:
+            deadlines.append(self._next_pull)
         if self._report_seq:
             deadlines.append(self._report_by)
-        elif self.report_wanted and self.state == LinkState.READY:
-            deadlines.append(self._report_hold)
         return min(deadlines)
 
     def tick(self, now: float) -> list[Effect]:
@@ -96,10 +108,16 @@ class Link:
         if now >= self._last_ack + MISSED_ACKS * self.heartbeat_s:
             return self.drop(now, "the server does not answer heartbeats")
         if self._nonce and now >= self._answer_by:
-            return self.drop(now, "no answer to pull")
+            return self._pull_missed(now)
         if self._report_seq and now >= self._report_by:
             return self.drop(now, "no answer to report")
         return []
+
+    def _pull_missed(self, now: float) -> list[Effect]:
+        self._missed_pulls += 1
+        if self._missed_pulls >= MISSED_PULLS:
+            return self.drop(now, "no answer to pull")
+        return self.pull(self._pulling_from, now)
 
     def disconnected(self, why: str, now: float) -> list[Effect]:
         """The connection ended. While idle a new one is on its way already."""
@@ -119,7 +137,7 @@ class Link:
         self._failures += 1
         self._next_hello = now + wait_s
         self.state, self.session, self._nonce = LinkState.IDLE, "", ""
-        self._pages, self._report_seq = [], 0
+        self._pages, self._report_seq, self._report_hold, self._missed_pulls = [], 0, 0.0, 0
         return [Log(level, f"link: session ended: {why}; hello again in {wait_s:.1f} s"), Reconnect()]
 
     # --- hello --------------------------------------------------------------------------------------------------------
@@ -127,26 +145,25 @@ class Link:
     def _hello(self, now: float) -> list[Effect]:
         self.state, self._answer_by = LinkState.GREETING, now + self._times.answer_s
         self._nonce = self._new_nonce()
-        return [
-            Send(
-                m.Hello(
-                    versions=(PROTOCOL_VERSION,),
-                    node=self._node,
-                    boot_id=self._boot_id,
-                    incarnation=self._incarnation,
-                    nonce=self._nonce,
-                    host=self.host,
-                )
-            )
-        ]
+        body = m.Hello(
+            versions=(PROTOCOL_VERSION,),
+            node=self._node,
+            boot_id=self._boot_id,
+            incarnation=self._incarnation,
+            nonce=self._nonce,
+            host=self.host,
+        )
+        return [Send(body, self._nonce)]
+
+    def welcomed(self, body: m.Welcome) -> bool:
+        """Whether this answers the newest hello."""
+        return self.state == LinkState.GREETING and body.nonce == self._nonce
 
     def welcome(self, body: m.Welcome, now: float) -> list[Effect]:
         """A session is open: pull everything."""
-        if self.state != LinkState.GREETING or body.nonce != self._nonce:
-            return []
-        self.session, self.heartbeat_s = body.session, body.heartbeat_s
+        self.session, self.heartbeat_s = body.session, max(body.heartbeat_s, MIN_HEARTBEAT_S)
         self.generation, self.newest_revision = body.generation, body.revision
-        self._failures, self.last_error = 0, ""
+        self.last_error = ""
         self._seq, self._report_seq, self._last_ack, self._next_beat = 0, 0, now, now
         return [Log("info", "link: session open"), *self.pull(0, now)]
 
@@ -162,7 +179,23 @@ class Link:
 
     def _ask_page(self, since: int, now: float) -> list[Effect]:
         self._nonce, self._answer_by = self._new_nonce(), now + self._times.answer_s
-        return [Send(m.Pull(session=self.session, nonce=self._nonce, since=since))]
+        self._asked_from = since
+        return [Send(m.Pull(session=self.session, nonce=self._nonce, since=since), self.session)]
+
+    def ask_again(self, now: float) -> list[Effect]:
+        """Repeats the question that is open, so that a later answer counts; pages that came stay."""
+        return self._ask_page(self._asked_from, now)
+
+    @property
+    def behind(self) -> bool:
+        """The server has news that were not pulled yet."""
+        return self.newest_revision > self.pulled_revision
+
+    def pull_due(self, now: float) -> bool:
+        """Whether a pull should begin now."""
+        if self._nonce or now < self._next_pull:
+            return False
+        return self.state == LinkState.PULLING or (self.state == LinkState.READY and self.behind)
 
     @property
     def pulling(self) -> bool:
@@ -181,6 +214,7 @@ class Link:
         pages, self._pages, self._nonce = self._pages, [], ""
         self.generation = body.generation
         self.newest_revision = max(self.newest_revision, body.revision)
+        self.pulled_revision, self._missed_pulls = body.revision, 0
         return [], pages
 
     @property
@@ -189,8 +223,15 @@ class Link:
         return self._pulling_from == 0
 
     def applied(self) -> None:
-        """The inventory is saved and in force."""
-        self.state, self.report_wanted = LinkState.READY, True
+        """The inventory is in force, and saved before anything else is sent."""
+        self.report_wanted = self.report_wanted or self.state == LinkState.PULLING
+        self.state = LinkState.READY
+
+    def not_applied(self, now: float, wait_s: float) -> None:
+        """The inventory could not be saved: everything is pulled again later; heartbeats go on."""
+        if self.session:
+            self.state, self._nonce, self._pages = LinkState.PULLING, "", []
+            self._next_pull = now + wait_s
 
     # --- heartbeats ---------------------------------------------------------------------------------------------------
 
@@ -199,6 +240,7 @@ class Link:
         self._seq += 1
         self._beat_nonce = self._new_nonce()
         self._next_beat = max(self._next_beat + self.heartbeat_s, now + self.heartbeat_s / 2)
+        self._last_beat = now
         body = m.Heartbeat(
             session=self.session,
             seq=self._seq,
@@ -210,11 +252,11 @@ class Link:
             faults=faults,
             load=load,
         )
-        return [Send(body)]
+        return [Send(body, self.session)]
 
     def hurry_beat(self, now: float) -> None:
-        """Makes the next heartbeat due at once: a fault came or went."""
-        self._next_beat = now
+        """Makes the next heartbeat due at once (but not many in a row): a fault came or went."""
+        self._next_beat = min(self._next_beat, max(now, self._last_beat + min(1.0, self.heartbeat_s / 4)))
 
     def ack(self, body: m.HeartbeatAck, now: float) -> None:
         """The server has heard the newest heartbeat; it may name news."""
@@ -231,8 +273,17 @@ class Link:
     # --- reports ------------------------------------------------------------------------------------------------------
 
     def may_report(self, now: float) -> bool:
-        """No report is unanswered, and the session is ready."""
+        """No report is unanswered, none is held back, and the session is ready."""
         return self.state == LinkState.READY and self._report_seq == 0 and now >= self._report_hold
+
+    def report_at(self) -> float:
+        """When a report that is wanted may be sent."""
+        return self._report_hold if self.state == LinkState.READY and self._report_seq == 0 else float("inf")
+
+    def hold_report(self, now: float, wait_s: float, full: bool) -> None:
+        """The report was not sent, or not taken: another one later."""
+        self._report_seq, self._report_hold = 0, now + wait_s
+        self.report_wanted = self.report_wanted or full
 
     def report_sent(self, seq: int, now: float) -> None:
         """Report `seq` waits for its acknowledgement."""
@@ -242,22 +293,33 @@ class Link:
         """Whether this acknowledges the outstanding report."""
         if body.session != self.session or body.seq != self._report_seq:
             return False
-        self._report_seq = 0
+        self._report_seq, self._failures = 0, 0
         return True
 
     # --- errors -------------------------------------------------------------------------------------------------------
 
-    def refused(self, body: m.ErrorBody, now: float) -> list[Effect]:
+    def refused(self, body: m.ErrorBody, correlation_id: str, now: float) -> list[Effect]:
         """The server refused something: the session is of no use any more; how soon to try again depends on why."""
-        if body.code in ("storage-unavailable", "overloaded") and self.state == LinkState.READY:
-            self._report_seq, self._report_hold, self.report_wanted = 0, now + self._times.answer_s, True
-            return []
+        if self.state == LinkState.IDLE or (correlation_id and correlation_id not in (self.session, self._nonce)):
+            return []  # about a session that is over
+        if body.code in KEEPS_SESSION and self.session:
+            return self._put_off(now)
+        return self.drop(now, f"{body.code}: {body.message[:300]}", self._wait_after(body))
+
+    def _put_off(self, now: float) -> list[Effect]:
+        if self._nonce:
+            self._nonce, self._pages, self._next_pull = "", [], now + self._times.answer_s
+        if self._report_seq:
+            self.hold_report(now, self._times.answer_s, True)
+        return []
+
+    def _wait_after(self, body: m.ErrorBody) -> float | None:
         wait_s = body.details.get("retry_after_s")
-        if not isinstance(wait_s, int | float):
-            wait_s = None if body.retriable else MAX_BACKOFF_S * (0.5 + self._rng.random())
+        if isinstance(wait_s, int | float) and not isinstance(wait_s, bool):
+            return min(max(float(wait_s), self._times.retry_s / 10), MAX_WAIT_S)
         if body.code == "stale-session":
-            wait_s = self._times.retry_s * self._rng.random()
-        return self.drop(now, f"{body.code}: {body.message}", wait_s)
+            return self._times.retry_s * self._rng.random() * float(2 ** min(self._failures, 5))
+        return None if body.retriable else REFUSED_S * (0.75 + 0.5 * self._rng.random())
 
     def _new_nonce(self) -> str:
         return f"{self._rng.getrandbits(64):016x}"

@@ -3,9 +3,10 @@
     released, process alive          destroy
     released, domain defined         undefine
     released, nothing left           (confirm: the agent marks the tombstone done)
-    ours, not defined or old         define
-    ours, should run, off            start (if the guard has no objection; budget and back-off apply)
     ours, should not run, alive      shutdown, after the graceful time destroy
+    ours, not defined or old         define (once the server has confirmed the inventory in this boot)
+    ours, should run, off            start (if the guard has no objection; budget and back-off apply)
+    ours, its domain is newer        nothing but a stop: the server has to learn of the higher epoch first
     not ours, not released           nothing: it may be an arrival or someone else's
 
 "Should run" is desired = running, node not drained, guest not halted, budget not spent.
@@ -24,7 +25,7 @@ from wire.types import Desired, Observed
 
 
 class Plan(Struct, frozen=True):
-    """`action` None: nothing to do. `restart`: the start follows an end that nobody asked for. `wake_at`: look again."""
+    """`action` None: nothing to do. `wake_at`: look again (CLOCK_BOOTTIME seconds)."""
 
     action: Action | None = None
     why: str = ""
@@ -36,7 +37,8 @@ SHUTDOWN_REPEAT_S = 10.0
 
 def should_run(durable: Durable, held: Held) -> bool:
     """Whether the VM should run on this node now."""
-    return held.vm.desired == Desired.RUNNING and not durable.drained and not held.halted and not held.failed
+    ended = held.halted or held.failed or held.moved
+    return held.vm.desired == Desired.RUNNING and not durable.drained and not ended
 
 
 def is_released(tombstone: Tombstone | None, held: Held | None) -> bool:
@@ -49,9 +51,15 @@ def is_leftover(domain: Domain, tombstone: Tombstone | None) -> bool:
     return tombstone is not None and not tombstone.done and (domain.epoch or 0) <= tombstone.epoch
 
 
-def plan(durable: Durable, facts: VmFacts, stopping_since: float | None, last_asked: float | None, now: float) -> Plan:
-    """The next step for the VM that `facts` are about. `stopping_since`: when the graceful stop began;
-    `last_asked`: when the guest was last asked to power off. Times in CLOCK_BOOTTIME seconds."""
+class Stopping(NamedTuple):
+    """A graceful stop under way: when it began, and when the guest was last asked (CLOCK_BOOTTIME seconds)."""
+
+    since: float
+    last_asked: float
+
+
+def plan(durable: Durable, facts: VmFacts, boot_id: str, stopping: Stopping | None, now: float) -> Plan:
+    """The next step for the VM that `facts` are about."""
     held, tombstone = durable.held.get(facts.uuid), durable.tombstones.get(facts.uuid)
     if not facts.libvirt_ok:
         return Plan(why="libvirt does not answer")
@@ -59,13 +67,34 @@ def plan(durable: Durable, facts: VmFacts, stopping_since: float | None, last_as
         return _remove(facts.domain)
     if held is None:
         return Plan()
-    if facts.domain is not None and facts.domain.active and is_leftover(facts.domain, tombstone):
+    if facts.domain is not None and facts.domain.active:
+        return _alive(durable, held, facts.domain, stopping, boot_id, now)
+    if held.vm.desired == Desired.DELETED or _is_newer(facts.domain, held):
+        return Plan()
+    if _must_define(facts.domain, held):
+        return Plan(Action.DEFINE, "definition missing or old") if durable.confirmed_boot == boot_id else Plan()
+    return Plan(Action.START, "should run") if should_run(durable, held) else Plan()
+
+
+def _alive(
+    durable: Durable, held: Held, domain: Domain, stopping: Stopping | None, boot_id: str, now: float
+) -> Plan:
+    if is_leftover(domain, durable.tombstones.get(domain.uuid)):
         return Plan(Action.DESTROY, "a process of an epoch that this node released")
-    if facts.domain is None or not facts.domain.persistent or _outdated(facts.domain, held):
+    if not should_run(durable, held):
+        graceful_s = durable.graceful_drain_s if durable.drained else held.vm.graceful_s
+        return _stop(graceful_s, stopping, now)
+    if _must_define(domain, held) and not _is_newer(domain, held) and durable.confirmed_boot == boot_id:
         return Plan(Action.DEFINE, "definition missing or old")
-    if should_run(durable, held):
-        return Plan(Action.START, "should run") if not facts.domain.active else Plan()
-    return _stop(durable, held, facts.domain, stopping_since, last_asked, now)
+    return Plan()
+
+
+def _must_define(domain: Domain | None, held: Held) -> bool:
+    return domain is None or not domain.persistent or domain.epoch != held.vm.epoch
+
+
+def _is_newer(domain: Domain | None, held: Held) -> bool:
+    return domain is not None and domain.epoch is not None and domain.epoch > held.vm.epoch
 
 
 def _remove(domain: Domain | None) -> Plan:
@@ -76,21 +105,12 @@ def _remove(domain: Domain | None) -> Plan:
     return Plan(Action.UNDEFINE, "released")
 
 
-def _outdated(domain: Domain, held: Held) -> bool:
-    return domain.epoch != held.vm.epoch
-
-
-def _stop(
-    durable: Durable, held: Held, domain: Domain, since: float | None, last_asked: float | None, now: float
-) -> Plan:
-    if not domain.active:
-        return Plan()
-    graceful_s = durable.graceful_drain_s if durable.drained else held.vm.graceful_s
-    if graceful_s <= 0 or (since is not None and now >= since + graceful_s):
+def _stop(graceful_s: float, stopping: Stopping | None, now: float) -> Plan:
+    if graceful_s <= 0 or (stopping is not None and now >= stopping.since + graceful_s):
         return Plan(Action.DESTROY, "should not run, and its time to power off is over")
-    if last_asked is None or now >= last_asked + SHUTDOWN_REPEAT_S:
+    if stopping is None or now >= stopping.last_asked + SHUTDOWN_REPEAT_S:
         return Plan(Action.SHUTDOWN, "should not run")
-    return Plan(wake_at=min((since or now) + graceful_s, last_asked + SHUTDOWN_REPEAT_S))
+    return Plan(wake_at=min(stopping.since + graceful_s, stopping.last_asked + SHUTDOWN_REPEAT_S))
 
 
 _ACTIVE: dict[DomainState, Observed] = {
@@ -114,17 +134,35 @@ def observe(durable: Durable, facts: VmFacts, blocked: str) -> Sight:
     held = durable.held.get(facts.uuid)
     if not facts.libvirt_ok:
         return Sight(Observed.UNKNOWN, detail="libvirt does not answer")
+    outside = foreign_pids(facts)
     if facts.domain is not None and facts.domain.active:
         if facts.domain.io_error:
             return Sight(Observed.PAUSED, "io-error", "paused by a disk error")
-        return Sight(_ACTIVE[facts.domain.state])
-    if facts.processes:
-        pids = ", ".join(str(process.pid) for process in facts.processes)
-        return Sight(Observed.UNKNOWN, "foreign-process", f"a qemu process outside libvirt runs it: pid {pids}")
-    if held is not None and held.failed and held.vm.desired == Desired.RUNNING:
-        return Sight(Observed.FAILED, "crash-loop", held.detail)
-    if held is None or not should_run(durable, held):
+        twice = f"more than one qemu process has its UUID: pid {outside}"
+        return Sight(_ACTIVE[facts.domain.state], *(("foreign-process", twice) if outside else ()))
+    if outside:
+        return Sight(Observed.UNKNOWN, "foreign-process", f"a qemu process outside libvirt runs it: pid {outside}")
+    return _off(durable, facts, held, blocked)
+
+
+def _off(durable: Durable, facts: VmFacts, held: Held | None, blocked: str) -> Sight:
+    if held is None or held.vm.desired != Desired.RUNNING:
         return Sight(Observed.STOPPED)
+    if held.failed:
+        return Sight(Observed.FAILED, "crash-loop", held.detail)
+    if held.moved:
+        return Sight(Observed.UNKNOWN, "migrated-away", "it was migrated away without Chime: it may run elsewhere")
+    if not should_run(durable, held):
+        return Sight(Observed.STOPPED)
+    if _is_newer(facts.domain, held):
+        epoch = facts.domain.epoch if facts.domain else 0
+        return Sight(Observed.STOPPED, "newer-epoch", f"its domain carries epoch {epoch}")
     if blocked:
         return Sight(Observed.FAILED, "start-failed", blocked)
     return Sight(Observed.CRASHED if held.started else Observed.STOPPED, detail="about to be started")
+
+
+def foreign_pids(facts: VmFacts) -> str:
+    """The processes that are more than libvirt accounts for."""
+    accounted = 1 if facts.domain is not None and facts.domain.active else 0
+    return ", ".join(str(process.pid) for process in facts.processes) if len(facts.processes) > accounted else ""

@@ -14,51 +14,83 @@ from agentd.core import planner
 from agentd.core.durable import Durable
 from agentd.core.facts import VmFacts
 from wire import messages as m
+from wire.text import clean_line, clean_text
 
 MAX_EVENTS = 500
 MAX_EVENTS_PER_REPORT = 100
+MAX_RELEASES_PER_REPORT = 500
+MAX_VMS = 3500  # with no details they fit a frame
+MAX_DETAIL = 500
+MAX_REPORT_BYTES = 1_000_000
 
 _encoder = msgspec.msgpack.Encoder()
 
 
-def vm_reports(durable: Durable, facts: dict[str, VmFacts], blocked: dict[str, str]) -> dict[str, m.VmReport]:
-    """One report for each VM that this node owns, and for each domain that is or was ours without being owned."""
+def vm_reports(
+    durable: Durable, facts: dict[str, VmFacts], blocked: dict[str, str], ignored: dict[str, str]
+) -> dict[str, m.VmReport]:
+    """One report for each VM that this node owns, for each domain that is or was ours without being owned, and for each
+    assignment that was ignored because of its epoch (`ignored`: why, by VM)."""
     reports = {}
     for uuid, held in durable.held.items():
         seen = facts.get(uuid) or VmFacts(uuid, False)
         sight = planner.observe(durable, seen, blocked.get(uuid, ""))
         reports[uuid] = m.VmReport(
             uuid=uuid,
-            epoch=held.vm.epoch,
+            epoch=max(durable.highest_epoch(uuid), _marked(seen)),
             revision=held.vm.revision,
             observed=sight.observed,
             start_serial=held.vm.start_serial,
             restarts=held.restarts,
             halted=held.halted,
             problem=sight.problem,
-            detail=sight.detail[:500],
+            detail=clean_text(sight.detail, MAX_DETAIL),
             name=held.vm.name,
         )
     for uuid, seen in facts.items():
         if uuid not in reports and (stray := _stray(durable, seen)):
             reports[uuid] = stray
-    return reports
+    for uuid, why in ignored.items():
+        seen = facts.get(uuid) or VmFacts(uuid, False)
+        if uuid not in reports:
+            reports[uuid] = _not_held(durable, seen, "stale-epoch", why)
+    return dict(list(reports.items())[:MAX_VMS])
+
+
+def _marked(seen: VmFacts) -> int:
+    return (seen.domain.epoch or 0) if seen.domain is not None else 0
 
 
 def _stray(durable: Durable, seen: VmFacts) -> m.VmReport | None:
     domain, tombstone = seen.domain, durable.tombstones.get(seen.uuid)
-    if domain is None or (domain.epoch is None and tombstone is None):
+    marked = domain is not None and domain.epoch is not None
+    if not marked and (tombstone is None or (domain is None and not seen.processes)):
         return None
+    return _not_held(durable, seen)
+
+
+def _not_held(durable: Durable, seen: VmFacts, problem: str = "", detail: str = "") -> m.VmReport:
     sight = planner.observe(durable, seen, "")
     return m.VmReport(
         uuid=seen.uuid,
-        epoch=domain.epoch if domain.epoch is not None else tombstone.epoch if tombstone else 0,
+        epoch=_marked(seen) or durable.highest_epoch(seen.uuid),
         revision=0,
         observed=sight.observed,
-        problem=sight.problem,
-        detail=sight.detail,
-        name=domain.name[:200],
+        problem=sight.problem or problem,
+        detail=clean_text(sight.detail or detail, MAX_DETAIL),
+        name=clean_line(seen.domain.name, 200) if seen.domain else "",
     )
+
+
+def fit(report: m.Report) -> m.Report:
+    """The report small enough for a frame: details are shortened first, then left out; events that do not fit were cut
+    before (`compose`)."""
+    for length in (100, 0):
+        if len(_encoder.encode(report)) <= MAX_REPORT_BYTES:
+            return report
+        vms = tuple(msgspec.structs.replace(vm, detail=clean_text(vm.detail, length)) for vm in report.vms)
+        report = msgspec.structs.replace(report, vms=vms)
+    return report
 
 
 def digest_of(reports: dict[str, m.VmReport], drain: m.DrainProof | None, local_drain: bool) -> str:
@@ -79,6 +111,7 @@ class Sent(Struct, frozen=True):
     digest: str
     released: tuple[m.Release, ...]
     local_drain: bool
+    full: bool
 
 
 class Outbox:
@@ -87,6 +120,7 @@ class Outbox:
     def __init__(self, incarnation: str) -> None:
         self._incarnation = incarnation
         self._next_id = 1
+        self._lost = 0
         self.events: list[m.AgentEvent] = []
         self._sent: Sent | None = None
         self._acked: dict[str, m.VmReport] = {}
@@ -95,22 +129,39 @@ class Outbox:
 
     def add(self, code: str, uuid: str | None, text: str) -> None:
         """Queues an event; the oldest is lost when there are too many."""
-        event = m.AgentEvent(id=f"{self._incarnation}-{self._next_id}", code=code, uuid=uuid, text=text[:500])
+        self.events.append(self._event(code, uuid, text))
+        if len(self.events) > MAX_EVENTS:
+            self._lost += len(self.events) - MAX_EVENTS + (0 if self._lost else 1)
+            lost = self._event("events-lost", None, f"{self._lost} events of this node were lost: too many waited")
+            self.events = [lost, *self.events[-MAX_EVENTS + 1 :]]
+
+    def _event(self, code: str, uuid: str | None, text: str) -> m.AgentEvent:
+        event_id = f"{self._incarnation}-{self._next_id}"
         self._next_id += 1
-        self.events.append(event)
-        self.events = self.events[-MAX_EVENTS:]
+        return m.AgentEvent(id=event_id, code=code, uuid=uuid, text=clean_text(text, 500))
 
-    def mark(self) -> int:
-        """A point to roll back to."""
-        return self._next_id
+    def mark(self) -> tuple[m.AgentEvent, ...]:
+        """A point to take a turn back to."""
+        return tuple(self.events)
 
-    def rollback(self, mark: int) -> None:
-        """Forgets the events since `mark`: the turn that made them could not be recorded."""
-        self.events = self.events[: max(0, len(self.events) - (self._next_id - mark))]
+    def rollback(self, mark: tuple[m.AgentEvent, ...]) -> None:
+        """Forgets the events since `mark`: the turn that made them could not be recorded. Ids are not used again."""
+        self.events = list(mark)
 
     def new_session(self) -> None:
         """The next report is a full one."""
-        self._sent, self._acked, self._acked_digest = None, {}, None
+        self._sent, self._acked, self._acked_digest, self.seq = None, {}, None, 0
+
+    @property
+    def told_digest(self) -> str:
+        """The digest of the newest report that was acknowledged or is on its way."""
+        return self._sent.digest if self._sent else self._acked_digest or ""
+
+    def not_sent(self) -> bool:
+        """The report composed last was not sent, or not taken. Returns whether it was a full one."""
+        full = self._sent is not None and self._sent.full
+        self._sent = None
+        return full
 
     def pending(self, digest: str) -> bool:
         """Whether the server should hear something."""
@@ -130,7 +181,7 @@ class Outbox:
         events = tuple(self.events[:MAX_EVENTS_PER_REPORT])
         self.seq += 1
         ids = frozenset(event.id for event in events)
-        self._sent = Sent(self.seq, dict(reports), ids, digest, released, local_drain)
+        self._sent = Sent(self.seq, dict(reports), ids, digest, released, local_drain, full)
         return full, vms, events
 
     def acked(self, seq: int) -> Sent | None:
@@ -140,4 +191,5 @@ class Outbox:
             return None
         self._acked, self._acked_digest, self._sent = sent.reports, sent.digest, None
         self.events = [event for event in self.events if event.id not in sent.events]
+        self._lost = self._lost if any(event.code == "events-lost" for event in self.events) else 0
         return sent

@@ -1,8 +1,8 @@
 """What agents say: hello, heartbeats, pulls, reports; and what that makes of their nodes.
 
-Rules: a message counts only in the newest session of its node; what a report says of a VM counts only when it comes from
-the owner in the present epoch; whoever else has a copy gets a release for it. The heartbeat is the hot path: one that
-changes nothing changes no row.
+Rules: a message counts only in the newest session of its node; what a report says of a VM counts only when it comes
+from the owner in the present epoch (`copies` says what the others' copies mean). The heartbeat is the hot path: one
+that changes nothing changes no row.
 """
 
 from __future__ import annotations
@@ -11,29 +11,42 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import alarms, evidence, inventory, operations
+from chimed.core import alarms, copies, evidence, inventory, operations
 from chimed.core import effects as fx
 from chimed.core import rows as r
 from chimed.core.context import Context
-from chimed.core.liveness import Liveness, Phase
+from chimed.core.health import NodeHealth
+from chimed.core.liveness import Liveness
 from chimed.core.sessions import Session, Sessions
 from wire import PROTOCOL_VERSION
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import AdminState, Desired, Health
+from wire.types import AdminState
+
+LOCAL_DRAIN_GRACEFUL_S = 60.0
+
+MAX_REPORTED = 20_000
+"""VMs of one session; what a report may add to is bounded like a report itself."""
 
 
 class Agents:
-    """Handles agents' messages. `progress(node)` is called when facts about a node or its VMs have changed."""
+    """Handles agents' messages. `progress(node, now)` is called when facts about a node or its VMs have changed,
+    `progress_op(id)` when an operation should look again."""
 
     def __init__(
-        self, ctx: Context, sessions: Sessions, liveness: Liveness, progress: Callable[[str, float], None]
+        self,
+        ctx: Context,
+        sessions: Sessions,
+        liveness: Liveness,
+        health: NodeHealth,
+        progress: Callable[[str, float], None],
+        progress_op: Callable[[str], None],
     ) -> None:
-        self._ctx, self._sessions, self._liveness, self._progress = ctx, sessions, liveness, progress
-        self._cloned: dict[str, float] = {}
+        self._ctx, self._sessions, self._liveness, self._health = ctx, sessions, liveness, health
+        self._progress, self._progress_op = progress, progress_op
         self._handlers: dict[type[m.Base], Callable[..., m.Base | None]] = {
             m.Hello: self._hello,
-            m.Heartbeat: self._heartbeat,
+            m.Heartbeat: self.heartbeat,
             m.Pull: self._pull,
             m.Report: self._report,
             m.Bye: self._bye,
@@ -47,15 +60,18 @@ class Agents:
 
     def _hello(self, node_name: str, event: fx.Received, body: m.Hello, now: float) -> m.Base:
         if body.node != node_name:
-            self._ctx.audit("chimed", "refused", node_name, f"its key was used to speak as {body.node}")
+            text = f"the key of node {node_name} is used to speak as {body.node}; that is refused"
+            self._health.suspect(node_name, "wrong-node", text, now)
             raise ChimeError("wrong-node", f"this key belongs to node {node_name}, not {body.node}")
         if PROTOCOL_VERSION not in body.versions:
-            raise ChimeError("unsupported-version", f"the server speaks version {PROTOCOL_VERSION}")
+            raise ChimeError(
+                "unsupported-version", f"the server speaks version {PROTOCOL_VERSION}", versions=[PROTOCOL_VERSION]
+            )
         self._admit(body, now)
         session = self._sessions.open(body, event.route, self._ctx.token(), now)
         self._note_host(node_name, body, event)
-        self._heard(node_name, session, now)
-        node = self._node(node_name)
+        self._liveness.heard(node_name, now)
+        self._health.sync([node_name], now)
         return m.Welcome(
             version=PROTOCOL_VERSION,
             session=session.id,
@@ -63,7 +79,7 @@ class Agents:
             heartbeat_s=self._ctx.policy.heartbeat_s,
             max_frame_bytes=self._ctx.policy.max_frame_bytes,
             generation=self._ctx.tables.meta.generation,
-            revision=node.revision,
+            revision=self._node(node_name).revision,
             server_version=self._ctx.policy.version,
         )
 
@@ -74,12 +90,14 @@ class Agents:
             return
         old = self._sessions.get(body.node)
         if verdict == "ask" and old is not None:
-            self._ctx.emit(fx.Send(old.route, m.Poke(session=old.id, revision=0)))
+            self._ctx.emit(fx.Send(old.route, m.Poke(session=old.id, revision=self._node(body.node).revision)))
         if verdict == "cloned":
-            self._cloned[body.node] = now
-            self.sync_node(body.node, now)
+            text = f"a second host that is alive uses the key of node {body.node}; it is refused"
+            self._health.suspect(body.node, "node-key-cloned", text, now)
             raise ChimeError(
-                "cloned-key", f"another host that is alive uses the key of {body.node}", retry_after_s=policy.heartbeat_s
+                "cloned-key",
+                f"another host that is alive uses the key of {body.node}",
+                retry_after_s=policy.heartbeat_s,
             )
         raise ChimeError(
             "node-busy",
@@ -90,16 +108,17 @@ class Agents:
     def _note_host(self, node_name: str, body: m.Hello, event: fx.Received) -> None:
         """Keeps what the node is, when it differs from what is known; a new boot ends evidence that an agent gave."""
         node, host = self._node(node_name), body.host
+        held_back = bool(node.boot_id) and node_name in self._ctx.tables.meta.waiting_for
         changed = msgspec.structs.replace(
             node,
-            boot_id=body.boot_id,
+            boot_id=node.boot_id if held_back else body.boot_id,
             address=event.address() or node.address,
             vcpus=host.vcpus,
             memory_mib=host.memory_mib,
             kvm=host.kvm,
             agent_version=host.agent_version,
         )
-        changed = evidence.after_boot(changed)
+        changed = evidence.after_boot(self._ctx, changed)
         if changed == node:
             return
         if changed.boot_id != node.boot_id:
@@ -114,66 +133,88 @@ class Agents:
         return session
 
     def _bye(self, node_name: str, event: fx.Received, body: m.Bye, now: float) -> None:
+        """The session ends; the node is not judged before its heartbeats are missed."""
         self._session(node_name, body.session, event, now)
+        self._sessions.drop(node_name)
         self._ctx.log("info", f"node {node_name}: its agent stops")
 
     # --- heartbeat ----------------------------------------------------------------------------------------------------
 
-    def _heartbeat(self, node_name: str, event: fx.Received, body: m.Heartbeat, now: float) -> m.Base | None:
-        session = self._sessions.get(node_name)
+    def heartbeat(self, node: r.Node, event: fx.Received, body: m.Heartbeat, now: float) -> m.HeartbeatAck | None:
+        """A sign of life; its faults are the node's. None for one that is repeated or late."""
+        session = self._sessions.get(node.name)
         if session is None or session.id != body.session or session.route != event.route:
-            raise ChimeError("stale-session", f"not the newest session of {node_name}: say hello again")
-        if body.boot_id != session.boot_id or body.incarnation != session.incarnation or body.seq <= session.seq:
+            raise ChimeError("stale-session", f"not the newest session of {node.name}: say hello again")
+        if body.seq <= session.seq or body.boot_id != session.boot_id or body.incarnation != session.incarnation:
             self._ctx.counters["heartbeats-stale"] += 1
             return None
         session.seq, session.heard, session.revision, session.load = body.seq, now, body.revision, body.load
-        if body.faults != session.faults:
-            session.faults = body.faults
-            self.sync_node(node_name, now)
-        if self._liveness.heard(node_name, now):
-            self.sync_node(node_name, now)
-        node = self._ctx.tables.nodes.get(node_name)
+        changed = body.faults != session.faults
+        session.faults = body.faults
+        if self._liveness.heard(node.name, now) or changed:
+            self._health.sync([node.name], now)
+            node = self._node(node.name)
         return m.HeartbeatAck(
-            session=body.session,
-            nonce=body.nonce,
-            revision=node.revision if node else 0,
-            report=body.digest != session.digest,
+            session=body.session, nonce=body.nonce, revision=node.revision, report=body.digest != session.digest
         )
 
-    def _heard(self, node_name: str, session: Session, now: float) -> None:
-        session.heard = now
-        self._liveness.heard(node_name, now)
-        self.sync_node(node_name, now)
+    def ack_again(self, node_name: str, event: fx.Received, body: m.Heartbeat) -> m.HeartbeatAck | None:
+        """The answer to a heartbeat that was heard in a turn that could not be saved."""
+        session, node = self._sessions.get(node_name), self._ctx.tables.nodes.get(node_name)
+        if session is None or node is None or session.id != body.session or session.route != event.route:
+            return None
+        return m.HeartbeatAck(session=body.session, nonce=body.nonce, revision=node.revision)
 
     # --- inventory ----------------------------------------------------------------------------------------------------
 
     def _pull(self, node_name: str, event: fx.Received, body: m.Pull, now: float) -> m.Base:
         session = self._session(node_name, body.session, event, now)
-        return inventory.page(self._ctx.tables, node_name, body.since, session.id, body.nonce)
+        node = self._node(node_name)
+        if node.boot_id != session.boot_id:
+            self._note_late_boot(node, session)
+        return inventory.page(self._ctx, node_name, body.since, session.id, body.nonce, now)
+
+    def _note_late_boot(self, node: r.Node, session: Session) -> None:
+        """A node that has booted since the backup that was restored may hold VMs that were rebuilt elsewhere after that
+        backup: its agent must not start them on the word of an old database."""
+        waiting = self._ctx.tables.meta.waiting_for
+        if node.name in waiting:
+            raise ChimeError(
+                "recovering",
+                f"the database was restored and {node.name} has booted since: it starts nothing until an operator "
+                "confirms (chime-tool recovery confirm)",
+                retry_after_s=self._ctx.policy.heartbeat_s,
+            )
+        changed = msgspec.structs.replace(node, boot_id=session.boot_id)
+        self._ctx.audit("agentd", "node-booted", node.name, f"boot id {session.boot_id}")
+        self._ctx.tables.nodes.put(evidence.after_boot(self._ctx, changed))
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
     def _report(self, node_name: str, event: fx.Received, body: m.Report, now: float) -> m.Base | None:
         session = self._session(node_name, body.session, event, now)
-        if self._ctx.read_only and _must_be_recorded(body):
-            raise ChimeError("storage-unavailable", f"the server cannot record: {self._ctx.read_only}")
+        if body.seq <= session.report_seq:
+            self._ctx.counters["reports-stale"] += 1
+            return None
         if body.generation != self._ctx.tables.meta.generation:
             raise ChimeError("stale-session", "the report belongs to another generation: say hello again")
-        before = session.reports
-        session.reports = {} if body.full else dict(before)
-        session.reports.update({report.uuid: report for report in body.vms})
-        session.digest, session.reported = body.digest, session.reported or body.full
+        if not body.full and len(session.reports) + len(body.vms) > MAX_REPORTED:
+            raise ChimeError("invalid", f"{node_name} reports more than {MAX_REPORTED} VMs: send a full report")
+        first = body.full and not session.reported
+        changed = self._sessions.note(session, body.vms, body.full)
+        session.report_seq, session.digest = body.seq, body.digest
+        session.reported = session.reported or body.full
         self._record_events(node_name, body)
         for release in body.released:
-            inventory.confirm_release(self._ctx, node_name, release)
-        self._reconcile_vms(node_name, session, before)
+            self._progress_op(inventory.confirm_release(self._ctx, node_name, release))
+        copies.reconcile(self._ctx, self._sessions, session, changed | set(session.reports) if body.full else changed)
         self._note_drain(node_name, session, body)
         if body.full:
-            self._recovered(node_name)
+            self._note_full(node_name, session, body, first)
         for result in body.results:
             self._ctx.counters["command-results"] += 1
             operations.note_result(self._ctx, node_name, result)
-        self.sync_node(node_name, now)
+        self._health.sync([node_name], now)
         self._progress(node_name, now)
         return m.ReportAck(session=body.session, seq=body.seq)
 
@@ -183,94 +224,39 @@ class Agents:
             source = f"{node_name}/{event.id}"
             self._ctx.audit(f"agentd@{node_name}", event.code, subject, event.text, source)
 
-    def _reconcile_vms(self, node_name: str, session: Session, before: dict[str, m.VmReport]) -> None:
-        for uuid in {**before, **session.reports}:
-            report = session.reports.get(uuid)
-            vm = self._ctx.tables.vms.get(uuid)
-            if report is None or vm is None:
-                alarms.sync_vm(self._ctx, self._sessions, uuid)
-                continue
-            if vm.node == node_name:
-                self._from_owner(vm, report)
-            else:
-                self._from_other(vm, node_name, report)
-            alarms.sync_vm(self._ctx, self._sessions, uuid)
-
-    def _from_owner(self, vm: r.Vm, report: m.VmReport) -> None:
-        if report.epoch > vm.epoch:
-            revision = self._ctx.bump(vm.node)
-            self._ctx.audit("chimed", "epoch-adopted", vm.uuid, f"{vm.node} holds epoch {report.epoch}")
-            vm = msgspec.structs.replace(vm, epoch=report.epoch, revision=revision)
-            self._ctx.tables.vms.put(vm)
-        if report.halted and report.start_serial == vm.start_serial and vm.desired == Desired.RUNNING:
-            self._ctx.audit("guest", "vm-stopped", vm.uuid, "the guest powered itself off")
-            revision = self._ctx.bump(vm.node)
-            self._ctx.tables.vms.put(msgspec.structs.replace(vm, desired=Desired.STOPPED, revision=revision))
-
-    def _from_other(self, vm: r.Vm, node_name: str, report: m.VmReport) -> None:
-        if report.epoch > vm.epoch and self._ctx.tables.meta.waiting_for:
-            inventory.adopt(self._ctx, vm, node_name, report.epoch)
-        elif report.epoch <= vm.epoch:
-            inventory.release(self._ctx, node_name, vm, report.epoch)
-
     def _note_drain(self, node_name: str, session: Session, body: m.Report) -> None:
         node = self._node(node_name)
         if body.local_drain and node.admin_state != AdminState.DRAINED:
             self._ctx.audit(f"agentd@{node_name}", "node-drained", node_name, "drained on the node by its operator")
-            node = evidence.drained(self._ctx, node, 60.0)
-        node = evidence.judge(self._ctx, node, session, body.drain)
-        self._ctx.tables.nodes.put(node)
+            node = evidence.drained(self._ctx, node, LOCAL_DRAIN_GRACEFUL_S)
+        self._ctx.tables.nodes.put(evidence.judge(self._ctx, node, session, body.drain))
 
-    def _recovered(self, node_name: str) -> None:
+    def _note_full(self, node_name: str, session: Session, body: m.Report, first: bool) -> None:
+        """What only a full report tells: which alarms about VMs are over, that a restored node is known, and which
+        assignments it does not follow."""
+        if first:
+            for alarm in self._ctx.tables.alarms.by("cleared", None):
+                if alarm.code in alarms.VM_CODES:
+                    alarms.sync_vm(self._ctx, self._sessions, alarm.subject)
         meta = self._ctx.tables.meta
         if node_name in meta.waiting_for:
             rest = tuple(name for name in meta.waiting_for if name != node_name)
             self._ctx.tables.meta = msgspec.structs.replace(meta, waiting_for=rest)
             if not rest:
                 self._ctx.audit("chimed", "recovered", "server", "all nodes have reported since the restore")
+                self.ask_reports()
+        if meta.generation > 1 and not self._ctx.tables.meta.waiting_for:
+            copies.raise_ignored(self._ctx, session, body.revision)
 
-    # --- health -------------------------------------------------------------------------------------------------------
-
-    def sync_node(self, node_name: str, now: float) -> None:
-        """Derives health, reasons and alarms of the node from liveness and faults; saves and tells what changed."""
-        node = self._ctx.tables.nodes.get(node_name)
-        if node is None:
-            return
-        health, reasons = self.health(node, now)
-        if (health, reasons) != (node.health, node.reasons):
-            text = f"{node.health} -> {health}" + (f" ({', '.join(reasons)})" if reasons else "")
-            self._ctx.audit("chimed", "node-health", node_name, text)
-            self._ctx.log("info" if health == Health.NORMAL else "warning", f"node {node_name}: {text}")
-            node = msgspec.structs.replace(node, health=health, reasons=reasons)
-            self._ctx.tables.nodes.put(node)
-            self._progress(node_name, now)
-        alarms.sync_node(self._ctx, self._sessions, node, self.is_cloned(node_name, now))
-
-    def is_cloned(self, node_name: str, now: float) -> bool:
-        """A second living host used the node's key within the last minute or four heartbeats."""
-        since = self._cloned.get(node_name)
-        return since is not None and now - since < max(60.0, 4 * self._ctx.policy.heartbeat_s)
-
-    def health(self, node: r.Node, now: float) -> tuple[Health, tuple[str, ...]]:
-        """Health and reasons of a node as of now."""
-        phase = self._liveness.phase(node.name)
-        if phase is None or phase is Phase.GRACE or phase is Phase.ASKING:
-            return node.health, node.reasons
-        if phase is Phase.SILENT:
-            return Health.UNREACHABLE, ()
-        if phase is Phase.AGENT_LOST:
-            extra = ("ping-unavailable",) if self._liveness.ping_unavailable(node.name) else ()
-            return Health.ERROR, ("agent-lost", *extra)
-        session = self._sessions.get(node.name)
-        codes = sorted({fault.code for fault in session.faults}) if session else []
-        return (Health.ERROR, tuple(codes)) if codes else (Health.NORMAL, ())
+    def ask_reports(self) -> None:
+        """Every agent is asked for a full report with its next heartbeat."""
+        for node in self._ctx.tables.nodes:
+            session = self._sessions.get(node.name)
+            if session is not None:
+                session.digest = ""
 
     def _node(self, name: str) -> r.Node:
         node = self._ctx.tables.nodes.get(name)
         if node is None:
             raise ChimeError("unknown-key", f"node {name} is not registered any more")
         return node
-
-
-def _must_be_recorded(body: m.Report) -> bool:
-    return bool(body.events or body.released or body.results)

@@ -1,17 +1,22 @@
-"""Which conditions are alarms: literal tables and level-triggered rules. Raised and cleared in `Context.sync_alarms`."""
+"""Which conditions are alarms: literal tables and level-triggered rules. Raised and cleared in `Context.sync_alarms`.
+
+Rule: what nobody can see any more is not therefore over: an alarm about a VM is cleared by a report, not by silence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from chimed.core import rows as r
-from chimed.core.context import Context, Policy
+from chimed.core.context import Context
 from chimed.core.sessions import Session, Sessions
 from wire import messages as m
 from wire.types import Health, Observed, Severity
 
-NODE_CODES = frozenset({"node-unreachable", "agent-lost", "node-error", "node-key-cloned"})
-VM_CODES = frozenset({"vm-failed", "vm-duplicate", "vm-misplaced", "vm-unknown", "vm-io-error", "vm-foreign-process"})
+SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
+NODE_CODES = frozenset({"node-unreachable", "agent-lost", "node-error", *SUSPICIONS})
+COPIES = frozenset({"vm-duplicate", "vm-misplaced"})
+VM_CODES = frozenset({"vm-failed", "vm-unknown", "vm-io-error", "vm-foreign-process", *COPIES})
+UNKNOWN_MAX = 500
+"""With so many active alarms no further `vm-unknown` is raised: a node that invents VMs must not bury the others."""
 MASS = "mass-unreachable"
 SERVER = "server"
 ALIVE = frozenset({Observed.RUNNING, Observed.PAUSED, Observed.MIGRATING})
@@ -24,66 +29,71 @@ _PROBLEMS: dict[str, tuple[str, Severity]] = {
 }
 """Alarm code and severity for each problem that an agent may report of a VM."""
 
+Wanted = dict[str, tuple[Severity, str]]
 
-def node_alarms(node: r.Node, faults: tuple[m.Fault, ...], cloned: bool, mass: bool) -> dict[str, tuple[Severity, str]]:
-    """The alarms that should be active for a node."""
-    wanted: dict[str, tuple[Severity, str]] = {}
+
+def node_alarms(node: r.Node, faults: tuple[m.Fault, ...], mass: bool) -> Wanted:
+    """The alarms that should be active for a node, suspicions about its key apart."""
     if node.health == Health.UNREACHABLE and not mass:
         text = f"node {node.name} sends no heartbeats and does not answer ping"
-        wanted["node-unreachable"] = (Severity.CRITICAL, text)
-    elif node.health == Health.ERROR and "agent-lost" in node.reasons:
+        return {"node-unreachable": (Severity.CRITICAL, text)}
+    if node.health != Health.ERROR:
+        return {}
+    if "agent-lost" in node.reasons:
         known = "its answer to ping is not known" if "ping-unavailable" in node.reasons else "but answers ping"
         text = f"node {node.name} sends no heartbeats, {known}"
-        wanted["agent-lost"] = (Severity.CRITICAL, text)
-    elif node.health == Health.ERROR:
-        text = "; ".join(f"{f.code}: {f.text}" if f.text else f.code for f in faults) or ", ".join(node.reasons)
-        wanted["node-error"] = (Severity.WARNING, f"node {node.name} reports: {text}")
-    if cloned:
-        text = f"a second host that is alive uses the key of node {node.name}; it is refused"
-        wanted["node-key-cloned"] = (Severity.CRITICAL, text)
-    return wanted
+        return {"agent-lost": (Severity.CRITICAL, text)}
+    text = "; ".join(f"{f.code}: {f.text}" if f.text else f.code for f in faults) or ", ".join(node.reasons)
+    return {"node-error": (Severity.WARNING, f"node {node.name} reports: {text}")}
 
 
-def is_mass(nodes: Iterable[r.Node], policy: Policy) -> tuple[bool, int]:
-    """Whether so many nodes are unreachable that the server's own network is the likelier cause, and how many."""
-    all_nodes = [node for node in nodes if node.health != Health.UNKNOWN]
-    lost = sum(node.health == Health.UNREACHABLE for node in all_nodes)
-    return lost >= policy.mass_min and lost > policy.mass_fraction * len(all_nodes), lost
-
-
-def sync_node(ctx: Context, sessions: Sessions, node: r.Node, cloned: bool) -> None:
-    """Alarms of one node, and the one for many."""
-    mass, lost = is_mass(ctx.tables.nodes, ctx.policy)
-    if mass:
-        text = f"{lost} nodes are unreachable together: look at the server's own network first"
-        ctx.sync_alarms(SERVER, {MASS: (Severity.CRITICAL, text)}, frozenset({MASS}))
-    else:
-        ctx.sync_alarms(SERVER, {}, frozenset({MASS}))
-    session = sessions.get(node.name)
-    faults = session.faults if session else ()
-    ctx.sync_alarms(node.name, node_alarms(node, faults, cloned, mass), NODE_CODES)
+def sync_mass(ctx: Context) -> bool:
+    """The alarm for many nodes: so many are unreachable that the server's own network is the likelier cause. Returns
+    whether it is raised."""
+    nodes, policy = ctx.tables.nodes, ctx.policy
+    lost = nodes.count_by("health", Health.UNREACHABLE)
+    heard_of = len(nodes) - nodes.count_by("health", Health.UNKNOWN)
+    mass = lost >= policy.mass_min and lost > policy.mass_fraction * heard_of
+    text = f"{lost} of {heard_of} nodes are unreachable together: look at the server's own network first"
+    ctx.sync_alarms(SERVER, {MASS: (Severity.CRITICAL, text)} if mass else {}, frozenset({MASS}))
+    return mass
 
 
 def sync_vm(ctx: Context, sessions: Sessions, uuid: str) -> None:
     """Alarms of one VM, from what all nodes report of it."""
     vm = ctx.tables.vms.get(uuid)
-    sightings = [
-        (session, session.reports[uuid])
-        for node in ctx.tables.nodes
-        if (session := sessions.get(node.name)) is not None and uuid in session.reports
-    ]
-    wanted: dict[str, tuple[Severity, str]] = {}
+    sightings = [(s, report) for s, report in sessions.sightings(uuid) if _heard(ctx, s.node)]
     if vm is None:
-        wanted.update(_unknown(ctx, uuid, sightings))
-    else:
-        wanted.update(_elsewhere(vm, sightings))
-        wanted.update(_of_owner(vm, sightings))
-    ctx.sync_alarms(uuid, wanted, VM_CODES)
+        wanted = _unknown(ctx, uuid, sightings)
+        if wanted and ctx.tables.alarms.count_by("cleared", None) >= UNKNOWN_MAX and not _is_raised(ctx, uuid):
+            return
+        ctx.sync_alarms(uuid, wanted, VM_CODES)
+        return
+    wanted = {**_elsewhere(vm, sightings), **_of_owner(vm, sightings)}
+    codes = set(VM_CODES)
+    if not _reported(ctx, sessions, vm.node):
+        codes -= {"vm-failed", "vm-io-error", "vm-foreign-process"} - wanted.keys()
+    if not all(_reported(ctx, sessions, release.node) for release in ctx.tables.releases.by("uuid", uuid)):
+        codes -= COPIES - wanted.keys()
+    ctx.sync_alarms(uuid, wanted, frozenset(codes))
 
 
-def _unknown(
-    ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]]
-) -> dict[str, tuple[Severity, str]]:
+def _is_raised(ctx: Context, subject: str) -> bool:
+    return any(alarm.cleared is None for alarm in ctx.tables.alarms.by("subject", subject))
+
+
+def _heard(ctx: Context, node_name: str) -> bool:
+    """Whether the node is not known to be lost: what it said before that is no fact any more."""
+    node = ctx.tables.nodes.get(node_name)
+    return node is not None and node.health != Health.UNREACHABLE and "agent-lost" not in node.reasons
+
+
+def _reported(ctx: Context, sessions: Sessions, node_name: str) -> bool:
+    session = sessions.get(node_name)
+    return session is not None and session.reported and _heard(ctx, node_name)
+
+
+def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
     strays = [(s, report) for s, report in sightings if ctx.tables.releases.get(s.node, uuid) is None]
     if not strays:
         return {}
@@ -92,8 +102,8 @@ def _unknown(
     return {"vm-unknown": (Severity.WARNING, text)}
 
 
-def _elsewhere(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> dict[str, tuple[Severity, str]]:
-    others = [s.node for s, report in sightings if s.node != vm.node and report.observed in ALIVE]
+def _elsewhere(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
+    others = sorted(s.node for s, report in sightings if s.node != vm.node and report.observed in ALIVE)
     if not others:
         return {}
     owner_runs = any(s.node == vm.node and report.observed in ALIVE for s, report in sightings)
@@ -103,7 +113,7 @@ def _elsewhere(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> dict[st
     return {code: (Severity.CRITICAL, text)}
 
 
-def _of_owner(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> dict[str, tuple[Severity, str]]:
+def _of_owner(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
     for session, report in sightings:
         if session.node == vm.node and report.problem in _PROBLEMS:
             code, severity = _PROBLEMS[report.problem]

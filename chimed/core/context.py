@@ -1,7 +1,7 @@
 """What every part of the server's core shares: the tables, the policy, the audit trail, alarms and effects.
 
-Rules: a change of a node's inventory takes a new revision of that node, and its agent is poked after the commit; an alarm
-is raised once while its condition holds; every change by a person or the system leaves an audit line.
+Rules: a change of a node's inventory takes a new revision of that node, and its agent is poked after the commit; an
+alarm is raised once while its condition holds; every change by a person or the system leaves an audit line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chimed.core import rows as r
 from chimed.core.tables import Tables
 from wire.types import Severity
 
-EPOCHS_PER_GENERATION = 1_000_000
+EPOCHS_PER_GENERATION = 1_000_000_000
 
 
 class Policy(Struct, frozen=True):
@@ -47,10 +47,12 @@ class Context:
     def __init__(self, tables: Tables, policy: Policy, rng: random.Random, wall: Callable[[], float]) -> None:
         self.tables, self.policy, self.rng, self.wall = tables, policy, rng, wall
         self.counters: Counter[str] = Counter()
-        self.read_only = ""
+        self.read_only = ""  # why nothing can be recorded now; empty while all is well
+        self.read_only_since = 0.0  # wall clock
         self.out: list[fx.Effect] = []
         self.touched: set[str] = set()
-        self.cause: str | None = None
+        self.cause: str | None = None  # the operation at hand, for the audit trail
+        self.deadlines: dict[str, float] = {}  # of running operations, monotonic seconds
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
@@ -106,8 +108,15 @@ class Context:
                 self.tables.alarms.put(msgspec.structs.replace(alarm, cleared=self.wall()))
                 self.audit("chimed", "alarm-cleared", subject, f"{code}: {alarm.text}")
         for code, (severity, text) in wanted.items():
-            if code not in active:
+            known = active.get(code)
+            if known is None:
                 self._raise(code, subject, severity, text)
+            elif (known.severity, known.text) != (severity, text):
+                self.tables.alarms.put(msgspec.structs.replace(known, severity=severity, text=text))
+
+    def alarm_active(self, code: str, subject: str) -> bool:
+        """Whether the alarm is raised and not cleared."""
+        return any(a.code == code and a.cleared is None for a in self.tables.alarms.by("subject", subject))
 
     def _raise(self, code: str, subject: str, severity: Severity, text: str) -> None:
         meta = self.tables.meta

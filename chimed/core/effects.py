@@ -22,7 +22,7 @@ class Tick(Event, frozen=True):
     """Time has passed; all messages that were there have been handled."""
 
 
-class Received(Event, frozen=True):
+class Received(Event, frozen=True, gc=False):
     """A message. `key`: CURVE public key that spoke; `route`: the connection; `address`: looks up the peer's IP."""
 
     key: str
@@ -64,7 +64,7 @@ class Effect(Struct, frozen=True):
     """An order to the shell."""
 
 
-class Send(Effect, frozen=True):
+class Send(Effect, frozen=True, gc=False):
     """Send `body` to the connection `route`, answering message `id`."""
 
     route: bytes

@@ -1,7 +1,8 @@
 """Why the server may believe that a drained node runs none of its VMs. Without it nothing is rebuilt.
 
-Rules: evidence belongs to one drain (its serial); evidence `agent` also to one boot, and ends with it; anything that is
-seen running on the node ends it; enabling the node ends it. A ping proves nothing.
+Rules: evidence belongs to one drain (its serial); evidence `agent` also to one boot, and ends with it; a VM that the
+node's agent does not report as stopped ends it ("unknown" is not stopped); enabling the node ends it. A ping proves
+nothing.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import msgspec
 
 from chimed.core import rows as r
-from chimed.core.alarms import ALIVE
 from chimed.core.context import Context
 from chimed.core.sessions import Session
 from wire.errors import ChimeError
 from wire.messages import DrainProof
-from wire.types import AdminState, Evidence
+from wire.types import AdminState, Evidence, Observed
+
+OFF = frozenset({Observed.STOPPED, Observed.FAILED, Observed.CRASHED})
+"""Observed states that say: no process."""
 
 
 def drained(ctx: Context, node: r.Node, graceful_s: float) -> r.Node:
@@ -42,9 +45,10 @@ def opened(ctx: Context, node: r.Node, state: AdminState) -> r.Node:
     return changed
 
 
-def after_boot(node: r.Node) -> r.Node:
+def after_boot(ctx: Context, node: r.Node) -> r.Node:
     """The node as it is after a hello: evidence that an agent gave in another boot is void."""
     if node.evidence == Evidence.AGENT and node.evidence_boot_id != node.boot_id:
+        ctx.audit("chimed", "evidence-withdrawn", node.name, "it has booted since its agent proved the drain")
         return _without(node)
     return node
 
@@ -53,33 +57,37 @@ def judge(ctx: Context, node: r.Node, session: Session, proof: DrainProof | None
     """The node after a report: the agent's proof is taken, or evidence that the facts contradict is withdrawn."""
     if node.admin_state != AdminState.DRAINED:
         return node
-    running = sorted(ctx.vm_name(u) for u, report in session.reports.items() if report.observed in ALIVE)
-    valid = (
+    fits = (
         proof is not None
-        and proof.clean
         and proof.drain_serial == node.drain_serial
         and proof.boot_id == session.boot_id == node.boot_id
-        and not running
     )
-    if valid and node.evidence is None:
+    running = {uuid for uuid, report in session.reports.items() if report.observed not in OFF}
+    if proof is not None:
+        running |= set(proof.running)
+    if running and node.evidence is not None:
+        names = ", ".join(sorted(ctx.vm_name(uuid) for uuid in running)[:10])
+        ctx.audit("chimed", "evidence-withdrawn", node.name, f"its agent does not report as stopped: {names}")
+        return _without(node)
+    if proof is None or not fits or running:
+        return node
+    if proof.clean and node.evidence is None and session.reported:
         ctx.audit(f"agentd@{node.name}", "drain-proven", node.name, "no process of a managed VM is left")
         return msgspec.structs.replace(node, evidence=Evidence.AGENT, evidence_boot_id=session.boot_id)
-    if not valid and node.evidence == Evidence.AGENT:
-        ctx.audit("chimed", "evidence-withdrawn", node.name, f"running: {', '.join(running) or 'not known any more'}")
-        return _without(node)
-    if node.evidence is not None and running:
-        ctx.audit("chimed", "evidence-withdrawn", node.name, f"its agent reports as running: {', '.join(running)}")
+    if not proof.clean and node.evidence == Evidence.AGENT:
+        ctx.audit("chimed", "evidence-withdrawn", node.name, "its agent cannot tell any more")
         return _without(node)
     return node
 
 
-def check_attestable(node: r.Node, live: bool) -> None:
-    """Raises `ChimeError` when a person's word cannot be taken: the node's own agent is alive and knows better."""
-    if live:
+def check_attestable(node: r.Node, lost: bool) -> None:
+    """Raises `ChimeError` when a person's word cannot be taken: the node's own agent knows better, or may be heard yet.
+    `lost`: the node was judged, and its agent is not heard."""
+    if not lost:
         raise ChimeError(
             "no-evidence",
-            f"the agent of {node.name} is alive: it proves the drain itself when nothing runs there any more "
-            f"(chime-tool node show {node.name}); your word is for nodes that cannot be heard",
+            f"the agent of {node.name} is alive, or was a moment ago: it proves the drain itself when nothing runs "
+            f"there any more (chime-tool node show {node.name}); your word is for nodes that cannot be heard",
         )
 
 
@@ -94,9 +102,9 @@ def attest(ctx: Context, node: r.Node, actor: str, comment: str) -> r.Node:
 def missing(node: r.Node) -> str:
     """What would be evidence for this node, for the refusal."""
     return (
-        f"nothing proves that {node.name} runs none of its VMs. Any of these would: its agent comes back and reports the "
-        f"drain; or `chime-agent drain` on the node, once it reaches the server; or, if you know that it is powered off, "
-        f"your word: --evidence operator"
+        f"nothing proves that {node.name} runs none of its VMs. Any of these would: its agent comes back and reports "
+        "the drain; or `chime-agent drain` on the node, once it reaches the server; or, if you know that it is powered "
+        "off, your word: --evidence operator"
     )
 
 

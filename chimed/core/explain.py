@@ -1,11 +1,12 @@
-"""Why a node or VM is as it is, in sentences for the person who was woken. Pure; reads the same facts as the decisions."""
+"""Why a node or VM is as it is, in sentences for the person who was woken. Pure; reads the same facts as the
+decisions."""
 
 from __future__ import annotations
 
-from chimed.core import evidence, placement
+from chimed.core import evidence
 from chimed.core import rows as r
 from chimed.core.context import Context
-from chimed.core.operations import Facts
+from chimed.core.facts import Facts
 from chimed.core.views import Views
 from wire.types import AdminState, Desired, Health, Observed, Storage
 
@@ -17,8 +18,7 @@ def node_lines(ctx: Context, facts: Facts, views: Views, node: r.Node, now: floa
     reasons = f" ({', '.join(view.reasons)})" if view.reasons else ""
     lines = [f"{node.name} is {node.admin_state} and {node.health}{reasons}; last heartbeat: {age}."]
     lines += [f"Fault {fault.code}: {fault.text}" for fault in view.faults]
-    room = placement.room_of(node, ctx.tables.vms.by("node", node.name), ctx.policy)
-    why = views.why_not_schedulable(node, room)
+    why = views.why_not_schedulable(node, facts.room(node))
     lines.append(f"No new VM is placed here: it {why}." if why else "New VMs may be placed here.")
     lines.append("Its VMs take commands." if view.commandable else "Its VMs take no commands: its agent is not heard.")
     if node.health == Health.UNREACHABLE:

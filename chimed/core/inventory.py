@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from chimed.core import rows as r
+from chimed.core.alarms import VM_CODES
 from chimed.core.context import Context
-from chimed.core.tables import Tables
 from wire import messages as m
 from wire.types import Desired
 
@@ -20,8 +20,9 @@ PAGE_ROWS = 500
 _encoder = msgspec.msgpack.Encoder()
 
 
-def page(tables: Tables, node_name: str, since: int, session: str, nonce: str) -> m.Inventory:
+def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now: float) -> m.Inventory:
     """The next page of what changed on the node after revision `since`."""
+    tables = ctx.tables
     node = tables.nodes.get(node_name)
     assert node is not None
     changed: list[tuple[int, m.Assignment | m.Release | m.Command]] = []
@@ -36,9 +37,9 @@ def page(tables: Tables, node_name: str, since: int, session: str, nonce: str) -
         if release.revision > since
     ]
     changed += [
-        (command.revision, _command(command))
+        (command.revision, _command(command, ctx.deadlines.get(command.operation, now + command.timeout_s) - now))
         for command in tables.commands.by("node", node_name)
-        if command.revision > since
+        if command.revision > since and ctx.deadlines.get(command.operation, now + 1.0) > now
     ]
     changed.sort(key=lambda entry: entry[0])
     taken = _fit(changed)
@@ -87,13 +88,14 @@ def _assignment(vm: r.Vm) -> m.Assignment:
     )
 
 
-def _command(command: r.Command) -> m.Command:
+def _command(command: r.Command, left_s: float) -> m.Command:
+    """`left_s`: after that its operation has ended without it, so that it must not be begun any more."""
     return m.Command(
         id=command.id,
         kind=command.kind,
         uuid=command.uuid,
         epoch=command.epoch,
-        deadline_s=command.timeout_s,
+        deadline_s=min(left_s, command.timeout_s),
         force=command.force,
     )
 
@@ -131,15 +133,23 @@ def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     ctx.audit("chimed", "vm-adopted", vm.uuid, f"{node_name} holds it in epoch {epoch}, the database knew {vm.epoch}")
 
 
-def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> None:
-    """The node has removed the VM up to that epoch; a VM that was to be deleted is gone now."""
+def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
+    """The node has removed the VM up to that epoch; a VM that was to be deleted is gone now. Returns the id of the
+    operation that may have waited for it, or nothing."""
     known = ctx.tables.releases.get(node_name, confirmed.uuid)
     if known is None or known.epoch > confirmed.epoch:
-        return
+        return ""
     ctx.tables.releases.delete(known)
     vm = ctx.tables.vms.get(confirmed.uuid)
     if vm is not None and vm.desired == Desired.DELETED and vm.node == node_name:
-        ctx.tables.vms.delete(vm)
-        ctx.audit("chimed", "vm-deleted", vm.uuid, f"{vm.name} is removed from {node_name}")
-    else:
-        ctx.audit(f"agentd@{node_name}", "released", confirmed.uuid, f"{known.name}: epoch {confirmed.epoch} is gone")
+        return forget(ctx, vm, f"{vm.name} is removed from {node_name}")
+    ctx.audit(f"agentd@{node_name}", "released", confirmed.uuid, f"{known.name}: epoch {confirmed.epoch} is gone")
+    return ""
+
+
+def forget(ctx: Context, vm: r.Vm, why: str) -> str:
+    """A deleted VM leaves the database. Returns its operation."""
+    ctx.tables.vms.delete(vm)
+    ctx.sync_alarms(vm.uuid, {}, VM_CODES)
+    ctx.audit("chimed", "vm-deleted", vm.uuid, why)
+    return vm.operation

@@ -5,10 +5,10 @@
                                           --unsent-> agent-lost, ping-unavailable: no answer is known, never "down"
     agent-lost / silent: asked again every heartbeat interval; any heartbeat --> alive
 
-Rules: nobody is judged before a full grace period after the server's start, nor for the server's own sleep (a stalled loop
-gives everyone a new heartbeat interval, a long stall a new grace period, and pings under way begin again); nothing here
-decides about VMs. Deadlines are equal for all, so that the order of last heartbeats is the order of deadlines: one
-ordered dict, no heap. Only the few nodes that are being pinged are in a heap.
+Rules: nobody is judged before a full grace period after the server's start, nor for the server's own sleep (a stalled
+loop gives everyone a new heartbeat interval, a long stall a new grace period, and pings under way begin again);
+nothing here decides about VMs. Deadlines are equal for all, so that the order of last heartbeats is the order of
+deadlines: one ordered dict, no heap. Only the few nodes that are being pinged are in a heap.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """On which node a VM may be placed, and which of them is best. Pure.
 
 Filter: enabled, normal, not locked, in session, room for memory and vCPUs with overcommit and reserve, hardware
-acceleration where the VM demands it. Weigh: spread, that is the largest share of memory left after placing; ties by name.
+acceleration where the VM demands it. Weigh: spread, that is the largest share of memory left after placing; ties by
+name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from msgspec import Struct
 from chimed.core import rows as r
 from chimed.core.context import Policy
 from wire.messages import VmSpec
-from wire.types import AdminState, Desired, Health, VirtType
+from wire.types import AdminState, Health, VirtType
 
 
 class Room(Struct, frozen=True):
@@ -25,18 +26,16 @@ class Room(Struct, frozen=True):
     memory_used_mib: int
 
 
-def room_of(node: r.Node, vms: Iterable[r.Vm], policy: Policy) -> Room:
-    """Capacity and use of `node`: all VMs that it owns count, also stopped ones, since they may be started."""
-    used_vcpus = used_memory = 0
-    for vm in vms:
-        if vm.desired != Desired.DELETED:
-            used_vcpus += vm.spec.vcpus
-            used_memory += vm.spec.memory_mib
+Candidate = tuple[r.Node, Room, bool]
+"""A node, its room, and whether its agent is in session."""
+
+
+def room_of(node: r.Node, used: tuple[int, int], policy: Policy) -> Room:
+    """Capacity of `node`, and what of it is `used` (vCPUs, MiB)."""
     return Room(
-        vcpus=int(max(0, node.vcpus - policy.vcpu_reserve) * policy.vcpu_overcommit),
-        memory_mib=int(max(0, node.memory_mib - policy.memory_reserve_mib) * policy.memory_overcommit),
-        vcpus_used=used_vcpus,
-        memory_used_mib=used_memory,
+        int(max(0, node.vcpus - policy.vcpu_reserve) * policy.vcpu_overcommit),
+        int(max(0, node.memory_mib - policy.memory_reserve_mib) * policy.memory_overcommit),
+        *used,
     )
 
 
@@ -79,7 +78,7 @@ class Choice(Struct, frozen=True):
         return "; ".join(parts) + (f"; and {more} more" if more > 0 else "") or "there is no node"
 
 
-def choose(spec: VmSpec, candidates: Iterable[tuple[r.Node, Room, bool]]) -> Choice:
+def choose(spec: VmSpec, candidates: Iterable[Candidate]) -> Choice:
     """The best node for `spec` among (node, room, in session)."""
     best: tuple[float, str] | None = None
     objections = {}

@@ -9,11 +9,11 @@ from chimed.core import effects as fx
 from chimed.core import explain
 from chimed.core import rows as r
 from chimed.core.context import Context
-from chimed.core.operations import Facts
+from chimed.core.facts import Facts
 from chimed.core.views import Views
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import OperationState
+from wire.types import OperationState, Severity
 
 R = TypeVar("R")
 
@@ -98,7 +98,8 @@ class Queries:
         return {"vm": self._views.vm(vm), "spec": vm.spec, "last_operations": self._views.last_operations(vm.uuid)}
 
     def _ops(self, body: m.OpList, _now: float, _event: fx.Received) -> Any:
-        ops = [op for op in self._ctx.tables.operations if not body.active or op.state == OperationState.RUNNING]
+        every = self._ctx.tables.operations
+        ops = every.by("state", OperationState.RUNNING) if body.active else list(every)
         return _page(ops, body, lambda op: f"{op.number:012}", self._views.operation)
 
     def _op(self, body: m.OpShow, _now: float, _event: fx.Received) -> Any:
@@ -113,8 +114,23 @@ class Queries:
         return None
 
     def _alarms(self, body: m.AlarmList, _now: float, _event: fx.Received) -> Any:
-        alarms = [a for a in self._ctx.tables.alarms if body.all or a.cleared is None]
-        return {"items": [self._views.alarm(a) for a in sorted(alarms, key=lambda a: a.id)[-body.limit :]]}
+        alarms = list(self._ctx.tables.alarms) if body.all else self._ctx.tables.alarms.by("cleared", None)
+        items = [self._views.alarm(a) for a in sorted(alarms, key=lambda a: a.id)[-body.limit :]]
+        return {"items": [*items, *self._unrecorded()]}
+
+    def _unrecorded(self) -> list[m.AlarmView]:
+        """The one alarm that cannot be recorded."""
+        if not self._ctx.read_only:
+            return []
+        alarm = r.Alarm(
+            id=0,
+            code="storage-unavailable",
+            subject="server",
+            severity=Severity.CRITICAL,
+            text=f"nothing can be recorded, so nothing is changed: {self._ctx.read_only}",
+            raised=self._ctx.read_only_since,
+        )
+        return [self._views.alarm(alarm)]
 
     def _operators(self, _body: m.OperatorList, _now: float, _event: fx.Received) -> Any:
         rows = sorted(self._ctx.tables.operators, key=lambda o: o.name)

@@ -8,18 +8,20 @@ its requests with an error. See `agents` for nodes, `requests` and `queries` for
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from chimed.core import effects as fx
-from chimed.core import operations
+from chimed.core import operations, progress, rebuild
 from chimed.core import rows as r
 from chimed.core.agents import Agents
 from chimed.core.context import Context, Policy
-from chimed.core.liveness import Liveness, Phase
-from chimed.core.operations import Facts
+from chimed.core.facts import Facts
+from chimed.core.health import NodeHealth
+from chimed.core.liveness import NEVER, Liveness
 from chimed.core.queries import Queries
+from chimed.core.request_parts import RequestParts
 from chimed.core.requests import Requests
 from chimed.core.sessions import Sessions
 from chimed.core.tables import Tables
@@ -29,8 +31,6 @@ from wire.errors import ChimeError
 from wire.types import Health, OperationState
 from wire.verbs import TYPE_OF, VERBS, Role
 
-NEVER = float("inf")
-RETRY_S = 2.0
 SWEEP_S = 1.0
 
 
@@ -50,15 +50,18 @@ class ServerCore:
         self.tables, self.policy = tables, policy
         self.ctx = Context(tables, policy, rng, wall)
         self.sessions = Sessions(policy.challenge_s)
-        self.liveness = Liveness(
-            policy.heartbeat_s, policy.missed_heartbeats, policy.ping_tries, policy.ping_timeout_s
-        )
-        self.facts = Facts(self.ctx, self.sessions, self._is_live)
-        views = Views(self.ctx, self.facts, self.liveness)
-        self._agents = Agents(self.ctx, self.sessions, self.liveness, self._progress_node)
+        self.liveness = Liveness(policy.heartbeat_s, policy.missed_heartbeats, policy.ping_tries, policy.ping_timeout_s)
+        self.facts = Facts(self.ctx, self.sessions, self.liveness)
+        self._health = NodeHealth(self.ctx, self.sessions, self.liveness, self._progress_node)
+        self._agents = Agents(self.ctx, self.sessions, self.liveness, self._health, self._progress_node, self._progress)
+        views = Views(self.ctx, self.facts)
         self._queries = Queries(self.ctx, self.facts, views, now)
-        self._requests = Requests(self.ctx, self.facts, views, self._watch_operation, self._forget_node)
-        self._op_deadlines: dict[str, float] = {}
+        self._requests = Requests(
+            RequestParts(
+                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.ask_reports
+            )
+        )
+        self._rebuilds: set[str] = set()
         self._next_sweep = NEVER
         self._last_now = now
         for node in tables.nodes:
@@ -71,11 +74,11 @@ class ServerCore:
 
     def peer(self, key: str) -> Peer | None:
         """Whose key it is, as of now: a revoked key is refused from the next message on."""
-        for row in self.tables.nodes.by("public_key", key):
-            return Peer(Role.AGENT, row.name)
-        for person in self.tables.operators.by("public_key", key):
-            return Peer(Role.OPERATOR, person.name)
-        return None
+        node = self.tables.nodes.first("public_key", key)
+        if node is not None:
+            return Peer(Role.AGENT, node.name)
+        person = self.tables.operators.first("public_key", key)
+        return Peer(Role.OPERATOR, person.name) if person is not None else None
 
     def keys(self) -> frozenset[str]:
         """Every key that may connect."""
@@ -86,6 +89,7 @@ class ServerCore:
     def handle(self, event: fx.Event, now: float) -> list[fx.Effect]:
         """One event, and what follows from it."""
         self._last_now = now
+        self.ctx.cause = None
         if type(event) is fx.Received:
             self._received(event, now)
         else:
@@ -95,17 +99,30 @@ class ServerCore:
 
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in monotonic seconds."""
-        return min(self.liveness.next_deadline(), self._next_sweep)
+        if self.ctx.read_only:
+            return self.liveness.next_deadline()
+        return min(self.liveness.next_deadline(), self._next_sweep, self._health.next_deadline())
 
     def _received(self, event: fx.Received, now: float) -> None:
-        peer = self.peer(event.key)
+        body = event.body
         try:
+            if type(body) is m.Heartbeat:  # the hot path: a short cut through the same checks
+                node = self.tables.nodes.first("public_key", event.key)
+                if node is not None:
+                    ack = self._agents.heartbeat(node, event, body, now)
+                    if ack is not None:
+                        self.ctx.out.append(fx.Send(event.route, ack, event.id))
+                    return
+            peer = self.peer(event.key)
             if peer is None:
                 raise ChimeError("unknown-key", "this key is not registered, or not any more")
-            verb = VERBS[TYPE_OF[type(event.body)]]
-            if verb.sender is not peer.role:
-                raise ChimeError("forbidden", f"{TYPE_OF[type(event.body)]} is not for the key of an {peer.role}")
+            kind = TYPE_OF[type(body)]
+            if VERBS[kind].sender is not peer.role:
+                raise ChimeError("forbidden", f"{kind} is not for the key of an {peer.role}")
             answer = self._answer(peer, event, now)
+            if self.ctx.read_only and self.tables.dirty:
+                self._undo(peer, event)
+                raise self._storage_unavailable()
             if answer is not None:
                 self.ctx.out.append(fx.Send(event.route, answer, event.id))
         except ChimeError as error:
@@ -114,7 +131,6 @@ class ServerCore:
     def _answer(self, peer: Peer, event: fx.Received, now: float) -> m.Base | None:
         if peer.role is Role.AGENT:
             return self._agents.handle(peer.name, event, now)
-        self.ctx.cause = None
         body = event.body
         if isinstance(body, m.Mutation):
             return m.Ok(result=self._requests.handle(body, peer.name, now))
@@ -146,9 +162,11 @@ class ServerCore:
                 self.ctx.emit(fx.Ping(address, name))
             else:
                 self.liveness.ping_unsent(name, "no address is known")
-        if not self.ctx.read_only:
-            for name in changed:
-                self._agents.sync_node(name, now)
+        if self.ctx.read_only:
+            return
+        if changed:
+            self._health.sync(changed, now)
+        self._health.tick(now)
         if now >= self._next_sweep:
             self._sweep(now)
 
@@ -165,75 +183,111 @@ class ServerCore:
     # --- operations ---------------------------------------------------------------------------------------------------
 
     def _watch_operation(self, op: r.Operation, now: float) -> None:
-        self._op_deadlines[op.id] = now + op.timeout_s
+        self.ctx.deadlines[op.id] = now + op.timeout_s
         self._next_sweep = min(self._next_sweep, now + SWEEP_S)
+        if op.kind == "rebuild":
+            self._rebuilds.add(op.id)
 
-    def _progress_node(self, node_name: str, now: float) -> None:
+    def _progress_node(self, node_name: str, _now: float) -> None:
         """Facts about a node or its VMs changed: look at the operations that may wait for them."""
-        running = self.tables.operations.by("state", OperationState.RUNNING)
-        for op in running:
-            vm = self.tables.vms.get(op.subject)
-            concerned = op.kind in ("rebuild", "delete") or op.subject == node_name
-            if concerned or (vm is not None and vm.node == node_name):
-                self._progress(op.id)
+        node = self.tables.nodes.get(node_name)
+        waiting = [vm.operation for vm in self.tables.vms.by("node", node_name) if vm.operation]
+        if node is not None and node.lock and node.lock not in self._rebuilds:
+            waiting.append(node.lock)
+        for op_id in sorted(self._rebuilds):
+            op = self.tables.operations.get(op_id)
+            if op is not None and rebuild.concerns(self.facts, op, node_name):
+                waiting.append(op_id)
+        for op_id in waiting:
+            self._progress(op_id)
 
     def _progress(self, op_id: str) -> None:
         op = self.tables.operations.get(op_id)
         if op is not None and op.state == OperationState.RUNNING:
-            operations.progress(self.facts, op)
+            progress.progress(self.facts, op)
 
     def _sweep(self, now: float) -> None:
         """Once a second while operations run: time-outs, and steps that wait for room."""
-        self._next_sweep = NEVER
-        if self.ctx.read_only:
-            self._next_sweep = now + RETRY_S
-            return
-        for op in self.tables.operations.by("state", OperationState.RUNNING):
+        running = self.tables.operations.by("state", OperationState.RUNNING)
+        self.ctx.deadlines = {op.id: self.ctx.deadlines.get(op.id, now + op.timeout_s) for op in running}
+        self._rebuilds &= self.ctx.deadlines.keys()
+        self._next_sweep = now + SWEEP_S if running else NEVER
+        for op in running:
             self._progress(op.id)
             current = self.tables.operations.get(op.id)
-            if current is None or current.state != OperationState.RUNNING:
-                self._op_deadlines.pop(op.id, None)
+            if current is None or current.state != OperationState.RUNNING or now < self.ctx.deadlines[op.id]:
                 continue
-            self._next_sweep = now + SWEEP_S
-            if now >= self._op_deadlines.setdefault(op.id, now + op.timeout_s):
-                why = operations.overdue(current)
-                if why is not None:
-                    operations.fail(self.ctx, current, why)
+            why = progress.overdue(self.facts, current)
+            if why is not None:
+                operations.fail(self.ctx, current, why)
+            else:  # it waits for room: its time begins when it is placed
+                self.ctx.deadlines[op.id] = now + op.timeout_s
 
     # --- storage ------------------------------------------------------------------------------------------------------
 
-    def rolled_back(self, error: str, requests: list[fx.Received | fx.Garbage]) -> list[fx.Effect]:
-        """The turn could not be saved. Nothing of it has happened; its requests are told so, nothing else is sent."""
+    def rolled_back(self, error: str, requests: Sequence[fx.Received | fx.Garbage]) -> list[fx.Effect]:
+        """The turn could not be saved. Nothing of it has happened; from now on nothing is changed. Its requests are
+        handled again as such: heartbeats and questions are answered, what must be recorded is refused."""
+        self.undo()
+        self.sessions.forget_challenges()
+        if not self.ctx.read_only:
+            self.ctx.read_only_since = self.ctx.wall()
+        self.ctx.read_only = error
+        sends: list[fx.Effect] = [fx.Log("error", f"read-only: {error}")]
+        for request in requests:
+            sends += self._again(request)
+        return sends
+
+    def undo(self) -> None:
+        """Forgets what this turn has changed and wanted to send so far."""
         self.tables.rollback()
         self.ctx.touched.clear()
         self.ctx.out = []
-        self.ctx.read_only = error
-        refusal = ChimeError("storage-unavailable", f"the server cannot record changes: {error}")
-        sends: list[fx.Effect] = [fx.Log("error", f"read-only: {error}")]
-        for request in requests:
-            sends.append(fx.Send(request.route, refusal.body(), request.id))
-        return sends
+
+    def _again(self, request: fx.Received | fx.Garbage) -> list[fx.Effect]:
+        peer = self.peer(request.key)
+        if isinstance(request, fx.Received) and peer is not None and peer.role is Role.AGENT:
+            if isinstance(request.body, m.Heartbeat):
+                ack = self._agents.ack_again(peer.name, request, request.body)
+                return [fx.Send(request.route, ack, request.id)] if ack is not None else []
+            self._undo(peer, request)
+        return self.handle(request, self._last_now)
+
+    def _undo(self, peer: Peer, event: fx.Received) -> None:
+        """What the message would have changed is not changed; a report has to come again."""
+        self.undo()
+        session = self.sessions.get(peer.name)
+        if session is None or session.route != event.route:
+            return
+        if isinstance(event.body, m.Hello):
+            self.sessions.drop(peer.name)
+        elif isinstance(event.body, m.Report) and session.id == event.body.session:
+            session.report_seq, session.digest = min(session.report_seq, event.body.seq - 1), ""
+
+    def _storage_unavailable(self) -> ChimeError:
+        return ChimeError("storage-unavailable", f"the server cannot record changes: {self.ctx.read_only}")
 
     def writable_again(self, now: float) -> list[fx.Effect]:
         """Changes can be recorded again: catch up with what happened meanwhile."""
         self.ctx.read_only = ""
+        self.ctx.cause = None
         self.ctx.audit("chimed", "storage-recovered", "server", "changes can be recorded again")
         self.ctx.log("warning", "storage: changes can be recorded again")
-        for node in list(self.tables.nodes):
-            self._agents.sync_node(node.name, now)
+        self._health.sync([node.name for node in self.tables.nodes], now)
+        for op in self.tables.operations.by("state", OperationState.RUNNING):
+            self.ctx.deadlines.setdefault(op.id, now + op.timeout_s)
+            if op.kind == "rebuild":
+                self._rebuilds.add(op.id)
         self._next_sweep = now
         out, self.ctx.out = self.ctx.out, []
-        return out
+        return out + self.flush()
 
     # --- small --------------------------------------------------------------------------------------------------------
-
-    def _is_live(self, node_name: str) -> bool:
-        """Whether the node's agent is in session and heard: its VMs take commands, its reports count."""
-        return self.sessions.get(node_name) is not None and self.liveness.phase(node_name) is Phase.ALIVE
 
     def _forget_node(self, node_name: str) -> None:
         self.sessions.drop(node_name)
         self.liveness.forget(node_name)
+        self._health.forget(node_name)
 
 
 _HANDLERS: dict[type[fx.Event], Callable[..., None]] = {

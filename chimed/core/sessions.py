@@ -2,10 +2,12 @@
 
 Rules: one session for each node, the newest; messages of another session are refused; a host with another boot id is
 admitted only after the old one was asked (poked) and stayed silent for `challenge_s`, so that a copied key on a second
-host never takes over from a living one.
+host never takes over from a living one. What the sessions report is findable by VM.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from msgspec import Struct, field
 
@@ -13,7 +15,8 @@ from wire.messages import Fault, Hello, Load, VmReport
 
 
 class Session(Struct):
-    """The newest session of a node. `reports`: what its agent sees, by VM; `reported`: a full report has come."""
+    """The newest session of a node. `reports`: what its agent sees, by VM; `reported`: a full report has come.
+    `seq` and `report_seq`: the newest heartbeat and report."""
 
     node: str
     route: bytes
@@ -22,6 +25,7 @@ class Session(Struct):
     incarnation: str
     heard: float
     seq: int = 0
+    report_seq: int = 0
     revision: int = 0
     digest: str = ""
     reported: bool = False
@@ -44,19 +48,22 @@ class Sessions:
         self._challenge_s = challenge_s
         self._by_node: dict[str, Session] = {}
         self._challenges: dict[str, Challenge] = {}
+        self._seen_on: dict[str, tuple[str, ...]] = {}
 
     def get(self, node: str) -> Session | None:
         """The node's session, if it has one in this life of the server."""
         return self._by_node.get(node)
 
     def drop(self, node: str) -> None:
-        """Ends the node's session."""
-        self._by_node.pop(node, None)
+        """Ends the node's session, and what it reported."""
+        session = self._by_node.pop(node, None)
         self._challenges.pop(node, None)
+        if session is not None:
+            self._unsee(node, session.reports)
 
-    def drop_route(self, route: bytes) -> str | None:
-        """The connection is gone; returns whose it was. The session's facts stay until liveness says otherwise."""
-        return next((s.node for s in self._by_node.values() if s.route == route), None)
+    def forget_challenges(self) -> None:
+        """The questions were never sent: they have to be asked again."""
+        self._challenges.clear()
 
     def admission(self, hello: Hello, now: float, alive_s: float) -> str:
         """What to do with a hello: `admit`, `ask` (poke the old session first), `wait`, or `cloned`.
@@ -76,7 +83,7 @@ class Sessions:
 
     def open(self, hello: Hello, route: bytes, session_id: str, now: float) -> Session:
         """Replaces the node's session. What the old one reported is forgotten."""
-        self._challenges.pop(hello.node, None)
+        self.drop(hello.node)
         session = Session(
             node=hello.node,
             route=route,
@@ -87,3 +94,33 @@ class Sessions:
         )
         self._by_node[hello.node] = session
         return session
+
+    # --- what is reported ---------------------------------------------------------------------------------------------
+
+    def note(self, session: Session, vms: Iterable[VmReport], full: bool) -> set[str]:
+        """Takes the reports of VMs; returns the UUIDs of which something is different now."""
+        before = session.reports
+        new = {report.uuid: report for report in vms}
+        changed = {uuid for uuid, report in new.items() if before.get(uuid) != report}
+        if full:
+            gone = before.keys() - new.keys()
+            self._unsee(session.node, gone)
+            changed |= gone
+            session.reports = new
+        else:
+            session.reports = {**before, **new}
+        for uuid in new.keys() - before.keys():
+            self._seen_on[uuid] = (*self._seen_on.get(uuid, ()), session.node)
+        return changed
+
+    def sightings(self, uuid: str) -> list[tuple[Session, VmReport]]:
+        """Which nodes report the VM, and what they say."""
+        return [((s := self._by_node[node]), s.reports[uuid]) for node in self._seen_on.get(uuid, ())]
+
+    def _unsee(self, node: str, uuids: Iterable[str]) -> None:
+        for uuid in uuids:
+            rest = tuple(name for name in self._seen_on[uuid] if name != node)
+            if rest:
+                self._seen_on[uuid] = rest
+            else:
+                del self._seen_on[uuid]

@@ -62,7 +62,8 @@ class Table(Generic[R]):
 
     def first(self, field: str, value: Any) -> R | None:
         """One row whose indexed `field` is `value`, or None: cheaper than `by` where there is one at most."""
-        for row in self._indexes[field].get(value, _NO_ROWS).values():
+        rows: dict[Key, R] = self._indexes[field].get(value, _NO_ROWS)
+        for row in rows.values():
             return row
         return None
 
@@ -139,6 +140,7 @@ class Tables:
         self.releases.index("node")
         self.releases.index("uuid")
         self.commands.index("node")
+        self.commands.index("operation")
         self.operations.index("state")
         self.operations.index("subject")
         self.alarms.index("subject")
@@ -181,10 +183,10 @@ class Tables:
         for row in rows:
             self._by_kind[type(row)].load([row])
 
-    def forget(self, pruned: Iterable[r.Change]) -> None:
+    def pruned(self, removed: Iterable[r.Change]) -> None:
         """Drops history that the store has removed already (`Store.prune`); not a change. Call it between turns."""
         by_name = {KEYS[kind][0]: table for kind, table in self._by_kind.items()}
-        for change in pruned:
+        for change in removed:
             by_name[change.table].restore(change.key, None)
 
     @property

@@ -5,8 +5,7 @@ from __future__ import annotations
 from chimed.core import placement
 from chimed.core import rows as r
 from chimed.core.context import Context
-from chimed.core.liveness import Liveness
-from chimed.core.operations import Facts
+from chimed.core.facts import Facts
 from wire import messages as m
 from wire.types import Desired, Observed, OperationState, StepState
 
@@ -16,8 +15,8 @@ _ENDED = frozenset({StepState.DONE, StepState.SKIPPED, StepState.FAILED})
 class Views:
     """Builds views. `now` in monotonic seconds."""
 
-    def __init__(self, ctx: Context, facts: Facts, liveness: Liveness) -> None:
-        self._ctx, self._facts, self._liveness = ctx, facts, liveness
+    def __init__(self, ctx: Context, facts: Facts) -> None:
+        self._ctx, self._facts, self._liveness = ctx, facts, facts.liveness
 
     def vm(self, vm: r.Vm) -> m.VmView:
         """A VM. What its node last said counts only while the node is heard."""
@@ -42,7 +41,7 @@ class Views:
         """A node."""
         session = self._facts.sessions.get(node.name)
         vms = self._ctx.tables.vms.by("node", node.name)
-        room = placement.room_of(node, vms, self._ctx.policy)
+        room = self._facts.room(node)
         live = self._facts.is_live(node.name)
         age = self._liveness.age_s(node.name, now)
         return m.NodeView(
@@ -54,7 +53,7 @@ class Views:
             operation=node.lock or None,
             last_operation=node.last_operation or None,
             vms=sum(vm.desired != Desired.DELETED for vm in vms),
-            vms_running=sum(self.vm(vm).observed == Observed.RUNNING for vm in vms) if live else 0,
+            vms_running=self._running(vms) if live else 0,
             last_heartbeat_age_s=round(age, 3) if age is not None else None,
             schedulable=self.why_not_schedulable(node, room) is None,
             commandable=live,
@@ -69,6 +68,10 @@ class Views:
             faults=list(session.faults) if session and live else [],
             public_key=node.public_key,
         )
+
+    def _running(self, vms: list[r.Vm]) -> int:
+        reports = (self._facts.report(vm) for vm in vms)
+        return sum(report is not None and report.observed == Observed.RUNNING for report in reports)
 
     def why_not_schedulable(self, node: r.Node, room: placement.Room) -> str | None:
         """Why no VM at all can be placed on the node, or None."""

@@ -49,6 +49,7 @@ def limits() -> str:
             ("frame", f"{codec.MAX_FRAME_BYTES} bytes"),
             ("maps and arrays within each other, the outer map included", str(codec.MAX_DEPTH)),
             ("entries of one map or array", str(codec.MAX_ITEMS)),
+            ("maps and arrays of a frame in all", str(codec.MAX_CONTAINERS)),
             ("correlation id", f"{codec.MAX_ID_CHARS} characters"),
         ],
     )

@@ -14,7 +14,7 @@ import msgpack
 import msgspec
 
 from tests.tools.samples import raw_sample, sample
-from wire.codec import MAX_DEPTH, MAX_FRAME_BYTES, MAX_ID_CHARS, MAX_ITEMS, decode, encode
+from wire.codec import MAX_CONTAINERS, MAX_DEPTH, MAX_FRAME_BYTES, MAX_ID_CHARS, MAX_ITEMS, decode, encode
 from wire.verbs import VERBS
 
 FOLDER = Path(__file__).resolve().parents[2] / "wire" / "vectors"
@@ -299,6 +299,11 @@ def long_ones() -> list[tuple[str, str, list[Any]]]:
             "bad-frame",
             "too many entries in an array",
             [array.hex(), {"repeat": "01", "times": MAX_ITEMS + 1}],
+        ),
+        (
+            "bad-frame",
+            "too many arrays in all",
+            [start.hex() + "dc0064", {"repeat": "dc01f4" + "90" * 500, "times": MAX_CONTAINERS // 500}],
         ),
         (
             "bad-frame",

@@ -26,7 +26,7 @@ FIELDS = {
     "vm": "name or UUID of the VM",
     "comment": "why, for the audit trail",
     "evidence": "`operator`: a person attests that none of the node's VMs runs; `comment` is then required",
-    "public_key": "CURVE public key; absent: the server makes the pair and returns the secret once",
+    "public_key": "CURVE public key; whoever asks makes the pair, the server never sees the secret",
     "graceful_s": "time that the guest has to power off before it is ended",
     "desired": "what should be",
     "observed": "what is",
@@ -46,7 +46,7 @@ FIELDS = {
     # parts of a VM
     "Disk.path": "image file or block device",
     "Disk.format": "image format",
-    "Disk.size_mib": "create the image with this size when it does not exist",
+    "Disk.size_mib": "create the image with this size when it does not exist and the assignment says `create_disks`",
     "Network.bridge": "bridge of the node; required for `bridge`",
     "Network.mac": "absent: derived from the VM's UUID and the card's number",
     "Boot.kernel": "kernel image",
@@ -85,6 +85,7 @@ FIELDS = {
     "NodeOrder.drain_serial": "number of the newest drain",
     "NodeOrder.drain_graceful_s": "time that guests have to power off in a drain",
     "Assignment.revision": "inventory revision of its last change",
+    "Assignment.create_disks": "disks with a size may be created when they do not exist",
     "Assignment.start_serial": "number of the newest start that was asked for",
     "Release.epoch": "released up to this epoch, for ever",
     "Command.id": "id of the command; the same id is never carried out twice",
@@ -185,7 +186,7 @@ FIELDS = {
 }
 
 CHANGED = "`{operation: OperationView or null, changed: bool, warnings: [text], plan: [text]}`"
-BUNDLE = "`{node: NodeView, bundle: {server_public_key, node_public_key, node_secret_key or null}}`"
+NODE = "`{node: NodeView, operation: null, changed: bool, warnings: [text], plan: [text]}`; no `node` in a dry run"
 
 
 def _rows(view: str) -> str:
@@ -197,15 +198,17 @@ RESULTS = {
     "uptime_s, nodes, vms, counters: {name: int}}`",
     "node.list": _rows("NodeView"),
     "node.show": "`{node: NodeView, vms: [VmView], last_operations: [OperationView]}`",
-    "node.add": BUNDLE,
-    "node.rekey": BUNDLE,
+    "node.add": NODE,
+    "node.rekey": NODE,
     "vm.list": _rows("VmView"),
     "vm.show": "`{vm: VmView, spec: VmSpec, last_operations: [OperationView]}`",
+    "vm.create": "`{vm: VmView, operation: OperationView or null, changed: bool, warnings: [text], plan: [text]}`; "
+    "no `vm` in a dry run",
     "op.list": _rows("OperationView"),
     "op.show": "`{operation: OperationView}`",
     "event.list": "`{items: [EventView]}`",
     "alarm.list": "`{items: [AlarmView]}`",
-    "operator.add": "`{operator: name, public_key, secret_key or null}`",
+    "operator.add": "`{operator: name, public_key, operation: null, changed: bool, warnings: [text], plan: [text]}`",
     "operator.list": "`{items: [{name, public_key, created}]}`",
     "explain": "`{lines: [text]}`",
 }

@@ -1,0 +1,74 @@
+"""What a report of a VM means: from its owner, from a node that does not own it, and after a restore.
+
+Rules: the owner's word counts in the present epoch; whoever else has a copy gets a release for it; an epoch that an
+agent holds is never undercut; owner and epoch follow an agent's higher epoch only after a restore, when the database
+is the one that is behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from chimed.core import alarms, inventory
+from chimed.core import rows as r
+from chimed.core.context import EPOCHS_PER_GENERATION, Context
+from chimed.core.sessions import Session, Sessions
+from wire.messages import VmReport
+from wire.types import Desired
+
+
+def reconcile(ctx: Context, sessions: Sessions, session: Session, uuids: Iterable[str]) -> None:
+    """Compares what the node of `session` reports of these VMs with what should be."""
+    for uuid in sorted(uuids):
+        report, vm = session.reports.get(uuid), ctx.tables.vms.get(uuid)
+        if report is not None and vm is not None:
+            if report.epoch > ctx.tables.meta.generation * EPOCHS_PER_GENERATION:
+                ctx.counters["impossible-epochs"] += 1
+            elif vm.node == session.node:
+                _from_owner(ctx, vm, report)
+            else:
+                _from_other(ctx, vm, session.node, report)
+        alarms.sync_vm(ctx, sessions, uuid)
+
+
+def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
+    """After a restore: a node that does not follow an assignment it has (it released that epoch in the history that the
+    restore has undone) gets the VM in an epoch of this generation."""
+    for vm in ctx.tables.vms.by("node", session.node):
+        report = session.reports.get(vm.uuid)
+        held = report is not None and report.revision > 0
+        if not held and vm.revision <= revision and vm.desired != Desired.DELETED and not _of_this_generation(ctx, vm):
+            _raise_epoch(ctx, vm, ctx.next_epoch(vm), "its owner does not follow the restored epoch")
+
+
+def _of_this_generation(ctx: Context, vm: r.Vm) -> bool:
+    return vm.epoch > (ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
+
+
+def _raise_epoch(ctx: Context, vm: r.Vm, epoch: int, why: str) -> None:
+    revision = ctx.bump(vm.node)
+    ctx.tables.vms.put(msgspec.structs.replace(vm, epoch=epoch, revision=revision))
+    ctx.audit("chimed", "epoch-raised", vm.uuid, f"{vm.node}: {vm.epoch} -> {epoch}: {why}")
+
+
+def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
+    if report.epoch > vm.epoch:
+        epoch = report.epoch if report.revision > 0 else max(ctx.next_epoch(vm), report.epoch + 1)
+        _raise_epoch(ctx, vm, epoch, f"its agent has known epoch {report.epoch}")
+        return
+    halted = report.halted and report.epoch == vm.epoch and report.start_serial == vm.start_serial
+    if halted and vm.desired == Desired.RUNNING:
+        ctx.audit("guest", "vm-stopped", vm.uuid, "the guest powered itself off")
+        revision = ctx.bump(vm.node)
+        ctx.tables.vms.put(msgspec.structs.replace(vm, desired=Desired.STOPPED, revision=revision))
+
+
+def _from_other(ctx: Context, vm: r.Vm, node_name: str, report: VmReport) -> None:
+    if report.epoch <= vm.epoch:
+        inventory.release(ctx, node_name, vm, report.epoch)
+    elif report.revision > 0 and not _of_this_generation(ctx, vm) and vm.desired != Desired.DELETED:
+        inventory.adopt(ctx, vm, node_name, report.epoch)
+    elif _of_this_generation(ctx, vm):
+        ctx.counters["impossible-epochs"] += 1

@@ -1,0 +1,52 @@
+"""What is known besides the tables: who is heard, what the owner of a VM reports, how much room there is."""
+
+from __future__ import annotations
+
+from chimed.core import placement
+from chimed.core import rows as r
+from chimed.core.context import Context
+from chimed.core.liveness import Liveness, Phase
+from chimed.core.sessions import Sessions
+from wire import messages as m
+from wire.types import Health
+
+
+class Facts:
+    """Reads only."""
+
+    def __init__(self, ctx: Context, sessions: Sessions, liveness: Liveness) -> None:
+        self.ctx, self.sessions, self.liveness = ctx, sessions, liveness
+
+    def is_live(self, node_name: str) -> bool:
+        """Whether the node's agent is in session and heard: its VMs take commands, its reports count."""
+        return self.liveness.phase(node_name) is Phase.ALIVE and self.sessions.get(node_name) is not None
+
+    def is_lost(self, node: r.Node) -> bool:
+        """Whether the node was judged not to be heard; between this and `is_live` nobody knows yet. What an earlier
+        life of the server found holds until the node is heard again."""
+        phase = self.liveness.phase(node.name)
+        if phase is Phase.GRACE:
+            return node.health == Health.UNREACHABLE or "agent-lost" in node.reasons
+        return phase in (None, Phase.AGENT_LOST, Phase.SILENT)
+
+    def in_session(self, node_name: str) -> bool:
+        """The node's agent is in session and has reported."""
+        session = self.sessions.get(node_name)
+        return session is not None and session.reported and self.is_live(node_name)
+
+    def report(self, vm: r.Vm) -> m.VmReport | None:
+        """What the owner reports of the VM in its present epoch, while the owner is heard from."""
+        session = self.sessions.get(vm.node)
+        if session is None or self.liveness.phase(vm.node) is not Phase.ALIVE:
+            return None
+        report = session.reports.get(vm.uuid)
+        return report if report is not None and report.revision > 0 and report.epoch == vm.epoch else None
+
+    def room(self, node: r.Node) -> placement.Room:
+        """What the node can hold and holds."""
+        return placement.room_of(node, self.ctx.tables.used(node.name), self.ctx.policy)
+
+    def candidates(self, without: str = "") -> list[placement.Candidate]:
+        """All nodes but `without`, as placement wants them."""
+        nodes = self.ctx.tables.nodes
+        return [(n, self.room(n), self.in_session(n.name)) for n in nodes if n.name != without]

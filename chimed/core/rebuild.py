@@ -1,0 +1,95 @@
+"""Rebuild: the VMs of a drained node are given to other nodes, one step for each VM.
+
+Rules: nothing is moved without evidence at that moment; a VM with local disks stays; a VM that fits nowhere waits and
+is tried again, and is never placed where it should not be.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chimed.core import inventory, placement
+from chimed.core import rows as r
+from chimed.core.context import Context
+from chimed.core.facts import Facts
+from chimed.core.operations import OPEN_STEPS, fail, succeed
+from wire import messages as m
+from wire.types import AdminState, Desired, Observed, StepState, Storage
+
+
+def steps_for(vms: list[r.Vm]) -> tuple[m.Step, ...]:
+    """One step for each VM of the node; those with local disks are said to stay."""
+    steps = []
+    for vm in sorted(vms, key=lambda v: v.name):
+        if vm.spec.storage == Storage.LOCAL:
+            text = f"not rebuilt: its disks are local to {vm.node}, its data is there and nowhere else"
+            steps.append(m.Step(name=vm.uuid, state=StepState.SKIPPED, detail=text))
+        elif vm.desired != Desired.DELETED:
+            steps.append(m.Step(name=vm.uuid, state=StepState.PENDING, detail="to be placed"))
+    return tuple(steps)
+
+
+def progress(facts: Facts, op: r.Operation) -> None:
+    """Places what can be placed, and ends when every VM has arrived."""
+    node = facts.ctx.tables.nodes.get(op.subject)
+    unsafe = node is None or node.admin_state != AdminState.DRAINED or node.drain_serial != op.serial
+    if node is None or unsafe or node.evidence is None:
+        text = f"the evidence that {op.subject} runs none of its VMs was withdrawn; nothing more is moved"
+        fail(facts.ctx, op, f"no-evidence: {text}")
+        return
+    steps = tuple(_step(facts, op, node, step) for step in op.steps)
+    if steps != op.steps:
+        op = msgspec.structs.replace(op, steps=steps)
+        facts.ctx.tables.operations.put(op)
+    if not any(step.state in OPEN_STEPS for step in steps):
+        _end_rebuild(facts.ctx, op)
+
+
+def concerns(facts: Facts, op: r.Operation, node_name: str) -> bool:
+    """Whether news of this node can change anything about the operation before the next sweep."""
+    if op.subject == node_name:
+        return True
+    vms = (facts.ctx.tables.vms.get(step.name) for step in op.steps if step.state == StepState.RUNNING)
+    return any(vm is not None and vm.node == node_name for vm in vms)
+
+
+def _step(facts: Facts, op: r.Operation, node: r.Node, step: m.Step) -> m.Step:
+    if step.state not in OPEN_STEPS:
+        return step
+    vm = facts.ctx.tables.vms.get(step.name)
+    if vm is None or vm.desired == Desired.DELETED:
+        return msgspec.structs.replace(step, state=StepState.SKIPPED, detail="deleted meanwhile")
+    if vm.node == op.subject:
+        return _place(facts, op, node, vm, step)
+    report = facts.report(vm)
+    if report is None:
+        return step
+    if report.observed == Observed.FAILED:
+        return msgspec.structs.replace(step, state=StepState.FAILED, detail=f"on {vm.node}: {report.detail}")
+    arrived = Observed.RUNNING if vm.desired == Desired.RUNNING else Observed.STOPPED
+    if report.observed == arrived:
+        return msgspec.structs.replace(step, state=StepState.DONE, detail=f"{arrived} on {vm.node}")
+    return step
+
+
+def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step) -> m.Step:
+    if facts.is_live(node.name) and not facts.in_session(node.name):
+        text = f"{node.name} is back: its report is awaited"
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
+    choice = placement.choose(vm.spec, facts.candidates(without=node.name))
+    if choice.node is None:
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=f"no room: {choice.why_not()}")
+    inventory.move(facts.ctx, vm, choice.node, f"{op.id}, evidence {node.evidence}")
+    return msgspec.structs.replace(step, state=StepState.RUNNING, detail=f"on {choice.node}")
+
+
+def _end_rebuild(ctx: Context, op: r.Operation) -> None:
+    count = {state: sum(step.state == state for step in op.steps) for state in StepState}
+    parts = [f"{count[StepState.DONE]} rebuilt"]
+    if count[StepState.SKIPPED]:
+        parts.append(f"{count[StepState.SKIPPED]} left where they are")
+    if count[StepState.FAILED]:
+        failed = [ctx.vm_name(step.name) for step in op.steps if step.state == StepState.FAILED]
+        fail(ctx, op, f"{', '.join(parts)}, {len(failed)} failed: {', '.join(failed[:10])}")
+    else:
+        succeed(ctx, op, ", ".join(parts))

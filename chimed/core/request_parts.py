@@ -1,0 +1,105 @@
+"""What all changing requests share: what they answer, how they begin an operation, and common refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct, field
+
+from chimed.core import operations
+from chimed.core import rows as r
+from chimed.core.context import Context
+from chimed.core.facts import Facts
+from chimed.core.queries import find_node
+from chimed.core.views import Views
+from wire import messages as m
+from wire.errors import ChimeError
+from wire.types import Desired
+
+
+class Done(Struct):
+    """What a request did, or would do."""
+
+    plan: list[str]
+    operation: r.Operation | None = None
+    changed: bool = True
+    warnings: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class RequestParts:
+    """The parts of the core that requests use. `watch(op, now)` minds an operation's time-out; `forget_node(name)` ends
+    all that is known of a node besides its row; `ask_reports()` asks every agent for a full report."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        facts: Facts,
+        views: Views,
+        watch: Callable[[r.Operation, float], None],
+        forget_node: Callable[[str], None],
+        ask_reports: Callable[[], None],
+    ) -> None:
+        self.ctx, self.facts, self.views = ctx, facts, views
+        self.watch, self.forget_node, self.ask_reports = watch, forget_node, ask_reports
+
+    def begin(
+        self, kind: str, subject: str, label: str, actor: str, steps: tuple[m.Step, ...], serial: int, now: float,
+        timeout_s: float = 0.0,
+    ) -> r.Operation:  # fmt: skip
+        """A new operation, watched."""
+        op = operations.begin(
+            self.ctx, kind, subject, label, actor, steps, serial,
+            timeout_s or self.ctx.policy.operation_timeout_s,
+        )  # fmt: skip
+        self.watch(op, now)
+        return op
+
+    def unlocked(self, node: r.Node) -> None:
+        """Raises `ChimeError` locked while an operation holds the node."""
+        if node.lock:
+            op = self.ctx.tables.operations.get(node.lock)
+            kind = op.kind if op else "operation"
+            raise ChimeError(
+                "locked", f"{node.name} is locked by {kind} {node.lock}: wait for it (chime-tool op wait {node.lock})"
+            )
+
+    def commandable(self, vm: r.Vm) -> r.Node:
+        """The node of a VM that takes commands now. Raises `ChimeError` else."""
+        node = find_node(self.ctx, vm.node)
+        if vm.desired == Desired.DELETED:
+            raise ChimeError("conflict", f"{vm.name} is being deleted")
+        if node.lock:
+            op = self.ctx.tables.operations.get(node.lock)
+            if op is not None and op.kind != "drain":
+                self.unlocked(node)
+        if not self.facts.is_live(node.name):
+            state = f"{node.health}" + (f" ({', '.join(node.reasons)})" if node.reasons else "")
+            if not self.facts.is_lost(node):
+                state = "it has no session with the server yet"
+            raise ChimeError("node-unreachable", f"{vm.name} is on {node.name}, which takes no commands now: {state}")
+        return node
+
+    def settled(self) -> None:
+        """Raises `ChimeError` recovering after a restore until all nodes have reported."""
+        waiting = self.ctx.tables.meta.waiting_for
+        if waiting:
+            raise ChimeError(
+                "recovering",
+                f"the database was restored: until {', '.join(waiting[:10])} have reported, no VM may change its owner "
+                "(or attest with: chime-tool recovery confirm)",
+            )
+
+    def new_key(self, public_key: str) -> None:
+        """Raises `ChimeError` exists when somebody has this key."""
+        tables = self.ctx.tables
+        owner = tables.nodes.first("public_key", public_key) or tables.operators.first("public_key", public_key)
+        if owner is not None:
+            raise ChimeError("exists", f"this public key belongs to {owner.name} already")
+
+
+def names_of(vms: list[r.Vm]) -> str:
+    """The first names, in one line."""
+    names = sorted(vm.name for vm in vms)
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

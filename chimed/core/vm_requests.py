@@ -1,0 +1,203 @@
+"""Requests of operators that change a VM: create, start, stop, reboot, delete.
+
+Rules: a VM takes commands only while its node is heard; start and stop are levels in its row, reboot is a command that
+ends with its operation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from chimed.core import inventory, placement, progress
+from chimed.core import rows as r
+from chimed.core.queries import find_node, find_vm
+from chimed.core.request_parts import Done, RequestParts
+from wire import messages as m
+from wire.errors import ChimeError
+from wire.types import UUID_PATTERN, AdminState, Desired, NetworkKind, Observed, StepState, Storage
+
+
+class VmRequests:
+    """One method for each verb. Each takes (body, actor, now)."""
+
+    def __init__(self, parts: RequestParts) -> None:
+        self._parts, self._ctx, self._facts, self._views = parts, parts.ctx, parts.facts, parts.views
+        self.handlers: dict[type[m.Base], Callable[..., Done]] = {
+            m.VmCreate: self._vm_create,
+            m.VmStart: self._vm_start,
+            m.VmStop: self._vm_stop,
+            m.VmReboot: self._vm_reboot,
+            m.VmDelete: self._vm_delete,
+        }
+
+    def _vm_create(self, body: m.VmCreate, actor: str, now: float) -> Done:
+        if body.desired == Desired.DELETED:
+            raise ChimeError("invalid", "desired must be running or stopped")
+        _check_name(body.name, body.uuid)
+        _check_spec(body.spec)
+        if self._ctx.tables.vms.by("name", body.name):
+            raise ChimeError("exists", f"a VM named {body.name} exists already")
+        if body.uuid is not None and self._ctx.tables.vms.get(body.uuid):
+            raise ChimeError("exists", f"a VM with UUID {body.uuid} exists already")
+        if body.uuid is not None and self._ctx.tables.releases.by("uuid", body.uuid):
+            raise ChimeError("conflict", f"UUID {body.uuid} was used by a VM that a node has not removed yet")
+        node_name = self._place_new(body)
+        plan = [f"creates {body.name} on {node_name}"]
+        if body.desired == Desired.RUNNING:
+            plan.append(f"starts {body.name}")
+        if body.dry_run:
+            return Done(plan)
+        # A UUID that is given may have been used before by a VM that is forgotten; no VM has had more epochs than there
+        # were operations.
+        vm = r.Vm(
+            uuid=body.uuid or self._new_uuid(),
+            name=body.name,
+            spec=body.spec,
+            node=node_name,
+            epoch=self._ctx.tables.meta.next_operation if body.uuid is not None else 0,
+            desired=body.desired,
+            revision=self._ctx.bump(node_name),
+            created=self._ctx.wall(),
+        )
+        vm = msgspec.structs.replace(vm, epoch=self._ctx.next_epoch(vm))
+        self._ctx.tables.vms.put(vm)
+        step = m.Step(name=f"on {node_name}", state=StepState.RUNNING)
+        op = self._parts.begin(
+            "create", vm.uuid, f"create {vm.name} on {node_name}", actor, (step,), vm.start_serial, now
+        )
+        return Done(plan, op, extra={"vm": self._views.vm(self._ctx.tables.vms.get(vm.uuid) or vm)})
+
+    def _place_new(self, body: m.VmCreate) -> str:
+        if body.node is not None:
+            node = find_node(self._ctx, body.node)
+            candidates = [(node, self._facts.room(node), self._facts.in_session(node.name))]
+        else:
+            candidates = self._facts.candidates()
+        choice = placement.choose(body.spec, candidates)
+        if choice.node is None:
+            raise ChimeError("no-room", f"no node can take {body.name}: {choice.why_not()}")
+        return choice.node
+
+    def _new_uuid(self) -> str:
+        bits = self._ctx.rng.getrandbits(128)
+        bits = (bits & ~(0xF << 76) | (4 << 76)) & ~(0x3 << 62) | (0x2 << 62)
+        text = f"{bits:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    def _vm_start(self, body: m.VmStart, actor: str, now: float) -> Done:
+        vm = find_vm(self._ctx, body.vm)
+        node = find_node(self._ctx, vm.node)
+        if node.admin_state == AdminState.DRAINED:
+            text = f"{vm.name} is on {node.name}, which is drained: enable the node, or rebuild it"
+            raise ChimeError("refused-unsafe", text)
+        self._parts.commandable(vm)
+        self._parts.settled()
+        plan = [f"starts {vm.name} on {vm.node}"]
+        if body.dry_run:
+            return Done(plan)
+        changed = msgspec.structs.replace(
+            vm, desired=Desired.RUNNING, start_serial=vm.start_serial + 1, revision=self._ctx.bump(vm.node)
+        )
+        self._ctx.tables.vms.put(changed)
+        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        op = self._parts.begin("start", vm.uuid, f"start {vm.name}", actor, (step,), changed.start_serial, now)
+        return Done(plan, op)
+
+    def _vm_stop(self, body: m.VmStop, actor: str, now: float) -> Done:
+        vm = find_vm(self._ctx, body.vm)
+        self._parts.commandable(vm)
+        graceful_s = 0.0 if body.force else body.graceful_s
+        how = f", within {graceful_s:g} s, then by force" if graceful_s else " by force"
+        plan = [f"stops {vm.name} on {vm.node}{how}"]
+        if body.dry_run:
+            return Done(plan)
+        changed = msgspec.structs.replace(
+            vm, desired=Desired.STOPPED, graceful_s=graceful_s, revision=self._ctx.bump(vm.node)
+        )
+        self._ctx.tables.vms.put(changed)
+        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        timeout_s = graceful_s + self._ctx.policy.operation_timeout_s
+        op = self._parts.begin("stop", vm.uuid, f"stop {vm.name}", actor, (step,), changed.revision, now, timeout_s)
+        return Done(plan, op)
+
+    def _vm_reboot(self, body: m.VmReboot, actor: str, now: float) -> Done:
+        vm = find_vm(self._ctx, body.vm)
+        self._parts.commandable(vm)
+        if self._views.vm(vm).observed != Observed.RUNNING:
+            raise ChimeError("conflict", f"{vm.name} does not run: it is {self._views.vm(vm).observed}")
+        plan = [f"{'resets' if body.force else 'reboots'} {vm.name} on {vm.node}"]
+        if body.dry_run:
+            return Done(plan)
+        timeout_s = self._ctx.policy.command_timeout_s
+        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        op = self._parts.begin("reboot", vm.uuid, f"reboot {vm.name}", actor, (step,), 0, now, timeout_s)
+        command = r.Command(
+            id=f"{op.id}-{self._ctx.tables.meta.generation}",
+            node=vm.node,
+            uuid=vm.uuid,
+            epoch=vm.epoch,
+            kind="reboot",
+            force=body.force,
+            revision=self._ctx.bump(vm.node),
+            timeout_s=timeout_s,
+            operation=op.id,
+        )
+        self._ctx.tables.commands.put(command)
+        return Done(plan, op)
+
+    def _vm_delete(self, body: m.VmDelete, actor: str, now: float) -> Done:
+        vm = find_vm(self._ctx, body.vm)
+        node = find_node(self._ctx, vm.node)
+        proven = node.admin_state == AdminState.DRAINED and node.evidence is not None and not node.lock
+        absent = proven and not self._facts.is_live(node.name)
+        if vm.desired == Desired.DELETED and not absent:
+            op = self._ctx.tables.operations.get(vm.operation)
+            return Done([f"{vm.name} is being deleted already"], op, changed=False)
+        if not absent:
+            self._parts.commandable(vm)
+        plan, warnings = [f"stops {vm.name} on {vm.node} by force and removes its definition"], []
+        if absent:
+            plan = [f"forgets {vm.name}: {vm.node} is drained and runs none of its VMs (evidence {node.evidence})"]
+            warnings = [f"{vm.node} cannot be heard: it removes the definition when it comes back"]
+        disks = [disk.path for disk in vm.spec.disks]
+        if disks:
+            plan.append(f"leaves its disks: {', '.join(disks)}")
+        if body.dry_run:
+            return Done(plan, warnings=warnings)
+        changed = msgspec.structs.replace(vm, desired=Desired.DELETED)
+        self._ctx.tables.vms.put(changed)
+        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        op = self._parts.begin("delete", vm.uuid, f"delete {vm.name}", actor, (step,), 0, now)
+        changed = find_vm(self._ctx, vm.uuid)
+        inventory.release(self._ctx, vm.node, changed, vm.epoch)
+        if absent:
+            inventory.forget(self._ctx, changed, f"its node {vm.node} runs none of its VMs (evidence {node.evidence})")
+            progress.progress(self._facts, op)
+        return Done(plan, op, warnings=warnings)
+
+
+def _check_name(name: str, uuid: str | None) -> None:
+    """A name must not be mistaken for the UUID of another VM, and libvirt takes no UUID of one digit only."""
+    if re.search(UUID_PATTERN, name.lower()):
+        raise ChimeError("invalid", f"name {name} is a UUID: VMs are called by name or UUID, and it could be another's")
+    if uuid is not None and len(set(uuid)) == 2:
+        raise ChimeError("invalid", f"UUID {uuid} is not one that a VM can have")
+
+
+def _check_spec(spec: m.VmSpec) -> None:
+    """What the schema cannot say. Raises `ChimeError` invalid."""
+    for network in spec.networks:
+        if network.kind == NetworkKind.BRIDGE and not network.bridge:
+            raise ChimeError("invalid", "a bridge network needs the name of the bridge")
+        if network.kind == NetworkKind.USER and network.bridge:
+            raise ChimeError("invalid", "a user network has no bridge")
+    paths = [disk.path for disk in spec.disks]
+    if len(set(paths)) != len(paths):
+        raise ChimeError("invalid", "two disks have the same path")
+    if any(disk.storage == Storage.NONE for disk in spec.disks):
+        raise ChimeError("invalid", "a disk's storage is shared or local")
+    if spec.xml is not None and ("<!DOCTYPE" in spec.xml or "<!ENTITY" in spec.xml):
+        raise ChimeError("invalid", "domain XML must not have a DOCTYPE or entities")

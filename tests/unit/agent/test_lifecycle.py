@@ -1,0 +1,425 @@
+"""What becomes of a VM: crashes, guests that power off, stops, drains, releases (rows of faults.md in the names)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from agentd.core import effects as fx
+from agentd.core.durable import Durable
+from agentd.core.facts import Happening, Lifecycle, OffReason
+from tests.unit.agent.server import VM_1, VM_2, assignment
+from tests.unit.agent.world import World
+from wire.messages import Disk, VmSpec
+from wire.types import Desired, Observed, OnGuestShutdown
+
+
+def observed(world: World, uuid: str = VM_1) -> Observed:
+    return world.server.reports[uuid].observed
+
+
+# --- ends that nobody asked for ---------------------------------------------------------------------------
+
+
+def test_row_1_killed_vm_runs_again_at_once_in_the_same_epoch(running: World) -> None:
+    running.hv.kill(VM_1)
+    assert running.run_until(lambda: running.runs(VM_1)) < 0.2
+    running.run(5.0)
+    assert running.events() == ["vm-restarted"] and running.server.reports[VM_1].restarts == 1
+
+
+def test_row_1_killed_vm_runs_again_at_the_audit_if_the_event_is_lost(running: World) -> None:
+    running.hv._on_lifecycle = lambda event: None
+    running.hv.kill(VM_1)
+    assert 1.0 < running.run_until(lambda: running.runs(VM_1)) <= 61.0
+
+
+def test_row_2_sigterm_from_the_host_is_not_the_guests_power_off(running: World) -> None:
+    running.hv.host_sigterm(VM_1)
+    assert running.run_until(lambda: running.runs(VM_1)) < 0.2
+
+
+def test_row_3_guest_power_off_stays_off_and_is_reported(running: World) -> None:
+    running.hv.guest_shutdown(VM_1)
+    running.run(300.0)
+    report = running.server.reports[VM_1]
+    assert not running.runs(VM_1) and report.halted and report.observed == Observed.STOPPED
+    running.restart_agent()
+    running.run(100.0)
+    assert not running.runs(VM_1)
+    running.server.begin(VM_1)
+    running.poke()
+    running.run_until(lambda: running.runs(VM_1))
+
+
+def test_row_3_guest_power_off_with_policy_restart_is_restarted(running: World) -> None:
+    running.server.on_guest_shutdown(VM_1, OnGuestShutdown.RESTART)
+    running.poke()
+    running.run(1.0)
+    running.hv.guest_shutdown(VM_1)
+    assert running.run_until(lambda: running.runs(VM_1)) < 0.2
+
+
+def test_power_off_after_an_earlier_sigterm_is_the_guests_again(running: World) -> None:
+    running.hv.host_sigterm(VM_1)
+    running.run_until(lambda: running.runs(VM_1))
+    running.run(1.0)
+    running.hv.guest_shutdown(VM_1)
+    running.run(30.0)
+    assert not running.runs(VM_1) and "vm-halted" in running.events()
+
+
+def test_row_5_crash_loop_backs_off_then_fails_until_cleared(running: World) -> None:
+    times = []
+    for _ in range(5):
+        running.hv.kill(VM_1)
+        times.append(running.run_until(lambda: running.runs(VM_1)))
+    assert times[0] < 0.2 and all(0.5 * 2**i <= t <= 1.2 * 2**i for i, t in enumerate(times[1:]))
+    running.hv.kill(VM_1)
+    running.run(2000.0)
+    assert not running.runs(VM_1) and observed(running) == Observed.FAILED
+    running.restart_agent()
+    running.run(100.0)
+    assert not running.runs(VM_1)
+    running.server.begin(VM_1)
+    running.poke()
+    assert running.run_until(lambda: running.runs(VM_1)) < 0.5
+    running.hv.kill(VM_1)
+    assert running.run_until(lambda: running.runs(VM_1)) < 0.2
+
+
+def test_crashes_that_left_the_window_do_not_count(running: World) -> None:
+    for _ in range(12):
+        running.hv.kill(VM_1)
+        assert running.run_until(lambda: running.runs(VM_1)) < 0.2
+        running.run(601.0)
+    assert "vm-failed" not in running.events()
+
+
+def test_row_6_destroyed_by_a_person_runs_again(running: World) -> None:
+    running.hv.person_destroy(VM_1)
+    assert running.run_until(lambda: running.runs(VM_1)) < 0.2
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_row_7_lost_definition_is_made_again(running: World, alive: bool) -> None:
+    if not alive:
+        running.server.change(VM_1, desired=Desired.STOPPED, graceful_s=0.0)
+        running.poke()
+        running.run_until(lambda: not running.runs(VM_1))
+        running.run(1.0)
+    running.hv.person_undefine(VM_1)
+    running.run(5.0)
+    assert running.hv.domains[VM_1].persistent and running.runs(VM_1) == alive
+
+
+def test_row_9_paused_vm_is_left_alone_and_an_io_error_is_reported(running: World) -> None:
+    starts = len(running.starts)
+    running.hv.person_pause(VM_1)
+    running.run(200.0)
+    assert observed(running) == Observed.PAUSED
+    running.hv.person_resume(VM_1)
+    running.hv.io_error(VM_1)
+    running.run(200.0)
+    assert running.server.reports[VM_1].problem == "io-error" and len(running.starts) == starts
+
+
+@pytest.mark.parametrize("letter", ["T", "D"])
+def test_row_10_frozen_qemu_counts_as_alive(running: World, letter: str) -> None:
+    starts = len(running.starts)
+    running.hv.freeze(VM_1, letter)
+    running.run(200.0)
+    assert running.runs(VM_1) and len(running.starts) == starts
+
+
+def test_row_11_process_outside_libvirt_forbids_the_start_and_is_told(world: World) -> None:
+    world.hv.person_run(VM_1)
+    world.server.assign(assignment())
+    world.poke()
+    world.run(200.0)
+    assert not world.starts and "vm-foreign-process" in world.events()
+    assert world.server.reports[VM_1].problem == "foreign-process"
+    world.hv.outside.clear()
+    assert world.run_until(lambda: bool(world.starts)) <= 61.0
+
+
+def test_vm_that_was_migrated_away_behind_our_back_is_not_started_here(running: World) -> None:
+    starts = len(running.starts)
+    running.hv._end(VM_1, OffReason.MIGRATED)
+    running.run(1.0)
+    running.hv.person_undefine(VM_1)  # --undefinesource
+    running.run(100.0)
+    running.restart_agent()
+    running.run(100.0)
+    assert len(running.starts) == starts and running.server.reports[VM_1].problem == "migrated-away"
+
+
+def test_halted_vm_that_a_person_starts_is_kept_running(running: World) -> None:
+    running.hv.guest_shutdown(VM_1)
+    running.run(5.0)
+    running.hv.person_start(VM_1)
+    running.run(200.0)
+    assert running.runs(VM_1) and not running.server.reports[VM_1].halted
+
+
+# --- late news --------------------------------------------------------------------------------------------
+
+
+def test_look_that_began_before_the_start_does_not_undo_what_the_start_told(world: World) -> None:
+    world.server.assign(assignment(desired=Desired.STOPPED))
+    world.poke()
+    world.run(5.0)
+    before = world.hv.scan()
+    began = world.now
+    world.server.begin(VM_1)
+    world.poke()
+    world.run_until(lambda: world.runs(VM_1))
+    world.run(1.0)
+    stale = msgspec.structs.replace(
+        before, domains=tuple(msgspec.structs.replace(d, reason=OffReason.SHUTDOWN) for d in before.domains)
+    )
+    world.give(fx.Scanned(stale, began))
+    world.run(200.0)
+    assert world.runs(VM_1) and world.starts == [VM_1] and "vm-halted" not in world.events()
+
+
+def test_end_of_the_run_before_heard_after_the_start_changes_nothing(running: World) -> None:
+    running.hv._on_lifecycle = lambda event: None  # events are late
+    running.hv.kill(VM_1)
+    running.run_until(lambda: running.runs(VM_1))
+    running.run(0.5)
+    running.give(fx.Happened(Lifecycle(VM_1, Happening.GUEST_SHUTDOWN)))
+    running.give(fx.Happened(Lifecycle(VM_1, Happening.STOPPED, OffReason.SHUTDOWN)))
+    running.run(100.0)
+    assert running.runs(VM_1) and "vm-halted" not in running.events() and len(running.starts) == 2
+
+
+def test_crash_between_the_look_after_a_start_and_its_outcome_is_not_missed(world: World) -> None:
+    world.server.assign(assignment())
+    start = world.hv.start
+
+    def crash_soon(uuid: str) -> None:
+        start(uuid)
+        if len(world.starts) == 1:
+            world.later(0.0001, lambda: world.hv.kill(uuid))
+
+    world.hv.start = crash_soon  # type: ignore[method-assign]
+    world.poke()
+    world.run(3.0)
+    assert world.runs(VM_1) and len(world.starts) == 2
+
+
+# --- stop -------------------------------------------------------------------------------------------------
+
+
+def stop(world: World, graceful_s: float) -> None:
+    world.server.change(VM_1, desired=Desired.STOPPED, graceful_s=graceful_s)
+    world.poke()
+
+
+def calls(world: World, name: str) -> int:
+    return sum(call == name for call, _ in world.hv.calls)
+
+
+def test_stop_asks_the_guest_and_keeps_the_definition(running: World) -> None:
+    stop(running, 60.0)
+    assert running.run_until(lambda: not running.runs(VM_1)) < 1.0
+    running.run(5.0)
+    assert calls(running, "destroy") == 0 and VM_1 in running.hv.domains
+    assert observed(running) == Observed.STOPPED and not running.server.reports[VM_1].halted
+
+
+def test_stop_asks_again_and_ends_a_deaf_guest_after_its_time(running: World) -> None:
+    running.hv.domains[VM_1].obeys = False
+    stop(running, 35.0)
+    assert 35.0 <= running.run_until(lambda: not running.runs(VM_1)) < 36.0
+    assert calls(running, "shutdown") == 4
+
+
+def test_forced_stop_ends_it_at_once_even_during_a_graceful_one(running: World) -> None:
+    running.hv.domains[VM_1].obeys = False
+    stop(running, 500.0)
+    running.run(20.0)
+    stop(running, 0.0)
+    assert running.run_until(lambda: not running.runs(VM_1)) < 0.5
+
+
+def test_drain_uses_its_own_time(running: World) -> None:
+    running.hv.domains[VM_1].obeys = False
+    running.server.drain(7.0)
+    running.poke()
+    assert 7.0 <= running.run_until(lambda: not running.runs(VM_1)) < 8.0
+
+
+def test_stop_is_not_blocked_by_a_definition_that_fails(running: World) -> None:
+    for _ in range(50):
+        running.hv.fail_next("define")
+    running.hv.person_undefine(VM_1)
+    running.run(100.0)
+    stop(running, 60.0)
+    assert running.run_until(lambda: not running.runs(VM_1)) < 1.0
+
+
+def test_power_off_that_we_asked_for_is_not_the_guests_after_an_enable(running: World) -> None:
+    running.hv.domains[VM_1].obeys = False
+    running.server.drain(60.0)
+    running.poke()
+    running.run(3.0)
+    running.server.enable()
+    running.poke()
+    running.run(3.0)
+    running.hv.guest_shutdown(VM_1)  # now it obeys
+    running.run_until(lambda: len(running.starts) == 2 and running.runs(VM_1))
+    running.run(5.0)
+    assert "vm-halted" not in running.events()
+
+
+def test_start_asked_while_the_guest_still_powers_off_is_not_lost(running: World) -> None:
+    running.hv.domains[VM_1].obeys = False
+    stop(running, 60.0)
+    running.run(2.0)
+    running.server.begin(VM_1)
+    running.poke()
+    running.run(2.0)
+    running.restart_agent()
+    running.run(2.0)
+    running.hv.guest_shutdown(VM_1)
+    assert running.run_until(lambda: running.runs(VM_1)) < 1.0
+
+
+def test_drain_and_enable_start_again_what_the_drain_stopped(running: World) -> None:
+    running.server.drain()
+    running.poke()
+    running.run_until(lambda: not running.runs(VM_1))
+    running.run(10.0)
+    running.server.enable()
+    running.poke()
+    assert running.run_until(lambda: running.runs(VM_1)) < 1.0
+
+
+# --- releases ---------------------------------------------------------------------------------------------
+
+
+def test_release_ends_undefines_and_is_confirmed(running: World) -> None:
+    running.server.release(VM_1, 1)
+    running.poke()
+    running.run_until(lambda: bool(running.server.confirmed))
+    assert not running.runs(VM_1) and VM_1 not in running.hv.domains
+    assert running.saved.tombstones[VM_1].epoch == 1
+
+
+def test_release_is_confirmed_again_until_acknowledged(running: World) -> None:
+    running.mangle = lambda body: 0 if type(body).__name__ == "ReportAck" else 1
+    running.server.release(VM_1, 1)
+    running.poke()
+    running.run_until(lambda: bool(running.server.confirmed))
+    running.run(30.0)
+    assert not running.saved.tombstones[VM_1].acked
+    running.mangle = lambda body: 1
+    running.run_until(lambda: running.saved.tombstones[VM_1].acked)
+
+
+def test_tombstone_blocks_an_assignment_of_its_epoch_and_says_so(running: World) -> None:
+    running.server.release(VM_1, 3)
+    running.poke()
+    running.run_until(lambda: bool(running.server.confirmed))
+    running.server.assign(assignment(epoch=3))
+    running.poke()
+    running.run(100.0)
+    assert not running.runs(VM_1) and VM_1 not in running.saved.held
+    report = running.server.reports[VM_1]
+    assert (report.epoch, report.revision, report.problem) == (3, 0, "stale-epoch")
+    running.server.assign(assignment(epoch=4))
+    running.poke()
+    running.run_until(lambda: running.runs(VM_1))
+
+
+def test_leftover_of_the_released_epoch_is_ended_before_the_new_one_starts(running: World) -> None:
+    running.server.release(VM_1, 1)
+    running.server.assign(assignment(epoch=2))
+    pid = running.hv.domains[VM_1].pid
+    running.poke()
+    running.run_until(lambda: running.runs(VM_1) and running.hv.domains[VM_1].pid != pid)
+    running.run(5.0)
+    assert running.hv.domains[VM_1].stamp is not None and running.hv.domains[VM_1].stamp.epoch == 2
+    assert running.server.confirmed and running.runs(VM_1)
+
+
+def test_row_8_released_vm_that_a_person_starts_is_ended_and_told(running: World) -> None:
+    running.server.release(VM_1, 1)
+    running.poke()
+    running.run_until(lambda: bool(running.server.confirmed))
+    running.run(5.0)
+    running.hand_started = frozenset({VM_1})
+    running.hv.person_define(VM_1, "again")
+    running.hv.person_start(VM_1)
+    running.run_until(lambda: VM_1 not in running.hv.domains)
+    running.run(5.0)
+    assert running.events().count("vm-removed") == 2
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_s5_vm_of_somebody_else_is_never_touched(world: World, drained: bool) -> None:
+    world.hv.person_define(VM_2, "theirs")
+    world.hv.person_start(VM_2)
+    if drained:
+        world.server.drain(0.0)
+    world.poke()
+    world.run(200.0)
+    assert world.runs(VM_2) and not calls(world, "destroy") and not calls(world, "undefine")
+    if drained:
+        assert world.server.proof is not None and world.server.proof.clean
+    assert VM_2 not in world.server.reports
+
+
+def test_release_of_a_vm_that_never_was_here_is_confirmed(world: World) -> None:
+    world.server.release(VM_2, 5)
+    world.poke()
+    world.run_until(lambda: bool(world.server.confirmed))
+
+
+def test_release_is_not_confirmed_while_a_process_is_left(running: World) -> None:
+    running.hv.freeze(VM_1, "D")
+    running.server.release(VM_1, 1)
+    running.poke()
+    running.run(200.0)
+    assert not running.server.confirmed
+    running.hv.freeze(VM_1, "S")
+    running.run_until(lambda: bool(running.server.confirmed))
+
+
+def test_domain_of_a_higher_epoch_keeps_it_and_the_server_hears_of_it(running: World) -> None:
+    running.server.change(VM_1, epoch=7)
+    running.poke()
+    running.run(5.0)
+    running.kill_agent()
+    running.saved = Durable(node="n1")  # snapshot lost, and an old backup restored
+    running._epochs.clear()
+    running.server.vms[VM_1] = assignment(epoch=3)
+    running.start_agent()
+    running.run(30.0)
+    stamp = running.hv.domains[VM_1].stamp
+    assert stamp is not None and stamp.epoch == 7 and running.server.reports[VM_1].epoch == 7
+    running.hv.kill(VM_1)
+    running.run(30.0)
+    assert not running.runs(VM_1)
+    running.server.change(VM_1, epoch=7)
+    running.poke()
+    running.run_until(lambda: running.runs(VM_1))
+
+
+def test_disks_are_made_once_and_never_again() -> None:
+    world = World(files=())
+    spec = VmSpec(vcpus=1, memory_mib=64, disks=(Disk(path="/d", size_mib=1),))
+    world.server.assign(assignment(spec=spec, create_disks=True))
+    world.start_agent()
+    world.run_until(lambda: world.runs(VM_1))
+    world.run(5.0)
+    world.hv.kill(VM_1)
+    world.hv.person_undefine(VM_1)
+    assert world.hv.files is not None
+    world.hv.files.clear()
+    world.run(100.0)
+    assert world.hv.created == ["/d"] and observed(world) == Observed.FAILED
+    world.hv.files.add("/d")
+    assert world.run_until(lambda: world.runs(VM_1)) <= 61.0

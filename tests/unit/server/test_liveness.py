@@ -1,0 +1,192 @@
+"""Who is alive: time-outs, pings, grace, stalls."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from chimed.core import effects as fx
+from chimed.core.liveness import Liveness, Phase
+from tests.unit.server.world import World, uuid_of
+from wire import messages as m
+
+LIMIT = 45.0
+
+
+@pytest.fixture
+def world() -> World:
+    world = World("n1", "n2", "n3", "n4")
+    world.start()
+    world.run(20)
+    return world
+
+
+def test_a_dead_host_is_unreachable_in_time(world: World) -> None:
+    world.agents["n1"].power_off()
+    died = world.now
+    while world.node("n1")["health"] != "unreachable":
+        world.run(0.5)
+        assert world.now - died < LIMIT + 3 + 1 < 60
+    assert world.alarms() == [("node-unreachable", "n1")]
+    node = world.node("n1")
+    assert not node["schedulable"] and not node["commandable"] and node["last_heartbeat_age_s"] > LIMIT
+
+
+def test_a_dead_agent_on_a_host_that_answers_is_agent_lost(world: World) -> None:
+    world.agents["n1"].kill()
+    world.run(60)
+    assert (world.node("n1")["health"], world.node("n1")["reasons"]) == ("error", ["agent-lost"])
+    assert world.alarms() == [("agent-lost", "n1")]
+
+
+def test_a_ping_that_cannot_be_sent_is_never_unreachable(world: World) -> None:
+    world.unping.add("n1")
+    world.agents["n1"].power_off()
+    world.run(300)
+    assert world.node("n1")["reasons"] == ["agent-lost", "ping-unavailable"]
+
+
+def test_blocked_ping_with_heartbeats_is_normal(world: World) -> None:
+    world.unping.update(world.agents)
+    world.run(300)
+    assert {world.node(n)["health"] for n in world.agents} == {"normal"} and not world.pings
+
+
+def test_heartbeats_return_and_the_node_is_normal_by_itself(world: World) -> None:
+    world.deaf.add("n1")
+    world.run(70)
+    assert world.node("n1")["health"] == "unreachable"
+    world.deaf.clear()
+    world.run(16)
+    assert world.node("n1")["health"] == "normal" and world.node("n1")["commandable"]
+    assert world.alarms() == []
+
+
+def test_a_restart_gives_everyone_a_full_grace_period(world: World) -> None:
+    world.deaf.update(world.agents)
+    world.run(10)
+    world.crash()
+    world.run(LIMIT - 16)
+    assert {world.node(n)["health"] for n in world.agents} == {"normal"}
+    world.deaf.clear()
+    world.run(60)
+    assert {world.node(n)["health"] for n in world.agents} == {"normal"}
+    assert world.alarms(all=True) == []
+
+
+@pytest.mark.parametrize("stall_s", [10.0, 46.0, 200.0])
+def test_the_servers_own_sleep_kills_nobody(world: World, stall_s: float) -> None:
+    """Also when the agents take their time to come back, and when pings were under way."""
+    world.core.next_deadline()
+    world.now += stall_s
+    world.turn()
+    world.run(1.0)
+    for agent in world.agents.values():
+        agent.next_beat = world.now + 14
+    world.run(100)
+    assert world.alarms(all=True) == []
+
+
+def test_a_stall_while_pinging_begins_the_pings_again() -> None:
+    live = Liveness(15, 3, 3, 1)
+    live.heard("n1", 0)
+    live.next_deadline()
+    assert live.tick(45) == (["n1"], [])
+    for at in (46, 47):
+        live.next_deadline()
+        live.tick(at)
+    live.next_deadline()
+    assert live.tick(147) == (["n1"], [])
+    assert live.phase("n1") is Phase.ASKING
+
+
+def test_a_link_that_flaps_makes_no_storm(world: World) -> None:
+    for _ in range(20):
+        world.deaf.add("n1")
+        world.run(20)
+        world.deaf.clear()
+        world.run(20)
+    assert len(world.alarms(all=True)) <= 1
+
+
+def test_mass_loss_is_one_alarm() -> None:
+    names = [f"n{i}" for i in range(9)]
+    world = World(*names)
+    world.start()
+    world.run(20)
+    world.deaf.update(names[:5])
+    world.run(100)
+    assert world.alarms() == [("mass-unreachable", "server")]
+    world.deaf.clear()
+    world.deaf.add("n0")
+    world.run(60)
+    assert world.alarms() == [("node-unreachable", "n0")]
+
+
+def test_faults_are_error_with_reasons_and_clear_by_themselves(world: World) -> None:
+    agent = world.agents["n1"]
+    agent.faults = (m.Fault(code="storage-full", text="/srv"), m.Fault(code="libvirt-hangs"))
+    world.run(16)
+    node = world.node("n1")
+    assert (node["health"], node["reasons"]) == ("error", ["libvirt-hangs", "storage-full"])
+    assert node["faults"][0] == {"code": "storage-full", "text": "/srv"} and not node["schedulable"]
+    assert world.alarms() == [("node-error", "n1")]
+    agent.faults = ()
+    world.run(16)
+    assert world.node("n1")["health"] == "normal" and world.alarms() == []
+
+
+def test_a_heartbeat_that_changes_nothing_changes_no_row(world: World) -> None:
+    commits, agent = world.disk.commits, world.agents["n1"]
+    agent.seq += 1
+    world.core.handle(
+        fx.Received(agent.world.tables().nodes.get("n1").public_key, agent.route, agent.heartbeat(), "", str), world.now
+    )  # type: ignore[union-attr]
+    assert world.tables().changes() == ([], []) and not world.tables().dirty
+    world.run(100)
+    assert world.disk.commits == commits
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(world: World) -> None:
+    for jump in (3600, -7200):
+        world.wall_shift += jump
+        world.run(50)
+    assert world.alarms(all=True) == []
+
+
+def test_a_node_never_heard_stays_unknown_without_alarm() -> None:
+    world = World("n1")
+    world.run(600)
+    assert world.node("n1")["health"] == "unknown" and world.alarms() == []
+    assert world.node("n1")["last_heartbeat_age_s"] is None
+
+
+def test_deadlines_are_honest() -> None:
+    """Driven by next_deadline alone the server neither spins nor stalls."""
+    world = World("n1", "n2")
+    world.start()
+    world.run(20)
+    world.agents["n1"].power_off()
+    world.agents["n2"].kill()
+    turns = world.run(3600)
+    assert turns < 3600 / 15 * 2 * 8
+    assert world.node("n1")["health"] == "unreachable" and world.node("n2")["reasons"] == ["agent-lost"]
+
+
+def test_ten_thousand_nodes_are_cheap() -> None:
+    live = Liveness(15, 3, 3, 1)
+    names = [uuid_of(str(i)) for i in range(10_000)]
+    for name in names:
+        live.heard(name, 0.0)
+    began = time.perf_counter()
+    for i, name in enumerate(names):
+        live.heard(name, 1 + i / 1000)
+        live.next_deadline()
+        live.tick(1 + i / 1000)
+    assert time.perf_counter() - began < 0.5
+    began, now, silent = time.perf_counter(), 11.0, 0
+    while silent < 10_000:
+        now = max(now, live.next_deadline())
+        silent += len(live.tick(now)[1])
+    assert now < 11 + LIMIT + 4 and time.perf_counter() - began < 2

@@ -1,0 +1,198 @@
+"""What every changing request keeps: idempotency, dry runs, refusals, crashes before and after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.server.world import SPEC, Refused, World, key_of, uuid_of
+from wire import messages as m
+from wire.types import Evidence
+from wire.verbs import VERBS
+
+Make = Callable[[World], m.Mutation]
+
+MUTATIONS: dict[str, Make] = {
+    "node.add": lambda w: m.NodeAdd(key="k", name="n9", public_key=key_of("n9")),
+    "node.rekey": lambda w: m.NodeRekey(key="k", name="n2", public_key=key_of("n9")),
+    "node.remove": lambda w: m.NodeRemove(key="k", name="spare"),
+    "node.enable": lambda w: m.NodeEnable(key="k", name="off"),
+    "node.disable": lambda w: m.NodeDisable(key="k", name="n1"),
+    "node.drain": lambda w: m.NodeDrain(key="k", name="n1"),
+    "node.rebuild": lambda w: m.NodeRebuild(key="k", name="dead", evidence=Evidence.OPERATOR, comment="off"),
+    "vm.create": lambda w: m.VmCreate(key="k", name="new", spec=SPEC, uuid=uuid_of("new")),
+    "vm.start": lambda w: m.VmStart(key="k", vm="web"),
+    "vm.stop": lambda w: m.VmStop(key="k", vm="web"),
+    "vm.reboot": lambda w: m.VmReboot(key="k", vm="web"),
+    "vm.delete": lambda w: m.VmDelete(key="k", vm="web"),
+    "op.cancel": lambda w: m.OpCancel(key="k", id=w.tables().operations.by("state", "running")[0].id),
+    "alarm.ack": lambda w: m.AlarmAck(key="k", id=w.tables().alarms.by("cleared", None)[0].id),
+    "operator.add": lambda w: m.OperatorAdd(key="k", name="second", public_key=key_of("second")),
+    "operator.remove": lambda w: m.OperatorRemove(key="k", name="other"),
+    "recovery.confirm": lambda w: m.RecoveryConfirm(key="k", comment="sure"),
+}
+
+
+def prepared(kind: str = "") -> World:
+    """Nodes in every state: n1 with VMs, n2 free, off disabled, dead lost and drained with a VM, spare drained."""
+    world = World("n1", "n2", "off", "dead", "spare")
+    world.start()
+    world.create("web", "n1")
+    world.create("lost", "dead")
+    world.do(m.NodeDisable, name="off")
+    world.do(m.OperatorAdd, name="other", public_key=key_of("other"))
+    world.do(m.NodeDrain, name="spare")
+    world.settle()
+    world.agents["dead"].power_off()
+    world.run(60)
+    world.do(m.NodeDrain, name="dead")
+    world.agents["n2"].stuck = True
+    world.do(m.VmCreate, name="slow", spec=SPEC, node="n2")
+    if kind == "recovery.confirm":
+        world.disk.tables["meta"][()] = msgspec.structs.replace(
+            world.tables().meta, generation=2, waiting_for=("dead",)
+        )
+        world.crash()
+        world.start("n1", "n2", "off", "spare")
+    return world
+
+
+def test_the_table_is_complete() -> None:
+    assert set(MUTATIONS) == {name for name, verb in VERBS.items() if issubclass(verb.body, m.Mutation)}
+
+
+@pytest.mark.parametrize("kind", sorted(MUTATIONS))
+def test_one_key_has_one_effect_also_after_a_crash(kind: str) -> None:
+    world = prepared(kind)
+    body = MUTATIONS[kind](world)
+    first = world.ask(body)
+    assert first["changed"] is True
+    saved, events = world.saved(), len(world.disk.events)
+    assert world.ask(body) == first
+    assert (world.saved(), len(world.disk.events)) == (saved, events)
+    world.crash()
+    assert world.ask(body) == first
+    assert (world.saved(), len(world.disk.events)) == (saved, events)
+
+
+@pytest.mark.parametrize("kind", sorted(MUTATIONS))
+def test_a_key_with_another_body_is_a_conflict(kind: str) -> None:
+    world = prepared(kind)
+    world.ask(MUTATIONS[kind](world))
+    assert world.refuse(m.OperatorAdd, key="k", name="third", public_key=key_of("third")).code == "key-conflict"
+
+
+@pytest.mark.parametrize("kind", sorted(MUTATIONS))
+def test_a_dry_run_changes_and_saves_nothing(kind: str) -> None:
+    world = prepared(kind)
+    body = msgspec.structs.replace(MUTATIONS[kind](world), dry_run=True)
+    saved, events = world.saved(), len(world.disk.events)
+    answer = world.ask(body)
+    assert answer["plan"] and answer["operation"] is None and answer["changed"] is False
+    assert (world.saved(), len(world.disk.events)) == (saved, events)
+    assert world.ask(msgspec.structs.replace(body, dry_run=False))["changed"] is True, "the plan took the key"
+
+
+@pytest.mark.parametrize("how", ["save", "send"])
+@pytest.mark.parametrize("kind", sorted(MUTATIONS))
+def test_a_crash_at_the_commit_leaves_one_effect_of_the_retry(kind: str, how: str) -> None:
+    world, twin = prepared(kind), prepared(kind)
+    body = MUTATIONS[kind](world)
+    assert world.say("op", body, **{how: False}) is None
+    world.start("n1", "n2", "off", "spare")
+    world.ask(body)
+    twin.ask(body)
+    world.settle()
+    twin.settle()
+    assert {n: set(rows) for n, rows in world.saved().items()} == {n: set(rows) for n, rows in twin.saved().items()}
+    done = [e.action for _, e in world.disk.events if e.actor == "op"]
+    assert done == [e.action for _, e in twin.disk.events if e.actor == "op"]
+
+
+@pytest.mark.parametrize("kind", sorted(MUTATIONS))
+def test_every_change_leaves_a_line(kind: str) -> None:
+    world = prepared(kind)
+    before = len(world.disk.events)
+    world.ask(MUTATIONS[kind](world))
+    assert "op" in [e.actor for _, e in world.disk.events[before:]]
+
+
+@pytest.mark.parametrize("how", ["save", "send"])
+def test_a_crash_at_a_report_loses_nothing(how: str) -> None:
+    """The report is not acknowledged, so it comes again: one event, one release confirmed, the operation ends."""
+    world = prepared()
+    answer = world.do(m.VmDelete, vm="web")
+    agent = world.agents["n1"]
+    for page in agent.pull():
+        agent.apply(page)
+    agent.act()
+    event = m.AgentEvent(id="e1", code="vm-ended", uuid=uuid_of("web"))
+    values: dict[str, Any] = {"events": (event,)}
+    agent.say(report := _report(agent, values), **{how: False})
+    assert agent.releases, "acknowledged though it was not sent"
+    agent.connect()
+    for page in agent.pull():
+        agent.apply(page)
+    agent.report(events=report.events)
+    assert world.op(answer)["state"] == "succeeded"
+    assert world.actions(uuid_of("web")).count("vm-ended") == 1
+    assert not world.tables().releases.by("node", "n1")
+
+
+def _report(agent: Any, values: dict[str, Any]) -> m.Report:
+    agent.report_seq += 1
+    return m.Report(
+        session=agent.session, seq=agent.report_seq, revision=agent.revision, generation=agent.generation, digest="d",
+        full=True, vms=tuple(agent.vm_report(u) for u in agent.held), released=tuple(agent.releases), **values,
+    )  # fmt: skip
+
+
+def test_refusals_change_nothing() -> None:
+    world = prepared()
+    cases: list[tuple[type[m.Base], dict[str, Any], str]] = [
+        (m.NodeShow, {"name": "none"}, "not-found"),
+        (m.VmShow, {"vm": "none"}, "not-found"),
+        (m.NodeAdd, {"name": "n1", "public_key": key_of("q")}, "exists"),
+        (m.NodeAdd, {"name": "q", "public_key": key_of("op")}, "exists"),
+        (m.NodeRemove, {"name": "n1"}, "refused-unsafe"),
+        (m.NodeRemove, {"name": "dead"}, "refused-unsafe"),
+        (m.NodeDrain, {"name": "n1", "evidence": "operator", "comment": "x"}, "no-evidence"),
+        (m.NodeDrain, {"name": "dead", "evidence": "fence", "comment": "x"}, "invalid"),
+        (m.NodeRebuild, {"name": "n1"}, "refused-unsafe"),
+        (m.NodeRebuild, {"name": "dead"}, "no-evidence"),
+        (m.VmCreate, {"name": "web", "spec": SPEC}, "exists"),
+        (m.VmCreate, {"name": "w2", "spec": SPEC, "uuid": uuid_of("web")}, "exists"),
+        (m.VmCreate, {"name": "w2", "spec": SPEC, "node": "none"}, "not-found"),
+        (m.VmCreate, {"name": "w2", "spec": SPEC, "node": "dead"}, "no-room"),
+        (m.VmCreate, {"name": "w2", "spec": SPEC, "node": "off"}, "no-room"),
+        (m.VmCreate, {"name": "w2", "spec": m.VmSpec(vcpus=1, memory_mib=9_000_000)}, "no-room"),
+        (m.VmStart, {"vm": "lost"}, "refused-unsafe"),
+        (m.VmStop, {"vm": "lost"}, "node-unreachable"),
+        (m.VmReboot, {"vm": "lost"}, "node-unreachable"),
+        (m.VmDelete, {"vm": "lost"}, "node-unreachable"),
+        (m.OpCancel, {"id": "op-999"}, "not-found"),
+        (m.AlarmAck, {"id": 999}, "not-found"),
+        (m.OperatorRemove, {"name": "nobody"}, "not-found"),
+        (m.Explain, {"kind": "cat", "name": "n1"}, "invalid"),
+    ]
+    for kind, fields, code in cases:
+        assert world.refuse(kind, **fields).code == code, (kind, fields)
+    text = world.refuse(m.VmCreate, name="w2", spec=SPEC, node="off").message
+    assert "off is disabled" in text
+
+
+def test_the_last_operator_stays() -> None:
+    world = World()
+    assert world.refuse(m.OperatorRemove, name="op").code == "refused-unsafe"
+
+
+def test_an_error_is_not_saved_under_its_key() -> None:
+    world = prepared()
+    body = m.VmCreate(key="again", name="late", spec=SPEC, node="off")
+    with pytest.raises(Refused):
+        world.ask(body)
+    world.do(m.NodeEnable, name="off")
+    assert world.ask(body)["changed"]

@@ -1,0 +1,58 @@
+"""The server's loop around the core: old history is removed, and where that cannot be recorded the server goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chimed.core import rows as r
+from chimed.core.context import Policy
+from chimed.daemon import Daemon, make_core
+from chimed.store import Retention
+from tests.fakes.store import FakeDisk, FakeStore
+from wire.types import OperationState
+
+
+class Silent:
+    """A router and a pinger that nobody speaks to."""
+
+    reason, more = "", False
+
+    def receive(self, _limit: int) -> list[Any]:
+        return []
+
+    def refused(self) -> dict[str, int]:
+        return {}
+
+    read = fds = lambda self, *_: []
+
+
+def daemon_with_history() -> tuple[Daemon, Any, FakeStore, list[float]]:
+    """A daemon whose database holds one operation, ended long ago. The list is its clock."""
+    store, clock, silent = FakeStore(FakeDisk()), [1000.0], Silent()
+    old = r.Operation(
+        id="op-1", number=1, kind="start", subject="gone", label="start gone", state=OperationState.SUCCEEDED, steps=(),
+        actor="admin", created=1.0, ended=2.0, timeout_s=60.0,
+    )  # fmt: skip
+    store.commit([r.Change("operations", ("op-1",), old)])
+    core = make_core(store, Policy(), lambda: clock[0])  # type: ignore[arg-type]
+    parts: Any = (core, store, silent, silent)
+    return Daemon(*parts, Retention(operations=0), clock=lambda: clock[0]), core, store, clock
+
+
+def test_old_history_is_removed_from_disk_and_memory() -> None:
+    daemon, core, store, clock = daemon_with_history()
+    clock[0] += 61.0
+    daemon.turn()
+    assert not store.disk.tables["operations"] and not len(core.tables.operations)
+
+
+def test_a_full_disk_does_not_end_the_server_when_history_should_go() -> None:
+    daemon, core, store, clock = daemon_with_history()
+    store.disk.fault = "disk full"
+    clock[0] += 61.0
+    daemon.turn()
+    assert len(core.tables.operations) == 1
+    store.disk.fault = ""
+    clock[0] += 3600.0
+    daemon.turn()
+    assert not len(core.tables.operations)
