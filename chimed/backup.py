@@ -54,7 +54,8 @@ def back_up(path: Path | str, destination: Path | str, overwrite: bool = False) 
             part.unlink()
         sync_directory(destination.parent)
     except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"{path} cannot be copied to {destination}: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise StoreError(f"{path} cannot be copied to {destination}: {why}") from error
     finally:
         remove_files(part)
 

@@ -29,7 +29,7 @@ class Mark(Struct, frozen=True):
 
 
 class Commands:
-    """Commands that wait for their turn, those under way, and outcomes of begun ones that are not in the journal yet."""
+    """Commands that wait for their turn, those under way, and outcomes of those that are not in the journal."""
 
     def __init__(self, durable: Durable) -> None:
         self._waiting: dict[str, tuple[Command, float]] = {}

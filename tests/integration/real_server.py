@@ -1,7 +1,10 @@
-"""A real chimed on the loopback, and `chime-tool` run against it, each as a process of its own."""
+"""A real chimed, as a process on the loopback, and the project's commands run against it."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
 import re
 import secrets
@@ -14,6 +17,7 @@ import tomllib
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
 
 import zmq
 
@@ -39,6 +43,15 @@ def run(module: str, *args: object, stdin: str = "", env: dict[str, str] | None 
         argv, input=stdin, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
         env={**os.environ, **(env or {})}, **options,
     )  # fmt: skip
+
+
+def inside(module: str, *args: object, stdin: str = "", env: dict[str, str] | None = None) -> Finished:
+    """The same within this process: for the many commands that are refused, or only ask, and end by themselves."""
+    argv, out, err = [str(arg) for arg in args], io.StringIO(), io.StringIO()
+    with mock.patch.dict(os.environ, env or {}), mock.patch.object(sys, "stdin", io.StringIO(stdin)):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = importlib.import_module(module).main(argv)
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 def toml(values: dict[str, Any]) -> str:
@@ -109,7 +122,7 @@ class Server:
 
     def tool(self, *args: object, **env: str) -> Finished:
         """`chime-tool` with the first operator's key."""
-        return run("tools.main", *args, env={"CHIME_KEY": str(self.operator_file), "HOME": str(self.dir), **env})
+        return inside("tools.main", *args, env={"CHIME_KEY": str(self.operator_file), "HOME": str(self.dir), **env})
 
     def new_peer(self) -> Peer:
         """A connection of the first operator."""

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from tests.hosts import wait_until
 from tests.integration.chime import Chime, tiny, unique
 from tests.integration.plain_peer import Agent, Peer, Refused
-from tests.integration.real_server import Finished, Server, run, toml, until
+from tests.integration.real_server import ROOT, Finished, Server, inside, run, toml, until
 from wire import messages as m
 from wire.types import DiskFormat
 
@@ -174,7 +175,7 @@ XMLS = {
 def test_xml(unchanged: Server, tmp_path: Path, xml: str) -> None:
     file = tmp_path / "domain.xml"
     file.write_text(xml)
-    refused(unchanged.tool("vm", "create", "w", "--xml", file, "--uuid", UUID[:-1] + "9"), 2, XMLS[xml], str(file))
+    refused(unchanged.tool("vm", "create", "w", "--xml", file, "--uuid", UUID[:-1] + "9"), 2, XMLS[xml])
     with unchanged.new_peer() as peer, pytest.raises(Refused, match="invalid|exists"):
         peer.change("vm.create", name="w", spec={**SPEC, "xml": xml}, uuid=UUID)
 
@@ -293,13 +294,13 @@ def test_configurations(tmp_path: Path, program: str) -> None:
     config = tmp_path / "c.toml"
     for text, words in CONFIGS[program].items():
         config.write_text(text)
-        refused(run(f"{program}.main", "check-config", "--config", config), 2, str(config), words)
+        refused(inside(f"{program}.main", "check-config", "--config", config), 2, str(config), words)
     refused(run(f"{program}.main", "--config", config), 2, str(config))
     for missing in ("/nowhere.toml", tmp_path):
-        refused(run(f"{program}.main", "--config", missing), 2, str(missing))
+        refused(inside(f"{program}.main", "--config", missing), 2, str(missing))
     for args in (("nonsense",), ("--confg", "x"), ("--config",), ("check-config", "more")):
-        refused(run(f"{program}.main", *args), 2, f"see {program} --help")
-    refused(run(f"{program}.main", "--confg", config), 2, "did you mean --config?")
+        refused(inside(f"{program}.main", *args), 2, f"see {program} --help")
+    refused(inside(f"{program}.main", "--confg", config), 2, "did you mean --config?")
 
 
 def test_configuration_of_the_tool(server: Server, tmp_path: Path) -> None:
@@ -433,10 +434,6 @@ exit $code
     disk, config, listed = tmp_path / "disk", tmp_path / "c.toml", tmp_path / "listed"
     disk.mkdir()
     config.write_text(toml({"state_dir": disk / "server"}))
-    import sys
-
-    from tests.integration.real_server import ROOT
-
     argv = ["unshare", "-m", "sh", "-c", f"exec 3>{listed}\n{script}", "sh", str(disk), str(pages), sys.executable]
     done = subprocess.run([*argv, str(config)], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
     refused(done, done.returncode, "No space left" if "No space" in done.stderr else "full")

@@ -423,7 +423,7 @@ def test_interrupted_command_is_not_tried_again(running: World) -> None:
     assert not running.reboots
 
 
-def test_rejection_that_could_not_be_recorded_is_forgotten_not_recorded_beside_a_later_execution(running: World) -> None:
+def test_rejection_that_could_not_be_saved_never_stands_beside_an_execution(running: World) -> None:
     running.hv.kill(VM_1)
     running.hv.fail_next("start")
     running.run(0.2)
