@@ -127,7 +127,7 @@ class Offline:
 
 def _not_started(durable: Durable) -> dict[str, Any]:
     """The stop is ours: it must not be taken for the guests' own power-off later."""
-    return {uuid: msgspec.structs.replace(held, started_serial=-1) for uuid, held in durable.held.items()}
+    return {uuid: msgspec.structs.replace(held, started_serial=-1, ending=True) for uuid, held in durable.held.items()}
 
 
 def _managed(durable: Durable, scan: HostScan) -> set[str]:

@@ -156,11 +156,13 @@ class Pull(Base, frozen=True, kw_only=True):
 
 
 class NodeOrder(Base, frozen=True, kw_only=True):
-    """What the server wants of the node. `drain_serial` grows by one at each drain."""
+    """What the server wants of the node. `drain_serial` grows by one at each drain. `hold`: start nothing for now (what
+    runs goes on): the server recovers from a restore and may not know who owns what."""
 
     admin_state: w.AdminState
     drain_serial: w.Count
     drain_graceful_s: w.Seconds = 60.0
+    hold: bool = False
 
 
 class Assignment(Base, frozen=True, kw_only=True):

@@ -122,7 +122,7 @@ def _explain(error: msgspec.ValidationError, raw: dict[str, Any], kind: type[msg
     if get_origin(meant) is Literal:
         text = "expected one of " + ", ".join(get_args(meant))
     elif isinstance(meant, EnumMeta):
-        text = "expected one of " + ", ".join(str(value) for value in meant)
+        text = "expected one of " + ", ".join(meant.__members__.values())
     elif "matching regex" in text:
         notes = [note.description for note in get_args(meant)[1:] if isinstance(note, Meta)]
         text = f"expected an {notes[0]}" if notes and notes[0] else "a value in it is not of the right form"

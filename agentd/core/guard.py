@@ -33,6 +33,8 @@ def _not_ours(durable: Durable, uuid: str) -> str | None:
 def _not_wanted(durable: Durable, held: Held, boot_id: str) -> str | None:
     if durable.confirmed_boot != boot_id:
         return "the server has not confirmed the inventory since this host booted"
+    if durable.order.hold:
+        return "the server recovers from a restore, and starts nothing until all nodes have reported"
     if durable.drained:
         return "the node is drained"
     if held.vm.desired != Desired.RUNNING:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import alarms, copies, evidence, inventory, operations
+from chimed.core import alarms, copies, evidence, inventory, operations, recovery
 from chimed.core import effects as fx
 from chimed.core import rows as r
 from chimed.core.context import Context
@@ -108,10 +108,9 @@ class Agents:
     def _note_host(self, node_name: str, body: m.Hello, event: fx.Received) -> None:
         """Keeps what the node is, when it differs from what is known; a new boot ends evidence that an agent gave."""
         node, host = self._node(node_name), body.host
-        held_back = bool(node.boot_id) and node_name in self._ctx.tables.meta.waiting_for
         changed = msgspec.structs.replace(
             node,
-            boot_id=node.boot_id if held_back else body.boot_id,
+            boot_id=body.boot_id,
             address=event.address() or node.address,
             vcpus=host.vcpus,
             memory_mib=host.memory_mib,
@@ -169,25 +168,7 @@ class Agents:
 
     def _pull(self, node_name: str, event: fx.Received, body: m.Pull, now: float) -> m.Base:
         session = self._session(node_name, body.session, event, now)
-        node = self._node(node_name)
-        if node.boot_id != session.boot_id:
-            self._note_late_boot(node, session)
         return inventory.page(self._ctx, node_name, body.since, session.id, body.nonce, now)
-
-    def _note_late_boot(self, node: r.Node, session: Session) -> None:
-        """A node that has booted since the backup that was restored may hold VMs that were rebuilt elsewhere after that
-        backup: its agent must not start them on the word of an old database."""
-        waiting = self._ctx.tables.meta.waiting_for
-        if node.name in waiting:
-            raise ChimeError(
-                "recovering",
-                f"the database was restored and {node.name} has booted since: it starts nothing until an operator "
-                "confirms (chime-tool recovery confirm)",
-                retry_after_s=self._ctx.policy.heartbeat_s,
-            )
-        changed = msgspec.structs.replace(node, boot_id=session.boot_id)
-        self._ctx.audit("agentd", "node-booted", node.name, f"boot id {session.boot_id}")
-        self._ctx.tables.nodes.put(evidence.after_boot(self._ctx, changed))
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
@@ -238,14 +219,9 @@ class Agents:
             for alarm in self._ctx.tables.alarms.by("cleared", None):
                 if alarm.code in alarms.VM_CODES:
                     alarms.sync_vm(self._ctx, self._sessions, alarm.subject)
-        meta = self._ctx.tables.meta
-        if node_name in meta.waiting_for:
-            rest = tuple(name for name in meta.waiting_for if name != node_name)
-            self._ctx.tables.meta = msgspec.structs.replace(meta, waiting_for=rest)
-            if not rest:
-                self._ctx.audit("chimed", "recovered", "server", "all nodes have reported since the restore")
-                self.ask_reports()
-        if meta.generation > 1 and not self._ctx.tables.meta.waiting_for:
+        if recovery.no_longer_waits_for(self._ctx, [node_name]):
+            self.ask_reports()
+        if self._ctx.tables.meta.generation > 1 and recovery.is_settled(self._ctx):
             copies.raise_ignored(self._ctx, session, body.revision)
 
     def ask_reports(self) -> None:

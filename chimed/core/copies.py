@@ -16,7 +16,7 @@ from chimed.core import rows as r
 from chimed.core.context import EPOCHS_PER_GENERATION, Context
 from chimed.core.sessions import Session, Sessions
 from wire.messages import VmReport
-from wire.types import Desired
+from wire.types import Desired, Observed
 
 
 def reconcile(ctx: Context, sessions: Sessions, session: Session, uuids: Iterable[str]) -> None:
@@ -58,6 +58,9 @@ def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
         epoch = report.epoch if report.revision > 0 else max(ctx.next_epoch(vm), report.epoch + 1)
         _raise_epoch(ctx, vm, epoch, f"its agent has known epoch {report.epoch}")
         return
+    if report.observed == Observed.RUNNING and not vm.exists:
+        vm = msgspec.structs.replace(vm, exists=True)
+        ctx.tables.vms.put(vm)
     halted = report.halted and report.epoch == vm.epoch and report.start_serial == vm.start_serial
     if halted and vm.desired == Desired.RUNNING:
         ctx.audit("guest", "vm-stopped", vm.uuid, "the guest powered itself off")

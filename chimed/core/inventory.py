@@ -50,7 +50,10 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
         nonce=nonce,
         generation=tables.meta.generation,
         node=m.NodeOrder(
-            admin_state=node.admin_state, drain_serial=node.drain_serial, drain_graceful_s=node.drain_graceful_s
+            admin_state=node.admin_state,
+            drain_serial=node.drain_serial,
+            drain_graceful_s=node.drain_graceful_s,
+            hold=bool(tables.meta.waiting_for),
         ),
         revision=taken[-1][0] if more else node.revision,
         more=more,
@@ -83,7 +86,7 @@ def _assignment(vm: r.Vm) -> m.Assignment:
         desired=vm.desired,
         start_serial=vm.start_serial,
         graceful_s=vm.graceful_s,
-        create_disks=not vm.moved,
+        create_disks=not vm.exists,
         spec=vm.spec,
     )
 
@@ -117,7 +120,7 @@ def move(ctx: Context, vm: r.Vm, target: str, why: str) -> r.Vm:
     """Gives the VM to `target` in the next epoch, with a release for the old owner. The caller has the evidence."""
     old = vm.node
     revision = ctx.bump(target)
-    moved = msgspec.structs.replace(vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, moved=True)
+    moved = msgspec.structs.replace(vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True)
     ctx.tables.vms.put(moved)
     release(ctx, old, moved, vm.epoch)
     ctx.audit("chimed", "vm-moved", vm.uuid, f"{old} -> {target}, epoch {moved.epoch}: {why}")
@@ -127,7 +130,7 @@ def move(ctx: Context, vm: r.Vm, target: str, why: str) -> r.Vm:
 def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
     revision = ctx.bump(node_name)
-    adopted = msgspec.structs.replace(vm, node=node_name, epoch=epoch, revision=revision, moved=True)
+    adopted = msgspec.structs.replace(vm, node=node_name, epoch=epoch, revision=revision, exists=True)
     ctx.tables.vms.put(adopted)
     release(ctx, vm.node, adopted, vm.epoch)
     ctx.audit("chimed", "vm-adopted", vm.uuid, f"{node_name} holds it in epoch {epoch}, the database knew {vm.epoch}")

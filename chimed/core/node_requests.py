@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import alarms, evidence, inventory, operations, placement, progress, rebuild
+from chimed.core import alarms, evidence, inventory, operations, placement, progress, rebuild, recovery
 from chimed.core import rows as r
 from chimed.core.alarms import NODE_CODES
 from chimed.core.queries import find_node
@@ -91,10 +91,9 @@ class NodeRequests:
             tables.releases.delete(release)
         for command in tables.commands.by("node", node.name):
             tables.commands.delete(command)
-        if node.name in tables.meta.waiting_for:
-            rest = tuple(name for name in tables.meta.waiting_for if name != node.name)
-            tables.meta = msgspec.structs.replace(tables.meta, waiting_for=rest)
         tables.nodes.delete(node)
+        if recovery.no_longer_waits_for(self._ctx, [node.name]):
+            self._parts.ask_reports()
         self._ctx.sync_alarms(node.name, {}, NODE_CODES)
         alarms.sync_mass(self._ctx)
         self._parts.forget_node(node.name)

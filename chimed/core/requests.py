@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from chimed.core import operations
+from chimed.core import operations, recovery
 from chimed.core import rows as r
 from chimed.core.node_requests import NodeRequests
 from chimed.core.queries import find_operation
@@ -120,8 +120,8 @@ class Requests:
             return Done(["the server is not recovering"], changed=False)
         names = ", ".join(meta.waiting_for)
         if not body.dry_run:
-            self._ctx.tables.meta = msgspec.structs.replace(meta, waiting_for=())
-            self._parts.ask_reports()
             self._ctx.audit(actor, "recovery-confirmed", "server", f"without {names}: {body.comment}")
+            recovery.no_longer_waits_for(self._ctx, meta.waiting_for)
+            self._parts.ask_reports()
         return Done([f"ends the recovery though {names} have not reported: you attest that they run no VM that the "
                      "restored database gives to another node"])  # fmt: skip

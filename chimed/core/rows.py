@@ -58,7 +58,7 @@ class Node(Row, frozen=True, kw_only=True):
 
 class Vm(Row, frozen=True, kw_only=True):
     """A virtual machine. `node` is its owner; only the owner may run it, in this `epoch`.
-    `moved`: it had another owner before, so that its disks exist and are never made again."""
+    `exists`: it ran once or had another owner, so that its disks exist and are never made again."""
 
     uuid: str
     name: str
@@ -69,7 +69,7 @@ class Vm(Row, frozen=True, kw_only=True):
     revision: int
     start_serial: int = 1
     graceful_s: float = 60.0
-    moved: bool = False
+    exists: bool = False
     operation: str = ""
     last_operation: str = ""
     created: float = 0.0

@@ -84,6 +84,7 @@ FIELDS = {
     "Pull.since": "revision up to which the agent has everything; 0: send everything",
     "NodeOrder.drain_serial": "number of the newest drain",
     "NodeOrder.drain_graceful_s": "time that guests have to power off in a drain",
+    "NodeOrder.hold": "start nothing for now: the server recovers from a restore",
     "Assignment.revision": "inventory revision of its last change",
     "Assignment.create_disks": "disks with a size may be created when they do not exist",
     "Assignment.start_serial": "number of the newest start that was asked for",

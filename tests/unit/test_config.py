@@ -87,7 +87,7 @@ def test_what_peers_are_told_to_connect_to() -> None:
         (agent, "storage_paths = '/srv'", "storage_paths = '/srv': expected a list, got text"),
         (agent, "storage_paths = ['srv']", "storage_paths = ['srv']: "),
         (agent, "libvirt_uri = 'xen:///'", "libvirt_uri = 'xen:///': expected qemu:///system or qemu:///embed"),
-        (agent, "virt_type = 'vmware'", "virt_type = 'vmware': invalid enum value 'vmware'"),
+        (agent, "virt_type = 'vmware'", "virt_type = 'vmware': expected one of auto, kvm, qemu"),
         (agent, "workers = 0", "workers = 0: expected a whole number >= 1"),
         (server, "heartbeat_s = ", "is not TOML: Invalid value (at line 1, column 15)"),
         (server, "heartbeat_s = 1\nheartbeat_s = 2", "is not TOML: Cannot overwrite a value (at line 2"),

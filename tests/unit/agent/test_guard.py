@@ -33,6 +33,7 @@ REFUSED = {
     "released long ago and done": (replace(GOOD, tombstones={VM_1: Tombstone(epoch=9, done=True, acked=True)}), FACTS),
     "not confirmed": (replace(GOOD, confirmed_boot=""), FACTS),
     "confirmed in another boot": (replace(GOOD, confirmed_boot="a"), FACTS),
+    "held back": (replace(GOOD, order=NodeOrder(admin_state=AdminState.ENABLED, drain_serial=0, hold=True)), FACTS),
     "drained": (replace(GOOD, order=NodeOrder(admin_state=AdminState.DRAINED, drain_serial=1)), FACTS),
     "drained on the node": (replace(GOOD, local_drain=True), FACTS),
     "should be stopped": (held(vm=assignment(epoch=3, desired=Desired.STOPPED)), FACTS),

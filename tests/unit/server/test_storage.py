@@ -211,25 +211,45 @@ def test_an_owner_that_released_the_restored_epoch_gets_a_new_one(world: World) 
     assert world.vm("web")["observed"] == "running" and world.vm("web")["epoch"] > 1_000_000
 
 
-def test_a_node_that_booted_since_the_backup_is_held_back(world: World) -> None:
+@pytest.mark.parametrize("same_boot", [False, True], ids=["booted since", "same boot"])
+def test_a_node_that_lost_a_vm_since_the_backup_does_not_start_it(world: World, same_boot: bool) -> None:
     """It never heard that its VM was moved: on the word of the old database it would start a second one."""
     backup = world.saved()
-    world.agents["n1"].power_off()
-    world.run(60)
-    world.do(m.NodeDrain, name="n1", evidence="operator", comment="unplugged")
+    if same_boot:  # it was drained, proved it, and then was cut off before the release reached it
+        world.do(m.NodeDrain, name="n1")
+        world.settle()
+        world.agents["n1"].power_off()
+        world.run(60)
+    else:
+        world.agents["n1"].power_off()
+        world.run(60)
+        world.do(m.NodeDrain, name="n1", evidence="operator", comment="unplugged")
     world.do(m.NodeRebuild, name="n1")
     world.settle()
     assert world.agents["n2"].running
+    world.agents["n2"].kill()
     restore(world, backup)
-    world.agents["n1"].boot_again()
-    assert not world.agents["n1"].running
+    world.start("n1") if same_boot else world.agents["n1"].boot_again()
+    world.run(60)
+    assert not world.agents["n1"].running, "nobody starts anything before all have reported"
     world.start("n2")
     world.run(60)
+    assert world.ask(m.ServerStatus())["recovering"] is False
     assert not world.agents["n1"].running and world.vm("web")["node"] == "n2"
-    world.do(m.RecoveryConfirm, comment="n1 runs nothing")
+    assert world.vm("web")["observed"] == "running" and not world.tables().releases.by("node", "n1")
+
+
+def test_what_is_off_starts_when_the_recovery_ends(world: World) -> None:
+    backup = world.saved()
+    world.agents["n1"].power_off()
+    world.agents["n2"].power_off()
+    restore(world, backup)
+    world.agents["n1"].boot_again()
     world.run(60)
-    assert not world.agents["n1"].running and world.vm("web")["observed"] == "running"
-    assert not world.tables().releases.by("node", "n1")
+    assert not world.agents["n1"].running
+    world.do(m.RecoveryConfirm, comment="n2 runs nothing")
+    world.run(60)
+    assert world.agents["n1"].running and world.vm("web")["observed"] == "running"
 
 
 def test_a_restored_vm_that_was_deleted_is_there_again(world: World) -> None:

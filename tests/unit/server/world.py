@@ -485,7 +485,8 @@ class Agent:
         for uuid, vm in self.held.items():
             may = self.order.admin_state != "drained" and uuid not in self.failed and uuid not in self.halted
             if vm.desired == "running" and may:
-                self.running.add(uuid)
+                if not self.order.hold:
+                    self.running.add(uuid)
             else:
                 self.running.discard(uuid)
         if self.order.admin_state == "drained":
