@@ -46,7 +46,8 @@ class Hypervisor(Protocol):
 
     def define(self, vm: Assignment) -> None:
         """Makes or updates the persistent definition with epoch and revision in its metadata (also of the running
-        domain). Creates missing disks that have a size. Raises InvalidVm when a disk is missing or the XML is refused."""
+        domain). Creates missing disks that have a size if the assignment says so. Raises InvalidVm when a disk is
+        missing or the XML is refused."""
 
     def start(self, uuid: str) -> None:
         """Starts a defined domain. Raises InvalidVm when a disk that it needs is not there."""

@@ -40,6 +40,21 @@ class LinkState(StrEnum):
     READY = "ready"  # inventory applied
 
 
+TRANSITIONS: dict[LinkState, dict[LinkState, str]] = {
+    LinkState.IDLE: {LinkState.GREETING: "hello sent"},
+    LinkState.GREETING: {LinkState.PULLING: "welcome", LinkState.IDLE: "no answer, refused, or connection lost"},
+    LinkState.PULLING: {
+        LinkState.READY: "last page applied",
+        LinkState.IDLE: "no answer, session refused, or connection lost",
+    },
+    LinkState.READY: {
+        LinkState.PULLING: "a new generation, or the inventory could not be saved",
+        LinkState.IDLE: "no answer, session refused, or connection lost",
+    },
+}
+"""Every change of state that there is, and why."""
+
+
 class LinkTimes(Struct, frozen=True):
     """Seconds. The heartbeat interval comes from the server."""
 
@@ -136,14 +151,16 @@ class Link:
             wait_s = base * (0.5 + self._rng.random())
         self._failures += 1
         self._next_hello = now + wait_s
-        self.state, self.session, self._nonce = LinkState.IDLE, "", ""
+        self._enter(LinkState.IDLE)
+        self.session = self._nonce = ""
         self._pages, self._report_seq, self._report_hold, self._missed_pulls = [], 0, 0.0, 0
         return [Log(level, f"link: session ended: {why}; hello again in {wait_s:.1f} s"), Reconnect()]
 
     # --- hello --------------------------------------------------------------------------------------------------------
 
     def _hello(self, now: float) -> list[Effect]:
-        self.state, self._answer_by = LinkState.GREETING, now + self._times.answer_s
+        self._enter(LinkState.GREETING)
+        self._answer_by = now + self._times.answer_s
         self._nonce = self._new_nonce()
         body = m.Hello(
             versions=(PROTOCOL_VERSION,),
@@ -174,7 +191,7 @@ class Link:
         self._pages = []
         self._pulling_from = since
         if since == 0:
-            self.state = LinkState.PULLING
+            self._enter(LinkState.PULLING)
         return self._ask_page(since, now)
 
     def _ask_page(self, since: int, now: float) -> list[Effect]:
@@ -225,12 +242,17 @@ class Link:
     def applied(self) -> None:
         """The inventory is in force, and saved before anything else is sent."""
         self.report_wanted = self.report_wanted or self.state == LinkState.PULLING
-        self.state = LinkState.READY
+        self._enter(LinkState.READY)
+
+    def _enter(self, state: LinkState) -> None:
+        assert state is self.state or state in TRANSITIONS[self.state], f"{self.state} -> {state}"
+        self.state = state
 
     def not_applied(self, now: float, wait_s: float) -> None:
         """The inventory could not be saved: everything is pulled again later; heartbeats go on."""
         if self.session:
-            self.state, self._nonce, self._pages = LinkState.PULLING, "", []
+            self._enter(LinkState.PULLING)
+            self._nonce, self._pages = "", []
             self._next_pull = now + wait_s
 
     # --- heartbeats ---------------------------------------------------------------------------------------------------

@@ -33,6 +33,24 @@ class Phase(StrEnum):
     GRACE = "grace"  # not heard from since the server's start, and not judged yet
 
 
+TRANSITIONS: dict[Phase, dict[Phase, str]] = {
+    Phase.GRACE: {
+        Phase.ALIVE: "heard",
+        Phase.AGENT_LOST: "silent for the grace period; ping answers, or cannot be sent",
+        Phase.SILENT: "silent for the grace period; no ping reply",
+    },
+    Phase.ALIVE: {Phase.ASKING: "heartbeats missed"},
+    Phase.ASKING: {
+        Phase.ALIVE: "heard",
+        Phase.AGENT_LOST: "ping answers, or cannot be sent",
+        Phase.SILENT: "no ping reply",
+    },
+    Phase.AGENT_LOST: {Phase.ALIVE: "heard", Phase.SILENT: "no ping reply any more"},
+    Phase.SILENT: {Phase.ALIVE: "heard", Phase.AGENT_LOST: "ping answers, or cannot be sent"},
+}
+"""Every change of phase that there is, and why. A node begins with GRACE (after a restart) or ALIVE (first hello)."""
+
+
 class Probe(Struct):
     """The pings of a node that is not heard since `heard`. `next_at`: its entry in the heap that counts."""
 
@@ -64,7 +82,7 @@ class Liveness:
         """Begins to wait for a node that was heard in an earlier life of the server: a full grace period."""
         self.forget(node)
         self._last_heard[node] = now
-        self._phases[node] = Phase.GRACE
+        self._phases[node] = Phase.GRACE  # the beginning
 
     def forget(self, node: str) -> None:
         """The node was removed."""
@@ -78,7 +96,7 @@ class Liveness:
         self._last_heard.move_to_end(node)
         if self._phases.get(node) is Phase.ALIVE:
             return False
-        self._phases[node] = Phase.ALIVE
+        self._enter(node, Phase.ALIVE)
         self._probes.pop(node, None)
         return True
 
@@ -151,8 +169,13 @@ class Liveness:
             del self._last_heard[node]
             self._probes[node] = Probe(heard=heard)
             if self._phases[node] is not Phase.GRACE:
-                self._phases[node] = Phase.ASKING
+                self._enter(node, Phase.ASKING)
             self._schedule(node, now)
+
+    def _enter(self, node: str, phase: Phase) -> None:
+        before = self._phases.get(node, phase)
+        assert before is phase or phase in TRANSITIONS[before], f"{before} -> {phase}"
+        self._phases[node] = phase
 
     def _schedule(self, node: str, at: float) -> None:
         self._probes[node].next_at = at
@@ -189,6 +212,7 @@ class Liveness:
         phase = Phase.AGENT_LOST if probe.answered or probe.unsent else Phase.SILENT
         unavailable = bool(probe.unsent) and not probe.answered
         changed = phase is not self._phases[node] or unavailable != probe.unavailable
-        self._phases[node], probe.unavailable = phase, unavailable
+        probe.unavailable = unavailable
+        self._enter(node, phase)
         probe.sent, probe.answered, probe.unsent = 0, False, ""
         return changed

@@ -81,6 +81,18 @@ def cancel(ctx: Context, op: r.Operation, outcome: str) -> None:
     _end(ctx, op, OperationState.CANCELLED, outcome)
 
 
+TRANSITIONS: dict[OperationState, dict[OperationState, str]] = {
+    OperationState.RUNNING: {
+        OperationState.SUCCEEDED: "what it waits for is true",
+        OperationState.FAILED: "it cannot become true, or the time is over",
+        OperationState.CANCELLED: "cancelled by an operator, or superseded by a newer one",
+    },
+    OperationState.SUCCEEDED: {},
+    OperationState.FAILED: {},
+    OperationState.CANCELLED: {},
+}
+"""Every change of state that there is, and why."""
+
 _STEP_AT_END: dict[OperationState, StepState] = {
     OperationState.SUCCEEDED: StepState.DONE,
     OperationState.FAILED: StepState.FAILED,
@@ -90,6 +102,7 @@ OPEN_STEPS = frozenset({StepState.PENDING, StepState.RUNNING, StepState.WAITING}
 
 
 def _end(ctx: Context, op: r.Operation, state: OperationState, outcome: str, point: bool = True) -> None:
+    assert state in TRANSITIONS[op.state], f"{op.id}: {op.state} -> {state}"
     steps = tuple(
         msgspec.structs.replace(s, state=_STEP_AT_END[state]) if s.state in OPEN_STEPS else s for s in op.steps
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -148,8 +149,12 @@ class Queries:
 
 def _page(rows: Iterable[R], body: m.Page, name: Callable[[R], str], view: Callable[[R], Any]) -> Any:
     """Rows in the order of their names, from after the one that the request names."""
-    names = sorted(((name(row), row) for row in rows), key=lambda pair: pair[0])
-    later = [pair for pair in names if pair[0] > body.after] if body.after else names
-    taken = later[: body.limit]
-    more = len(later) > len(taken)
-    return {"items": [view(row) for _, row in taken], "next": taken[-1][0] if more else ""}
+    later = ((name(row), row) for row in rows)
+    if body.after:
+        later = (pair for pair in later if pair[0] > body.after)
+    taken = heapq.nsmallest(body.limit + 1, later, key=lambda pair: pair[0])
+    more = len(taken) > body.limit
+    return {
+        "items": [view(row) for _, row in taken[: body.limit]],
+        "next": taken[body.limit - 1][0] if more else "",
+    }

@@ -1,8 +1,8 @@
 """After a restore: until every node has told what it holds, nobody starts anything and no VM changes its owner.
 
-The database is behind then: it may give a VM to a node that lost it since the backup. So inventories carry `hold`, which
-the agents' guard obeys; running VMs go on. The hold ends with the last report, or with an operator's word for the nodes
-that cannot report.
+The database is behind then: it may give a VM to a node that lost it since the backup. So inventories carry `hold`,
+which the agents' guard obeys; running VMs go on. The hold ends with the last report, or with an operator's word for the
+nodes that cannot report.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """agentd on `qemu:///system`: a real libvirtd of the host's own, and people who use virsh beside Chime.
 
-Rows 6 to 9, 17 and 18 of the fault table, and that domains of others are never touched (S5). The host's libvirtd has private
-folders, so that the machine's own libvirt is not involved.
+Rows 6 to 9, 17 and 18 of the fault table, and that domains of others are never touched (S5). The host's libvirtd has
+private folders, so that the machine's own libvirt is not involved.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def start_libvirtd(host: Host) -> None:
     for folder in PRIVATE:
         host.run(["sh", "-c", f"mkdir -p {folder} && mount -t tmpfs -o mode=755 tmpfs {folder}"])
     conf = host.etc / "libvirtd.conf"
-    conf.write_text('auth_unix_rw = "none"\nunix_sock_group = "root"\nhost_uuid = "%s"\n' % uuids.uuid4())
+    conf.write_text(f'auth_unix_rw = "none"\nunix_sock_group = "root"\nhost_uuid = "{uuids.uuid4()}"\n')
     qemu_conf = host.etc / "qemu.conf"
     qemu_conf.write_text(QEMU_CONF)
     host.run(["cp", str(qemu_conf), "/etc/libvirt/qemu.conf"])

@@ -1,4 +1,7 @@
-"""Writes the tables of `docs/configuration.md` from the configuration Structs: `python -m tests.tools.make_config_tables`."""
+"""Writes the tables of `docs/configuration.md` from the configuration Structs.
+
+Run it after a change of a setting: `python -m tests.tools.make_config_tables`.
+"""
 
 from __future__ import annotations
 

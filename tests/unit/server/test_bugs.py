@@ -69,9 +69,8 @@ def received(name: str, body: m.Base) -> fx.Received:
 
 def test_only_the_message_that_trips_the_core_is_refused(parts: tuple[Daemon, Core, Socket]) -> None:
     daemon, core, socket = parts
-    batch = [
-        received("a", m.ServerStatus()), received("b", m.NodeShow(name="n1")), received("c", m.ServerStatus()), fx.Tick()
-    ]  # fmt: skip
+    good, bad = m.ServerStatus(), m.NodeShow(name="n1")
+    batch = [received("a", good), received("b", bad), received("c", good), fx.Tick()]
     daemon._handle(list(batch), 0.0)
     assert socket.sent == {"a": "ok", "b": "internal", "c": "ok"}
     assert core.counters["internal-errors"] == 1
