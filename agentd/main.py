@@ -73,7 +73,8 @@ def _command(args: dict[str, Any]) -> int:
 def _run(config: Config) -> int:
     logs.set_up(config.log_level, config.log_format)
     if not Path(config.key_file).exists():
-        raise ChimeError("invalid", f"{config.key_file} does not exist: install this node's bundle with agentd join BUNDLE")
+        text = f"{config.key_file} does not exist: install this node's bundle with agentd join BUNDLE"
+        raise ChimeError("invalid", text)
     bundle = keys.load(config.key_file, keys.Kind.NODE)
     if not bundle.endpoint or not bundle.server_public_key:
         raise ChimeError("invalid", f"{config.key_file} does not name the server: agentd join its bundle")

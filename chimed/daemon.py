@@ -20,7 +20,7 @@ from chimed.core.server import ServerCore
 from chimed.core.tables import Tables
 from chimed.database import StoreConflict, StoreError
 from chimed.icmp import Pinger, PingOutcome
-from chimed.store import Retention, Store
+from chimed.store import PRUNE_STEP, Retention, Store
 from chimed.transport import Incoming, Router, SendOutcome, WakeUp
 from wire import codec
 from wire import messages as m
@@ -30,6 +30,7 @@ BUDGET = 100  # messages of one turn; many more fall out of the processor's cach
 FLOODED_S = 5.0  # deadlines are judged after all messages, but under a flood at least so often
 PROBE_S = 2.0
 PRUNE_S = 3600.0
+PRUNE_AGAIN_S = 2.0  # while there is much to remove
 
 log = structlog.get_logger()
 
@@ -53,7 +54,7 @@ class Daemon:
         self._allowed: frozenset[str] = frozenset()
         self._refused: dict[str, int] = {}
         self._next_probe = float("inf")
-        self._next_prune = clock() + 60.0
+        self._last_prune, self._next_prune = clock(), clock() + 60.0
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -178,18 +179,24 @@ class Daemon:
                     self._carry_out(effects)
                 else:
                     self._core.rolled_back(self._trouble, [])
+        if len(self._core.tables.answers) > self._retention.answers + PRUNE_STEP:  # an operator in a hurry
+            self._next_prune = min(self._next_prune, self._last_prune + PRUNE_AGAIN_S)
         if now >= self._next_prune:
-            self._next_prune = now + PRUNE_S
+            self._last_prune, self._next_prune = now, now + PRUNE_S
             self._prune()
 
     def _prune(self) -> None:
-        """Old history goes; where that cannot be recorded now, it goes the next time."""
+        """Old history goes, a bounded part at a time; where that cannot be recorded now, it goes the next time."""
         try:
-            self._core.tables.pruned(self._store.prune(time.time(), self._retention))
+            removed = self._store.prune(time.time(), self._retention)
         except StoreError as error:
             if self._store.broken:
                 raise
             log.warning(f"old history not removed: {error}")
+            return
+        self._core.tables.pruned(removed)
+        if len(removed) >= PRUNE_STEP:
+            self._next_prune = self._last_prune + PRUNE_AGAIN_S
 
     # --- effects ------------------------------------------------------------------------------------------------------
 

@@ -161,7 +161,8 @@ def _restore(config: Config, source: str, yes: bool) -> int:
             print("nothing was changed", file=sys.stderr)
             return 1
     generation = backup.restore(source, config.database)
-    print(f"restored; generation {generation}. Until all nodes have reported, no VM changes its owner.", file=sys.stderr)
+    then = "Until all nodes have reported, no VM changes its owner."
+    print(f"restored; generation {generation}. {then}", file=sys.stderr)
     return 0
 
 

@@ -62,10 +62,11 @@ def run(argv: list[str], terminal: Terminal, environ: Mapping[str, str], connect
             terminal.write(f"chime-tool {_version()}\n" if line.text == "version" else line.text)
             return 0
         options, settings = config.resolve(line.options, line.output_given, environ)
-        session = Session(options, terminal, connect(settings))
-        if options.watch_s is not None and line.command.run is not fleet.list_events:
-            return _watch(line, session, options.watch_s)
-        return line.command.run(session, line.args)
+        connection = connect(settings)
+        try:
+            return _run(line, Session(options, terminal, connection))
+        finally:
+            connection.close()
     except UsageError as error:
         return _fail(terminal, str(error), 2)
     except ChimeError as error:
@@ -81,6 +82,12 @@ def run(argv: list[str], terminal: Terminal, environ: Mapping[str, str], connect
         return _fail(terminal, text, 1)
 
 
+def _run(line: Line, session: Session) -> int:
+    if session.options.watch_s is not None and line.command.run is not fleet.list_events:
+        return _watch(line, session, session.options.watch_s)
+    return line.command.run(session, line.args)
+
+
 def connect(settings: config.Settings) -> Connection:
     """A client for the operator whose key file it is. Raises ChimeError, UsageError."""
     file = keys.load(settings.key_file, keys.Kind.OPERATOR)
@@ -92,7 +99,7 @@ def connect(settings: config.Settings) -> Connection:
             f"key file {settings.key_file} does not say where its server is: endpoint, server_public_key"
         )
     client = Client(endpoint, file.server_public_key, file.pair(), settings.request_s)
-    return Connection(client, endpoint, file.server_public_key, new_key, new_pair)
+    return Connection(client, endpoint, file.server_public_key, new_key, new_pair, client.close)
 
 
 def _watch(line: Line, session: Session, watch_s: float) -> int:

@@ -49,6 +49,7 @@ class Connection:
     server_public_key: str
     new_key: Callable[[], str]
     new_pair: Callable[[], tuple[str, str]]
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -377,7 +377,7 @@ class Chime:
         os.kill(seen.pid, number)
 
     def stop_agent(self, name: str) -> None:
-        """Ends the agent by SIGKILL; it stays away (`agent(name).start()` brings it back)."""
+        """Ends the agent (SIGTERM, at once SIGKILL); it stays away until `agent(name).start()`."""
         service = self.agent(name)
         self.cluster[name].ask_init("stop", name="agentd")
         service.enabled = False
@@ -386,7 +386,7 @@ class Chime:
         wait_until(lambda: service.status()["pid"] is None, 10, f"agentd of {name} ends")
 
     def stop_server(self) -> None:
-        """Ends the server by SIGKILL; it stays away."""
+        """Ends the server (SIGTERM, at once SIGKILL); it stays away until `serve_again`."""
         self.cluster[SERVER].ask_init("stop", name="chimed")
         with contextlib.suppress(HostError):
             self.server.kill()

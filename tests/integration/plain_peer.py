@@ -1,6 +1,6 @@
 """Peers of a server, written from docs/protocol.md alone with pyzmq and msgpack: nothing of Chime is imported here.
 
-`Peer` sends frames and reads answers. `Agent` is a whole agent (sections 5 and 6) in a thread; its hypervisor is a dict.
+`Peer` sends frames and reads answers. `Agent` is a whole agent (sections 5 and 6) in a thread, its hypervisor a dict.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Agent(threading.Thread):
             if self._peer is not None:
                 self._peer.close()
 
-    # --- connection -----------------------------------------------------------------------------------------------
+    # --- connection ---------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
         if self._peer is not None:
@@ -225,7 +225,7 @@ class Agent(threading.Thread):
                                 "boot_id": self.boot_id, "incarnation": self.incarnation, "revision": self._applied,
                                 "load": {"vms_running": sum(self.machines.values())}})  # fmt: skip
 
-    # --- messages of the server ------------------------------------------------------------------------------------
+    # --- messages of the server ---------------------------------------------------------------------------------------
 
     def _on_message(self, message: Body) -> None:
         kind, body = message["t"], message["b"]
@@ -287,7 +287,7 @@ class Agent(threading.Thread):
             if self._unconfirmed.get(release["uuid"]) == release["epoch"]:
                 del self._unconfirmed[release["uuid"]]
 
-    # --- the hypervisor --------------------------------------------------------------------------------------------
+    # --- the hypervisor -----------------------------------------------------------------------------------------------
 
     _unconfirmed: dict[str, int]
 
@@ -330,7 +330,7 @@ class Agent(threading.Thread):
             elif not wanted:
                 self.machines[name] = False
 
-    # --- reports ---------------------------------------------------------------------------------------------------
+    # --- reports ------------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
         if self._report_sent is not None or self._outstanding is not None:

@@ -48,9 +48,13 @@ def run(module: str, *args: object, stdin: str = "", env: dict[str, str] | None 
 def inside(module: str, *args: object, stdin: str = "", env: dict[str, str] | None = None) -> Finished:
     """The same within this process: for the many commands that are refused, or only ask, and end by themselves."""
     argv, out, err = [str(arg) for arg in args], io.StringIO(), io.StringIO()
-    with mock.patch.dict(os.environ, env or {}), mock.patch.object(sys, "stdin", io.StringIO(stdin)):
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = importlib.import_module(module).main(argv)
+    with (
+        mock.patch.dict(os.environ, env or {}),
+        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = importlib.import_module(module).main(argv)
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
@@ -113,7 +117,7 @@ class Server:
         assert found
         return int(found[1]) / 1024
 
-    # --- operators and nodes ---------------------------------------------------------------------------------------
+    # --- operators and nodes ------------------------------------------------------------------------------------------
 
     @property
     def operator(self) -> Keys:

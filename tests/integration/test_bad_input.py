@@ -18,7 +18,7 @@ import pytest
 
 from tests.hosts import wait_until
 from tests.integration.chime import Chime, tiny, unique
-from tests.integration.plain_peer import Agent, Peer, Refused
+from tests.integration.plain_peer import Agent, Refused
 from tests.integration.real_server import ROOT, Finished, Server, inside, run, toml, until
 from wire import messages as m
 from wire.types import DiskFormat
@@ -127,14 +127,15 @@ REFUSALS: tuple[tuple[int, tuple[str, ...], tuple[str, ...]], ...] = (
     # no room
     (1, ("vm", "create", "w", "--vcpus", "1", "--memory", "4G"),
      ("no node can take w: n1 has 1472 MiB of memory left, 4096 are needed",)),
-    (1, ("vm", "create", "w", "--vcpus", "9", "--memory", "64", "--node", "n1"), ("n1 has 7 vCPUs left, 9 are needed",)),
+    (1, ("vm", "create", "w", "--vcpus", "9", "--memory", "64", "--node", "n1"),
+     ("n1 has 7 vCPUs left, 9 are needed",)),
     (1, ("vm", "create", "w", *SOME, "--virt-type", "kvm"), ("n1 has no KVM",)),
     # safety
     (3, ("node", "rebuild", "n1", "--yes"), ("drain it first",)),
     (3, ("node", "remove", "n1", "--yes"), ("v1",)),
     (3, ("operator", "remove", "admin", "--yes"), ("last operator",)),
     (2, ("node", "drain", "n1", "--evidence", "fence", "--yes"), ("only 'operator'",)),
-    (2, ("node", "drain", "n1", "--evidence", "operator", "--yes"), ("--comment",)),
+    (2, ("node", "drain", "n1", "--comment", "off", "--yes"), ("--comment goes with --evidence",)),
     (3, ("node", "drain", "n1", "--evidence", "operator", "--comment", "off", "--yes"), ("the agent of n1 is alive",)),
     (2, ("vm", "stop", "v1"), ("nothing was changed", "--yes")),
     # usage
@@ -176,7 +177,7 @@ def test_xml(unchanged: Server, tmp_path: Path, xml: str) -> None:
     file = tmp_path / "domain.xml"
     file.write_text(xml)
     refused(unchanged.tool("vm", "create", "w", "--xml", file, "--uuid", UUID[:-1] + "9"), 2, XMLS[xml])
-    with unchanged.new_peer() as peer, pytest.raises(Refused, match="invalid|exists"):
+    with unchanged.new_peer() as peer, pytest.raises(Refused, match=r"invalid|exists"):
         peer.change("vm.create", name="w", spec={**SPEC, "xml": xml}, uuid=UUID)
 
 
@@ -184,7 +185,7 @@ def test_xml_that_is_not_there(unchanged: Server) -> None:
     refused(unchanged.tool("vm", "create", "w", "--xml", "/nowhere"), 2, "/nowhere", "No such file")
 
 
-# --- key files, configuration, reaching the server -----------------------------------------------------------------------
+# --- key files, configuration, reaching the server --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o777])
@@ -312,7 +313,7 @@ def test_configuration_of_the_tool(server: Server, tmp_path: Path) -> None:
     refused(server.tool("status", "--config", "/nowhere"), 2, "no such file")
 
 
-# --- database, backup, init ------------------------------------------------------------------------------------------------
+# --- database, backup, init -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -428,7 +429,8 @@ def test_a_full_disk_at_init(tmp_path: Path, pages: int) -> None:
 mount -t tmpfs -o size=256k tmpfs "$1" && head -c $((262144 - $2 * 4096)) /dev/zero > "$1/ballast"
 "$3" -m chimed.main init --config "$4"; code=$?
 ls -A "$1/server" >&3 2>/dev/null
-rm "$1/ballast" && umount "$1" && mount -t tmpfs tmpfs "$1" && "$3" -m chimed.main init --config "$4" 2>/dev/null || exit 99
+rm "$1/ballast" && umount "$1" && mount -t tmpfs tmpfs "$1" || exit 98
+"$3" -m chimed.main init --config "$4" 2>/dev/null || exit 99
 exit $code
 """
     disk, config, listed = tmp_path / "disk", tmp_path / "c.toml", tmp_path / "listed"
@@ -441,7 +443,7 @@ exit $code
     assert "operator.key" not in listed.read_text().split()
 
 
-# --- with a real agent -----------------------------------------------------------------------------------------------------
+# --- with a real agent ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -479,9 +481,7 @@ def test_a_disk_of_another_format_and_a_bad_xml(chime: Chime, tmp_path: Path) ->
     for name, spec in ((unique("text"), tiny(disks=(disk,))), (unique("xml"), tiny(xml=xml)),
                        (unique("junk"), tiny(xml="<domain type='qemu'><os/></domain>"))):  # fmt: skip
         operation = chime.ask(m.VmCreate(key=unique("key"), name=name, spec=spec))["operation"]
-        ended = chime.wait(
-            lambda found=operation: _ended(chime, found["id"]), f"{name} is created or refused"
-        )
+        ended = chime.wait(lambda found=operation: _ended(chime, found["id"]), f"{name} is created or refused")
         assert ended["state"] == "failed" and ended["outcome"].isprintable(), ended
         assert chime.vm(name)["observed"] == "failed"
         chime.do(m.VmDelete, vm=name)
@@ -521,9 +521,3 @@ def test_a_second_agent_and_a_second_join(chime: Chime) -> None:
     assert "another agentd" in line
     line = chime.agentd("n1", "join", host.etc / "bundle", code=1).stderr.strip()
     assert "there already" in line
-
-
-def test_wrong_peers_leave_no_trace(unchanged: Server) -> None:
-    """A request with good form but another operator's dead key."""
-    with Peer(unchanged.new_keys("stranger")) as peer:
-        assert peer.receive(0.3) is None

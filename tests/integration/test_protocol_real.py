@@ -15,7 +15,6 @@ from tests.integration.plain_peer import Agent, Peer, Refused
 from tests.integration.real_server import ROOT, Server, token, until
 
 SPEC = {"vcpus": 1, "memory_mib": 256}
-LIFE = ("create", "stop", "start", "reboot", "delete")
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def test_drain_rebuild_release(operator: Peer, agents: list[Agent]) -> None:
         operator.finish(operator.change("vm.delete", vm=name))
 
 
-def test_agent_restart_and_server_restart(server: Server, operator: Peer, agents: list[Agent]) -> None:
+def test_server_restart_and_agent_restart(server: Server, operator: Peer, agents: list[Agent]) -> None:
     first = agents[0]
     operator.finish(operator.change("vm.create", name="stays", spec=SPEC, node=first.node))
     server.stop()
@@ -142,6 +141,13 @@ def test_agent_restart_and_server_restart(server: Server, operator: Peer, agents
     with server.new_peer() as again:
         until(lambda: vm(again, "stays")["observed"] == "running", "the agent is back", 30)
         assert list(first.machines.values()) == [True]
+        first.stop()
+        assert vm(again, "stays")["observed"] != "running", "nobody can tell without an agent"
+        agents[0] = Agent(first.keys, first.boot_id)
+        agents[0].machines.update(first.machines)
+        agents[0].start()
+        until(lambda: vm(again, "stays")["observed"] == "running", "its next life is in session", 30)
+        assert agents[0].errors == []
         again.finish(again.change("vm.delete", vm="stays"))
 
 

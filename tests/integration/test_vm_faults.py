@@ -278,6 +278,7 @@ def test_an_unmanaged_domain_is_never_touched(chime: Chime) -> None:
     chime.do(m.NodeEnable, name="n1")
     assert chime.pids(uuid) == [mine.pid] and not chime.alarms()
     chime.kill(mine)
+    chime.no_process(uuid)
     chime.stays(lambda: not chime.processes().get(uuid), 2.0, "nor is it started again")
 
 

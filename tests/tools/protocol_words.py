@@ -25,7 +25,7 @@ FIELDS = {
     "limit": "greatest number of rows",
     "vm": "name or UUID of the VM",
     "comment": "why, for the audit trail",
-    "evidence": "`operator`: a person attests that none of the node's VMs runs; `comment` is then required",
+    "evidence": "`operator`: a person attests that none of the node's VMs runs; `comment`: how they know",
     "public_key": "CURVE public key; whoever asks makes the pair, the server never sees the secret",
     "graceful_s": "time that the guest has to power off before it is ended",
     "desired": "what should be",

@@ -95,7 +95,7 @@ BAD = [
     ("vm create a --vcpus 1 --memory 8", "memory 8: expected a whole number >= 16"),
     (f"{BASE} --uuid nope", "--uuid 'nope': not a UUID such as"),
     (f"{BASE} --disk a.qcow2", "path 'a.qcow2': expected text that is an absolute path"),
-    (f"{BASE} --disk /a,format=vmdk", "format 'vmdk': invalid enum value"),
+    (f"{BASE} --disk /a,format=vmdk", "format is qcow2 or raw"),
     (f"{BASE} --disk /a,storage=none", "storage is shared or local"),
     (f"{BASE} --disk /a,storage=nfs", "storage is shared or local"),
     (f"{BASE} --disk /a,size=", "'size=' is not one of format=..., storage=..., size=..."),

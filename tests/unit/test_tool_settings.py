@@ -104,7 +104,14 @@ def test_no_key_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_server_option_overrides_the_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[object, ...]] = []
-    monkeypatch.setattr("tools.main.Client", lambda *given: made.append(given))
+
+    class Client:
+        def __init__(self, *given: object) -> None:
+            made.append(given)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("tools.main.Client", Client)
     path = Path(_operator_key(tmp_path))
     for server, endpoint in (("tcp://127.0.0.1:9", "tcp://127.0.0.1:9"), (None, ENDPOINT)):
         connection = connect(config.Settings(path, server, 1.0))
