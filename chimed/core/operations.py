@@ -35,6 +35,7 @@ def begin(
         number=meta.next_operation,
         kind=kind,
         subject=subject,
+        name=ctx.vm_name(subject),
         label=label,
         state=OperationState.RUNNING,
         steps=steps,

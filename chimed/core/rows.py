@@ -100,7 +100,8 @@ class Command(Row, frozen=True, kw_only=True):
 
 
 class Operation(Row, frozen=True, kw_only=True):
-    """Durable long work. `subject` is a node name or VM UUID; `serial` ties it to the request that it carries out
+    """Durable long work. `subject` is a node name or VM UUID, `name` what people
+    call it, also when the VM is gone; `serial` ties it to the request that it carries out
     (start_serial, drain_serial or the VM's revision)."""
 
     id: str
@@ -114,6 +115,7 @@ class Operation(Row, frozen=True, kw_only=True):
     created: float
     timeout_s: float
     serial: int = 0
+    name: str = ""
     outcome: str = ""
     ended: float | None = None
 

@@ -88,7 +88,7 @@ class Views:
         return m.OperationView(
             id=op.id,
             kind=op.kind,
-            subject=self._ctx.vm_name(op.subject),
+            subject=op.name or self._ctx.vm_name(op.subject),
             state=op.state,
             steps=steps,
             outcome=op.outcome,

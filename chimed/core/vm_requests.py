@@ -73,6 +73,8 @@ class VmRequests:
     def _place_new(self, body: m.VmCreate) -> str:
         if body.node is not None:
             node = find_node(self._ctx, body.node)
+            if self._facts.is_lost(node):
+                raise ChimeError("node-unreachable", f"{node.name} takes no commands now: it is {node.health}")
             candidates = [(node, self._facts.room(node), self._facts.in_session(node.name))]
         else:
             candidates = self._facts.candidates()

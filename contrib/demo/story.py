@@ -169,7 +169,7 @@ class Story:
         self._expect("its VMs read unknown, the others running", lambda: self._observed(self.victims, others))
         self._show("vm", "list")
         self._refused(4, "vm", "stop", self.victims[0], "--yes")
-        self._refused(1, "vm", "create", "unlucky", "--vcpus", "1", "--memory", "96M", "--stopped", "--node", LOST)
+        self._refused(4, "vm", "create", "unlucky", "--vcpus", "1", "--memory", "96M", "--stopped", "--node", LOST)
         self._do("vm", "create", "newcomer", "--vcpus", "1", "--memory", "96M", "--stopped", show=True)
         newcomer = self.fleet.vms()["newcomer"]["node"]
         self._expect(f"a new VM is not placed on {LOST}", lambda: Look(newcomer in NODES[1:], newcomer))

@@ -166,7 +166,7 @@ def test_refusals_change_nothing() -> None:
         (m.VmCreate, {"name": "web", "spec": SPEC}, "exists"),
         (m.VmCreate, {"name": "w2", "spec": SPEC, "uuid": uuid_of("web")}, "exists"),
         (m.VmCreate, {"name": "w2", "spec": SPEC, "node": "none"}, "not-found"),
-        (m.VmCreate, {"name": "w2", "spec": SPEC, "node": "dead"}, "no-room"),
+        (m.VmCreate, {"name": "w2", "spec": SPEC, "node": "dead"}, "node-unreachable"),
         (m.VmCreate, {"name": "w2", "spec": SPEC, "node": "off"}, "no-room"),
         (m.VmCreate, {"name": "w2", "spec": m.VmSpec(vcpus=1, memory_mib=9_000_000)}, "no-room"),
         (m.VmStart, {"vm": "lost"}, "refused-unsafe"),
