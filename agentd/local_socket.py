@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket as unix
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,19 @@ class LocalSocket:
         self._context.destroy(linger=0)
 
 
+def _listens(path: Path) -> bool:
+    """Whether an agent is there; one that was killed leaves its socket behind, and zmq would wait for it."""
+    with unix.socket(unix.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 def ask(path: Path, question: Question, timeout_s: float) -> dict[str, Any] | None:
     """Asks the agent that listens at `path`; None when none answers in time."""
-    if not path.exists():
+    if not _listens(path):
         return None
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.setsockopt(zmq.LINGER, 0)
