@@ -54,6 +54,7 @@ class LibvirtDriver:
         self._swap = threading.Lock()
 
     def connect(self, on_lifecycle: Callable[[Lifecycle], None], on_lost: Callable[[str], None]) -> None:
+        """Connects, or connects again, and registers for events. See `Hypervisor`."""
         self.close()  # libvirt refuses to register twice on one connection
         with _explained(f"connect to {self._uri}"):
             link = Link(self._uri, on_lifecycle, on_lost)
@@ -63,18 +64,21 @@ class LibvirtDriver:
             late.close()
 
     def close(self) -> None:
+        """Closes the connection; VMs go on."""
         with self._swap:
             old, self._link = self._link, None
         if old is not None:
             old.close()
 
     def version(self) -> str:
+        """Versions of qemu and libvirt."""
         with _explained("read the version"):
             conn = self._connection()
             qemu, library = conn.getVersion(), conn.getLibVersion()
         return f"QEMU {_dotted(qemu)}, libvirt {_dotted(library)}"
 
     def has_kvm(self) -> bool:
+        """Whether libvirt offers KVM here."""
         if self._kvm is None:
             with _explained("read the capabilities"):  # those of the best accelerator that there is
                 capabilities = self._connection().getDomainCapabilities(None, None, None, None, 0)
@@ -82,6 +86,7 @@ class LibvirtDriver:
         return self._kvm
 
     def scan(self) -> HostScan:
+        """All domains and all real qemu processes."""
         try:
             with _explained("list the domains"):
                 domains = _all_domains(self._connection())
@@ -90,6 +95,7 @@ class LibvirtDriver:
         return HostScan(libvirt_ok=True, domains=domains, processes=processes.scan())
 
     def inspect(self, uuid: str) -> VmFacts:
+        """One domain and its real processes."""
         domain, known = None, True
         try:
             with _explained(f"look at {uuid}"):
@@ -102,6 +108,7 @@ class LibvirtDriver:
         return VmFacts(uuid=uuid, libvirt_ok=known, domain=domain, processes=processes.of_vm(uuid))
 
     def define(self, vm: Assignment) -> None:
+        """Makes or updates the definition, and missing disks of a new VM."""
         with _explained(f"define {vm.name}"):
             defined = self._find(vm.uuid)
             xml = domain_xml.build(vm, self._default_type(vm))
@@ -113,6 +120,7 @@ class LibvirtDriver:
                 _stamp_running(domain, vm)
 
     def start(self, uuid: str) -> None:
+        """Starts a defined domain; its disks are looked at first."""
         with _explained(f"start {uuid}"):
             domain = self._found(uuid)
             if domain.isActive():
@@ -121,6 +129,7 @@ class LibvirtDriver:
             domain.create()
 
     def shutdown(self, uuid: str) -> None:
+        """Asks the guest to power off."""
         with _explained(f"shut down {uuid}"):
             self._found(uuid).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
@@ -137,6 +146,7 @@ class LibvirtDriver:
                     raise
 
     def undefine(self, uuid: str) -> None:
+        """Removes the definition, never a disk."""
         with _explained(f"undefine {uuid}"):
             domain = self._find(uuid)
             if domain is None:
@@ -150,6 +160,7 @@ class LibvirtDriver:
                     raise
 
     def reboot(self, uuid: str, force: bool) -> None:
+        """Asks the guest to reboot, or resets it."""
         with _explained(f"reboot {uuid}"):
             domain = self._found(uuid)
             if force:

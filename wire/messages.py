@@ -250,6 +250,8 @@ class DrainProof(Base, frozen=True, kw_only=True):
 
 
 class CommandResult(Base, frozen=True, kw_only=True):
+    """How a command ended. The same id is answered with the same outcome again."""
+
     id: w.Token
     outcome: w.Outcome
     detail: w.Text = ""
@@ -317,10 +319,12 @@ class ServerStatus(Base, frozen=True, kw_only=True):
 
 
 class NodeList(Page, frozen=True, kw_only=True):
-    pass
+    """Asks for all nodes, by name."""
 
 
 class NodeShow(Base, frozen=True, kw_only=True):
+    """Asks for one node with its VMs and last operations."""
+
     name: w.Name
 
 
@@ -341,14 +345,20 @@ class NodeRekey(Mutation, frozen=True, kw_only=True):
 
 
 class NodeRemove(Mutation, frozen=True, kw_only=True):
+    """Forgets a drained node that owns no VM; its key is refused from the next message on."""
+
     name: w.Name
 
 
 class NodeEnable(Mutation, frozen=True, kw_only=True):
+    """The node takes new VMs again; after a drain it starts the VMs that should run."""
+
     name: w.Name
 
 
 class NodeDisable(Mutation, frozen=True, kw_only=True):
+    """The node takes no new VM; those that it has are managed as before."""
+
     name: w.Name
 
 
@@ -370,6 +380,8 @@ class NodeRebuild(Mutation, frozen=True, kw_only=True):
 
 
 class VmList(Page, frozen=True, kw_only=True):
+    """Asks for all VMs, by name, or for those of one node."""
+
     node: w.Name | None = None
 
 
@@ -390,6 +402,8 @@ class VmCreate(Mutation, frozen=True, kw_only=True):
 
 
 class VmStart(Mutation, frozen=True, kw_only=True):
+    """Asks for a start; it clears `failed` and a guest's own power-off."""
+
     vm: w.Name
 
 
@@ -402,6 +416,8 @@ class VmStop(Mutation, frozen=True, kw_only=True):
 
 
 class VmReboot(Mutation, frozen=True, kw_only=True):
+    """Asks the guest to reboot, or resets it with `force`. At most once."""
+
     vm: w.Name
     force: bool = False
 
@@ -413,14 +429,20 @@ class VmDelete(Mutation, frozen=True, kw_only=True):
 
 
 class OpList(Page, frozen=True, kw_only=True):
+    """Asks for operations, oldest first; `active`: only those that run."""
+
     active: bool = False
 
 
 class OpShow(Base, frozen=True, kw_only=True):
+    """Asks for one operation."""
+
     id: w.Token
 
 
 class OpCancel(Mutation, frozen=True, kw_only=True):
+    """Ends an operation; what it has done so far stays."""
+
     id: w.Token
 
 
@@ -440,20 +462,26 @@ class AlarmList(Base, frozen=True, kw_only=True):
 
 
 class AlarmAck(Mutation, frozen=True, kw_only=True):
+    """Says that a person knows of the alarm."""
+
     id: w.Count
     comment: w.Text = ""
 
 
 class OperatorAdd(Mutation, frozen=True, kw_only=True):
+    """Registers an operator. Whoever asks makes the key pair."""
+
     name: w.Name
     public_key: w.PublicKey
 
 
 class OperatorList(Base, frozen=True, kw_only=True):
-    pass
+    """Asks for all operators and their public keys."""
 
 
 class OperatorRemove(Mutation, frozen=True, kw_only=True):
+    """Forgets an operator; its key is refused from the next message on. The last one cannot be removed."""
+
     name: w.Name
 
 
@@ -542,6 +570,8 @@ class Step(Base, frozen=True, kw_only=True):
 
 
 class OperationView(Base, frozen=True, kw_only=True):
+    """An operation as shown. `subject` is a name; times are wall-clock seconds; `progress` is from 0 to 1."""
+
     id: str
     kind: str
     subject: str

@@ -103,6 +103,8 @@ class Observed(StrEnum):
 
 
 class DiskFormat(StrEnum):
+    """Format of a disk image."""
+
     RAW = "raw"
     QCOW2 = "qcow2"
 
@@ -116,11 +118,15 @@ class Storage(StrEnum):
 
 
 class NetworkKind(StrEnum):
+    """What a network card is connected to."""
+
     BRIDGE = "bridge"
     USER = "user"
 
 
 class VirtType(StrEnum):
+    """How a VM's processor is run."""
+
     AUTO = "auto"  # kvm where the node has it, else qemu
     KVM = "kvm"
     QEMU = "qemu"
@@ -143,6 +149,8 @@ class Evidence(StrEnum):
 
 
 class OperationState(StrEnum):
+    """Where an operation is."""
+
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -150,6 +158,8 @@ class OperationState(StrEnum):
 
 
 class StepState(StrEnum):
+    """Where a step of an operation is."""
+
     PENDING = "pending"
     RUNNING = "running"
     WAITING = "waiting"  # cannot go on now and will be retried
@@ -159,6 +169,8 @@ class StepState(StrEnum):
 
 
 class Severity(StrEnum):
+    """How urgent an alarm is."""
+
     INFO = "info"
     WARNING = "warning"
     CRITICAL = "critical"
