@@ -48,7 +48,7 @@ def test_power_loss_and_return(chime: Chime) -> None:
     for kind in (m.VmStart, m.VmStop, m.VmDelete):
         assert chime.refused(kind, vm=name) == "node-unreachable"
     chime.tool("vm", "stop", name, "--yes", code=4)
-    assert chime.refused(m.VmCreate, name=unique("new"), spec=tiny(), node="n1") == "no-room"
+    assert chime.refused(m.VmCreate, name=unique("new"), spec=tiny(), node="n1") == "node-unreachable"
     placed = unique("placed")
     chime.process(chime.create(placed))
     assert chime.vm(placed)["node"] == "n2"
