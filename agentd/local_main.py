@@ -34,10 +34,12 @@ from docopt import DocoptExit, docopt
 from agentd import __version__
 from agentd.config import Config, load_config
 from agentd.local_socket import Question, ask
-from agentd.snapshot import SnapshotError
+from agentd.snapshot import SnapshotError, locked
 from wire.errors import ChimeError
 
 ANSWER_S = 5.0
+STARTING_S = 10.0
+POLL_S = 0.2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,11 +80,21 @@ def _seconds(args: dict[str, Any], option: str) -> float:
     return value
 
 
+def _ask(config: Config, question: Question) -> dict[str, Any] | None:
+    """The agent's answer; None when no agent runs. One that has its state but no ears yet is just starting."""
+    deadline = time.monotonic() + STARTING_S
+    while True:
+        answer = ask(Path(config.socket), question, ANSWER_S)
+        if answer is not None or not locked(Path(config.state_dir)) or time.monotonic() >= deadline:
+            return answer
+        time.sleep(POLL_S)
+
+
 # --- status -----------------------------------------------------------------------------------------------------------
 
 
 def _status(config: Config) -> dict[str, Any]:
-    answer = ask(Path(config.socket), Question("status"), ANSWER_S)
+    answer = _ask(config, Question("status"))
     if answer is not None:
         return {"agent_running": True, **answer}
     from agentd.offline import Offline
@@ -147,7 +159,7 @@ def _confirmed() -> bool:
 
 
 def _finish(config: Config, form: str, graceful_s: float, timeout_s: float) -> int:
-    answer = ask(Path(config.socket), Question("drain", graceful_s), ANSWER_S)
+    answer = _ask(config, Question("drain", graceful_s))
     if answer is None:
         from agentd.offline import Offline
 

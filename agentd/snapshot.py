@@ -19,10 +19,15 @@ from agentd.core.durable import SNAPSHOT_VERSION, Durable
 
 MAGIC = "chime-agent-snapshot"
 MAX_BYTES = 64 << 20
+LOCK_FILE = "agentd.lock"
 
 
 class SnapshotError(Exception):
     """The snapshot cannot be used or written; one line says why."""
+
+
+class SnapshotLocked(SnapshotError):
+    """Another process has the node's state: an agent, or `chime-agent` at work."""
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +68,21 @@ def decode(content: bytes, node: str) -> Durable:
     return durable
 
 
+def locked(state_dir: Path) -> bool:
+    """Whether some process has the state in `state_dir` now."""
+    try:
+        fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 class Snapshot:
     """The file in the agent's state directory, and the lock that keeps a second agent out."""
 
@@ -73,14 +93,14 @@ class Snapshot:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def lock(self) -> None:
-        """Held until the process ends. Raises SnapshotError when another agentd has it."""
-        fd = os.open(self.path.with_name("agentd.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Held until the process ends. Raises SnapshotLocked when another agentd has it."""
+        fd = os.open(self.path.with_name(LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
             os.close(fd)
-            raise SnapshotError(f"another agentd (pid {owner}) uses {self.path.parent}") from None
+            raise SnapshotLocked(f"another agentd (pid {owner}) uses {self.path.parent}") from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock = fd
