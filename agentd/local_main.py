@@ -36,6 +36,7 @@ from agentd.config import Config, load_config
 from agentd.local_socket import Question, ask
 from agentd.snapshot import SnapshotError, locked
 from wire.errors import ChimeError
+from wire.usage import usage_line
 
 ANSWER_S = 5.0
 STARTING_S = 10.0
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = docopt(__doc__ or "", argv, version=f"chime-agent {__version__}")
     except DocoptExit as error:
-        print(f"chime-agent: {str(error).splitlines()[0]} (see chime-agent --help)", file=sys.stderr)
+        print(f"chime-agent: {usage_line(str(error), __doc__ or '')}; see chime-agent --help", file=sys.stderr)
         return 2
     try:
         return _command(args)

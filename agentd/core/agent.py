@@ -82,7 +82,6 @@ class AgentCore:
         self._server_knows_local_drain = False
         self._pull_clears_local_drain = False
         self._applying = False
-        self._hold_applied_until = -NEVER
 
     def _recovered(self) -> Durable:
         """What is saved, as it counts in this boot: what ran before it did not end by itself."""

@@ -221,7 +221,8 @@ class Agents:
                     alarms.sync_vm(self._ctx, self._sessions, alarm.subject)
         if recovery.no_longer_waits_for(self._ctx, [node_name]):
             self.ask_reports()
-        if self._ctx.tables.meta.generation > 1 and recovery.is_settled(self._ctx):
+        meta = self._ctx.tables.meta
+        if meta.generation > 1 and not meta.recovering:
             copies.raise_ignored(self._ctx, session, body.revision)
 
     def ask_reports(self) -> None:

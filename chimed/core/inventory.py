@@ -53,7 +53,7 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
             admin_state=node.admin_state,
             drain_serial=node.drain_serial,
             drain_graceful_s=node.drain_graceful_s,
-            hold=bool(tables.meta.waiting_for),
+            hold=tables.meta.recovering,
         ),
         revision=taken[-1][0] if more else node.revision,
         more=more,

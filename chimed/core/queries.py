@@ -67,7 +67,7 @@ class Queries:
         return {
             "version": self._ctx.policy.version,
             "generation": meta.generation,
-            "recovering": bool(meta.waiting_for),
+            "recovering": meta.recovering,
             "waiting_for": list(meta.waiting_for),
             "read_only": bool(self._ctx.read_only),
             "uptime_s": round(now - self._started, 3),

@@ -14,11 +14,6 @@ import msgspec
 from chimed.core.context import Context
 
 
-def is_settled(ctx: Context) -> bool:
-    """Whether no restore is being recovered from."""
-    return not ctx.tables.meta.waiting_for
-
-
 def no_longer_waits_for(ctx: Context, names: Iterable[str]) -> bool:
     """These nodes have reported, are gone, or were attested for. True when that ends the recovery: every agent is
     told to go on."""

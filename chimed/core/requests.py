@@ -116,7 +116,7 @@ class Requests:
 
     def _recovery_confirm(self, body: m.RecoveryConfirm, actor: str, _now: float) -> Done:
         meta = self._ctx.tables.meta
-        if not meta.waiting_for:
+        if not meta.recovering:
             return Done(["the server is not recovering"], changed=False)
         names = ", ".join(meta.waiting_for)
         if not body.dry_run:

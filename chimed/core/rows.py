@@ -27,6 +27,11 @@ class Meta(Row, frozen=True, kw_only=True):
     next_operation: int = 1
     next_alarm: int = 1
 
+    @property
+    def recovering(self) -> bool:
+        """Whether a restore is being recovered from."""
+        return bool(self.waiting_for)
+
 
 class Node(Row, frozen=True, kw_only=True):
     """A compute node. `revision` grows with each change of what its agent should know; the evidence belongs to
