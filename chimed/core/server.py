@@ -99,9 +99,8 @@ class ServerCore:
 
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in monotonic seconds."""
-        if self.ctx.read_only:
-            return self.liveness.next_deadline()
-        return min(self.liveness.next_deadline(), self._next_sweep, self._health.next_deadline())
+        alive = min(self.liveness.next_deadline(), self.sessions.next_deadline())
+        return alive if self.ctx.read_only else min(alive, self._next_sweep, self._health.next_deadline())
 
     def _received(self, event: fx.Received, now: float) -> None:
         body = event.body
@@ -154,6 +153,7 @@ class ServerCore:
         self.ctx.counters["unroutable"] += 1
 
     def _tick(self, _event: fx.Tick, now: float) -> None:
+        self.sessions.tick(now)
         to_ping, changed = self.liveness.tick(now)
         for name in to_ping:
             node = self.tables.nodes.get(name)

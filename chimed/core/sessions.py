@@ -2,7 +2,8 @@
 
 Rules: one session for each node, the newest; messages of another session are refused; a host with another boot id is
 admitted only after the old one was asked (poked) and stayed silent for `challenge_s`, so that a copied key on a second
-host never takes over from a living one. What the sessions report is findable by VM.
+host never takes over from a living one. Time in which the server itself slept is no silence. What the sessions report
+is findable by VM.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
+from chimed.core.liveness import NEVER, STALL_S
 from wire.messages import Fault, Hello, Load, VmReport
 
 
@@ -35,10 +37,13 @@ class Session(Struct):
 
 
 class Challenge(Struct):
-    """A host with another boot id wants in; the old session was asked at `since`."""
+    """A host with another boot id wants in; the old session was asked at `since` and has until `due`. `over`: all
+    messages that came until then are handled."""
 
     boot_id: str
     since: float
+    due: float
+    over: bool = False
 
 
 class Sessions:
@@ -74,12 +79,27 @@ class Sessions:
             return "admit"
         challenge = self._challenges.get(hello.node)
         if challenge is None or challenge.boot_id != hello.boot_id:
-            self._challenges[hello.node] = Challenge(hello.boot_id, now)
+            self._challenges[hello.node] = Challenge(hello.boot_id, now, now + self._challenge_s)
             return "ask"
         if old.heard > challenge.since:
             del self._challenges[hello.node]
             return "cloned"
-        return "admit" if now - challenge.since >= self._challenge_s else "wait"
+        return "admit" if challenge.over else "wait"
+
+    def next_deadline(self) -> float:
+        """When `tick` has something to do."""
+        if not self._challenges:
+            return NEVER
+        return min((c.due for c in self._challenges.values() if not c.over), default=NEVER)
+
+    def tick(self, now: float) -> None:
+        """All messages that came until now are handled. A question whose time passed while the server slept is given
+        that time again."""
+        for challenge in self._challenges.values():
+            if now > challenge.due + STALL_S and not challenge.over:
+                challenge.due = now + self._challenge_s
+            elif now >= challenge.due:
+                challenge.over = True
 
     def open(self, hello: Hello, route: bytes, session_id: str, now: float) -> Session:
         """Replaces the node's session. What the old one reported is forgotten."""

@@ -112,12 +112,15 @@ class Peer:
 
 
 class Agent(threading.Thread):
-    """An agent. `machines` is its hypervisor: uuid -> running. `fail`: why a start fails, by VM name."""
+    """An agent. `machines` is its hypervisor: uuid -> running. `fail`: why a start fails, by VM name. `beat_s`: more
+    heartbeats than the server asks for."""
 
     ANSWER_S = 5.0
 
-    def __init__(self, keys: Keys, boot_id: str | None = None, vcpus: int = 4, memory_mib: int = 8192) -> None:
+    def __init__(self, keys: Keys, boot_id: str | None = None, vcpus: int = 4, memory_mib: int = 8192,
+                 beat_s: float = 60.0) -> None:  # fmt: skip
         super().__init__(daemon=True)
+        self.beat_s = beat_s
         self.keys, self.node = keys, keys["name"]
         self.boot_id, self.incarnation = boot_id or str(uuid.uuid4()), secrets.token_hex(8)
         self.host = {"hostname": self.node, "vcpus": vcpus, "memory_mib": memory_mib}
@@ -219,7 +222,7 @@ class Agent(threading.Thread):
     def _beat(self, now: float) -> None:
         self._beat_seq += 1
         nonce = secrets.token_hex(8)
-        self._beats[nonce], self._next_beat = now, now + self._heartbeat_s
+        self._beats[nonce], self._next_beat = now, now + min(self._heartbeat_s, self.beat_s)
         digest = self._report_sent["digest"] if self._report_sent else self._acked_digest
         self._say("heartbeat", {"session": self._session, "seq": self._beat_seq, "nonce": nonce, "digest": digest,
                                 "boot_id": self.boot_id, "incarnation": self.incarnation, "revision": self._applied,

@@ -95,7 +95,7 @@ def test_evidence_is_withdrawn(world: World, how: str) -> None:
     else:
         agent.boot = uuid_of("second")
         agent.connect()
-        world.now += 3
+        world.run(3)
         agent.connect()
         assert "evidence-withdrawn" in world.actions("n1")
     assert world.node("n1")["drain_evidence"] is None

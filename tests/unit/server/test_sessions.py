@@ -74,7 +74,7 @@ def test_a_copied_key_never_takes_over_from_a_living_host(world: World) -> None:
     assert agent.poked
     world.now += 1
     agent.sync()
-    world.now += 1.5
+    world.run(1.5)
     assert refusal(world, "n1", hello, b"clone") == "cloned-key"
     assert world.alarms() == [("node-key-cloned", "n1")]
     assert agent.beat() is not None
@@ -87,9 +87,20 @@ def test_a_rebooted_host_is_admitted_after_silence(world: World) -> None:
     agent.power_off()
     agent.boot = uuid_of("second boot")
     assert not agent.connect()
-    world.now += 2.5
+    world.run(2.5)
     assert agent.connect()
     assert world.alarms() == []
+
+
+def test_the_servers_own_sleep_is_no_silence_of_a_living_host(world: World) -> None:
+    """It asks whether the old host lives, sleeps, and finds the copy's second hello before the old host's answer."""
+    agent = world.agents["n1"]
+    hello = m.Hello(versions=(1,), node="n1", boot_id=uuid_of("clone"), incarnation="c", nonce="n")
+    assert refusal(world, "n1", hello, b"clone") == "node-busy"
+    world.now += 10
+    assert refusal(world, "n1", hello, b"clone") == "node-busy"
+    agent.sync()
+    assert refusal(world, "n1", hello, b"clone") == "cloned-key"
 
 
 def test_a_replayed_heartbeat_is_no_sign_of_life(world: World) -> None:
