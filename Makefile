@@ -4,6 +4,8 @@
 #   make demo    a cluster on this machine, its failures and what Chime does (KEEP=1 leaves it running)
 #   make down    end what `make demo KEEP=1` left running
 #   make bench   measurements into build/bench.json
+#   make sim     random runs of the real cores in a simulated world (SEEDS=n FIRST=k, SCENARIO=file, STORY=seed)
+#   make sim-mutants  deliberate defects in the cores, each of which the simulator must find
 #   make clean   remove everything made here
 SHELL := /bin/bash
 ARGS := tests
@@ -12,10 +14,10 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PYTHONDONTWRITEBYTECODE=1 PATH="$$PATH")
 OWN = status=$$?; [ "$$(id -u)" = 0 ] || sudo chown -R "$$(id -u):$$(id -g)" build; exit $$status
 
-.PHONY: help test check demo down bench clean system venv
+.PHONY: help test check demo down bench sim sim-mutants clean system venv
 
 help:
-	@sed -n '2,7p' Makefile | cut -c3-
+	@sed -n '/^#   make/s/^# //p' Makefile
 
 system:
 	@contrib/bootstrap.sh system
@@ -40,6 +42,14 @@ down:
 
 bench: system
 	@$(SUDO) $(PY) -m tests.bench; $(OWN)
+
+SIM := .venv/bin/python -m tests.sim
+sim: venv
+	@$(if $(SCENARIO),$(SIM) scenario $(SCENARIO),$(if $(STORY),$(SIM) story $(STORY),\
+	$(SIM) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))))
+
+sim-mutants: venv
+	@.venv/bin/python -m tests.sim.mutants
 
 clean:
 	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.hosts sweep

@@ -42,7 +42,7 @@ class LocalSocket:
             frames = self.socket.recv_multipart(zmq.NOBLOCK)
             try:
                 return msgspec.json.decode(frames[0], type=Question)
-            except msgspec.MsgspecError as error:
+            except ValueError as error:
                 self.answer({"error": f"not understood: {error}"})
         return None
 

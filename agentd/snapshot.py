@@ -7,6 +7,7 @@ another node is put aside and refused: the agent then adopts what runs and start
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -50,7 +51,7 @@ def decode(content: bytes, node: str) -> Durable:
     first, _, rest = content.partition(b"\n")
     try:
         header = msgspec.json.decode(first, type=Header)
-    except msgspec.MsgspecError:
+    except ValueError:  # bytes that are no text raise UnicodeDecodeError, the rest MsgspecError
         raise SnapshotError("it has no valid header") from None
     if header.magic != MAGIC:
         raise SnapshotError("it is not a snapshot of agentd")
@@ -61,7 +62,7 @@ def decode(content: bytes, node: str) -> Durable:
         raise SnapshotError("its checksum is wrong: it was cut off or changed")
     try:
         durable = msgspec.json.decode(body, type=Durable)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise SnapshotError(f"its content is not valid: {error}") from None
     if durable.node != node:
         raise SnapshotError(f"it belongs to node {durable.node}, this is {node}")
@@ -101,8 +102,8 @@ class Snapshot:
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
             os.close(fd)
             raise SnapshotLocked(f"another agentd (pid {owner}) uses {self.path.parent}") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # only for the words above: an agent starts on a full disk too
+            os.pwrite(fd, b"%-31d\n" % os.getpid(), 0)
         self._lock = fd
 
     def unlock(self) -> None:
@@ -126,7 +127,8 @@ class Snapshot:
             return empty, f"snapshot {self.path} refused: {error}; kept as {aside.name}"
 
     def save(self, durable: Durable) -> None:
-        """Durable when this returns. Raises SnapshotError; the old content is then still there."""
+        """Durable when this returns. Raises SnapshotError; the old content is then still there, or, when only the very
+        last sync failed, the new."""
         part = self.path.with_name("snapshot.part")
         try:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

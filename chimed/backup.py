@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from chimed.core import recovery
 from chimed.core import rows as r
 from chimed.database import (
     Lock,
@@ -101,11 +102,10 @@ def _renew(part: Path, present: int) -> int:
         text = connection.execute("SELECT row FROM meta").fetchone()[0]
         nodes = tuple(name for (name,) in connection.execute("SELECT name FROM nodes ORDER BY name"))
         old = msgspec.json.decode(text, type=r.Meta)
-        generation = max(old.generation, present) + 1
-        meta = msgspec.structs.replace(old, generation=generation, waiting_for=nodes)
+        meta = recovery.begun(old, present, nodes)
         connection.execute("UPDATE meta SET row = ?", (msgspec.json.encode(meta).decode(),))
         connection.execute("COMMIT")
-    return generation
+    return meta.generation
 
 
 def _present_generation(path: Path) -> int:

@@ -44,7 +44,7 @@ class Daemon:
     ) -> None:  # fmt: skip
         self._core, self._store, self._router, self._pinger = core, store, router, pinger
         self._retention, self._clock = retention, clock
-        self._wake = WakeUp()
+        self._wake: WakeUp | None = None
         self._last_tick = clock()
         self._stopping = False
         self._trouble = ""
@@ -60,25 +60,27 @@ class Daemon:
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
+        self._wake = WakeUp()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         fds = [self._wake.fd, *self._pinger.fds()]
         while not self._stopping:
-            more = self.turn()
-            if not more and not self._pending:
-                self._router.poll(max(0.0, self._next_deadline() - self._clock()), fds)
+            if not self.turn():
+                self._router.poll(max(0.0, self.next_deadline() - self._clock()), fds)
                 self._wake.clear()
         log.info("stopped")
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
-        self._wake.wake()
+        if self._wake is not None:
+            self._wake.wake()
 
-    def _next_deadline(self) -> float:
+    def next_deadline(self) -> float:
+        """When the next turn is due, if nothing comes before."""
         return min(self._core.next_deadline(), self._next_probe, self._next_prune)
 
     def turn(self) -> bool:
-        """Handles what is there. Returns whether more messages may wait."""
+        """Handles what is there. Returns whether another turn is due at once."""
         now = self._clock()
         incoming = self._router.receive(BUDGET)
         events, self._pending = self._pending, []
@@ -90,7 +92,7 @@ class Daemon:
             events.append(fx.Tick())
         self._handle(events, now)
         self._housekeeping(now)
-        return not drained
+        return not drained or bool(self._pending)
 
     def _event(self, message: Incoming) -> fx.Event:
         try:
@@ -240,6 +242,7 @@ class Daemon:
         kept = found[: query.limit] if query.after_id else found[-query.limit :]
         items = [msgspec.structs.replace(e, subject=self._core.ctx.vm_name(e.subject)) for e in kept]
         self._send(fx.Send(effect.route, m.Ok(result={"items": items}), effect.id))
+
 
 def make_core(store: Store, policy: Policy, clock: Callable[[], float] = time.monotonic) -> ServerCore:
     """The core with everything that the store holds."""

@@ -63,6 +63,7 @@ class AgentCore:
         self._draft = self._recovered()
         self._waiting: list[fx.Effect] = []
         self._mark = (self.outbox.mark(), self.commands.mark())
+        self._reporter = reporting.Reporter()
         self._reports: dict[str, m.VmReport] = {}
         self._ignored: dict[str, str] = {}
         self._drain = DrainWatch(boot_id, now + policy.settle_s)
@@ -82,6 +83,9 @@ class AgentCore:
         self._server_knows_local_drain = False
         self._pull_clears_local_drain = False
         self._applying = False
+        self._must_save = False
+        self._judged: Durable | None = None
+        self._is_unconfirmed = False
 
     def _recovered(self) -> Durable:
         """What is saved, as it counts in this boot: what ran before it did not end by itself."""
@@ -115,16 +119,20 @@ class AgentCore:
             return self._save_failed(event, now)
         self._mark = (self.outbox.mark(), self.commands.mark())
         out: list[fx.Effect] = _HANDLERS[type(event)](self, event, now)
-        out += self._settle(now)
+        if now >= self._wake or not _is_quiet(event):
+            out += self._settle(now)
+        out += self._look(now)
+        out += self._talk(now)
         return self._in_order(out)
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
     def _in_order(self, out: list[fx.Effect]) -> list[fx.Effect]:
-        if self._draft is self.durable or self._draft == self.durable:
+        if not self._must_save and (self._draft is self.durable or self._draft == self.durable):
             self._draft = self.durable
             self._applying = False
             return out
+        self._must_save = False
         free = [e for e in out if _is_free(e)]
         self._waiting = [e for e in out if not _is_free(e)]
         return [fx.Save(self._draft), *free]
@@ -163,6 +171,7 @@ class AgentCore:
             out.append(fx.ConnectHypervisor())
         if now >= self._next_check:
             self._next_check = now + self.link.heartbeat_s
+            self._must_save = "snapshot-not-writable" in self._own_faults  # or it would last until the next change
             out.append(fx.CheckHost())
         return out
 
@@ -326,7 +335,7 @@ class AgentCore:
     # --- what follows from the state ----------------------------------------------------------------------------------
 
     def _settle(self, now: float) -> list[fx.Effect]:
-        """Everything that must be true after each event: VMs planned, drain judged, server told."""
+        """Everything that must be true after an event that concerns VMs: they are planned, and a drain is judged."""
         self._draft = self.vms.notice(self._draft)
         self._draft, acts, wake = self.vms.plan_all(self._draft, now)
         self._draft, reboots, wake_commands = self.commands.plan(self._draft, self.vms, now)
@@ -335,10 +344,9 @@ class AgentCore:
         busy = NEVER if self.vms.starting or not self._hypervisor_up else self.vms.last_start_ended
         look_at = self._drain.judge(self._draft, self.vms.facts, busy, self._last_good_scan, now)
         self._next_scan = min(self._next_scan, look_at)
-        out += self._look(now)
-        self._reports = reporting.vm_reports(self._draft, self.vms.facts, self.vms.blocked_reasons(), self._ignored)
+        blocked = self.vms.blocked_reasons()
+        self._reports = self._reporter.reports(self._draft, self.vms.facts, blocked, self._ignored)
         self._digest = reporting.digest_of(self._reports, self._drain.proof, self._draft.local_drain)
-        out += self._talk(now)
         return out
 
     def _look(self, now: float) -> list[fx.Effect]:
@@ -362,9 +370,16 @@ class AgentCore:
         return (
             self.link.report_wanted
             or self.outbox.pending(self._digest)
-            or self.commands.unacked(self._draft)
-            or any(t.done and not t.acked for t in self._draft.tombstones.values())
+            or self._unconfirmed()
         )
+
+    def _unconfirmed(self) -> bool:
+        """Whether the server has to hear of a result or of a release that was carried out; as of the present draft."""
+        if self._judged is not self._draft:
+            self._judged = self._draft
+            done = any(t.done and not t.acked for t in self._draft.tombstones.values())
+            self._is_unconfirmed = done or self.commands.unacked(self._draft)
+        return self._is_unconfirmed
 
     def _report(self, now: float) -> list[fx.Effect]:
         done = [(uuid, t.epoch) for uuid, t in self._draft.tombstones.items() if t.done and not t.acked]
@@ -411,6 +426,13 @@ class AgentCore:
         """What `chime-agent status` shows."""
         faults = (*self._own_faults.values(), *self._host_faults)
         return status.show(self.durable, self._boot_id, self.link, self._drain.proof, faults, self._reports)
+
+
+def _is_quiet(event: fx.Event) -> bool:
+    """Whether the event changes nothing that VMs are planned by, except time: most events are of this kind."""
+    if isinstance(event, fx.Received):
+        return isinstance(event.body, m.HeartbeatAck)
+    return isinstance(event, fx.Tick | fx.HostChecked)
 
 
 def _is_free(effect: fx.Effect) -> bool:

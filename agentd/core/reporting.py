@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from agentd.core import planner
-from agentd.core.durable import Durable
+from agentd.core.durable import Durable, Held, Tombstone
 from agentd.core.facts import VmFacts
 from wire import messages as m
 from wire.text import clean_line, clean_text
@@ -26,35 +26,63 @@ MAX_REPORT_BYTES = 1_000_000
 _encoder = msgspec.msgpack.Encoder()
 
 
-def vm_reports(
-    durable: Durable, facts: dict[str, VmFacts], blocked: dict[str, str], ignored: dict[str, str]
-) -> dict[str, m.VmReport]:
-    """One report for each VM that this node owns, for each domain that is or was ours without being owned, and for each
-    assignment that was ignored because of its epoch (`ignored`: why, by VM)."""
-    reports = {}
-    for uuid, held in durable.held.items():
-        seen = facts.get(uuid) or VmFacts(uuid, False)
-        sight = planner.observe(durable, seen, blocked.get(uuid, ""))
-        reports[uuid] = m.VmReport(
-            uuid=uuid,
-            epoch=max(durable.highest_epoch(uuid), _marked(seen)),
-            revision=held.vm.revision,
-            observed=sight.observed,
-            start_serial=held.vm.start_serial,
-            restarts=held.restarts,
-            halted=held.halted,
-            problem=sight.problem,
-            detail=clean_text(sight.detail, MAX_DETAIL),
-            name=held.vm.name,
-        )
-    for uuid, seen in facts.items():
-        if uuid not in reports and (stray := _stray(durable, seen)):
-            reports[uuid] = stray
-    for uuid, why in ignored.items():
-        seen = facts.get(uuid) or VmFacts(uuid, False)
-        if uuid not in reports:
-            reports[uuid] = _not_held(durable, seen, "stale-epoch", why)
-    return dict(list(reports.items())[:MAX_VMS])
+class Reporter:
+    """What is reported of each VM. What a report follows from is compared before it is made again: most VMs stay as
+    they are while something happens to another."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Held, VmFacts | None, str, Tombstone | None, bool, m.VmReport]] = {}
+
+    def reports(
+        self, durable: Durable, facts: dict[str, VmFacts], blocked: dict[str, str], ignored: dict[str, str]
+    ) -> dict[str, m.VmReport]:
+        """One report for each VM that this node owns, for each domain that is or was ours without being owned, and for
+        each assignment that was ignored because of its epoch (`ignored`: why, by VM)."""
+        drained = durable.drained
+        made = {
+            uuid: self._held(durable, held, facts.get(uuid), blocked.get(uuid, ""), drained)
+            for uuid, held in durable.held.items()
+        }
+        self._made = made
+        reports = {uuid: entry[-1] for uuid, entry in made.items()}
+        for uuid, seen in facts.items():
+            if uuid not in reports and (stray := _stray(durable, seen)):
+                reports[uuid] = stray
+        for uuid, why in ignored.items():
+            seen = facts.get(uuid) or VmFacts(uuid, False)
+            if uuid not in reports:
+                reports[uuid] = _not_held(durable, seen, "stale-epoch", why)
+        return reports if len(reports) <= MAX_VMS else dict(list(reports.items())[:MAX_VMS])
+
+    def _held(
+        self, durable: Durable, held: Held, seen: VmFacts | None, blocked: str, drained: bool
+    ) -> tuple[Held, VmFacts | None, str, Tombstone | None, bool, m.VmReport]:
+        uuid = held.vm.uuid
+        tombstone = durable.tombstones.get(uuid)
+        old = self._made.get(uuid)
+        if (
+            old is not None and old[0] is held and old[1] is seen and old[2] == blocked and old[3] is tombstone
+            and old[4] == drained
+        ):  # fmt: skip
+            return old
+        return held, seen, blocked, tombstone, drained, _held_report(durable, held, seen, blocked)
+
+
+def _held_report(durable: Durable, held: Held, seen: VmFacts | None, blocked: str) -> m.VmReport:
+    facts = seen or VmFacts(held.vm.uuid, False)
+    sight = planner.observe(durable, facts, blocked)
+    return m.VmReport(
+        uuid=held.vm.uuid,
+        epoch=max(durable.highest_epoch(held.vm.uuid), _marked(facts)),
+        revision=held.vm.revision,
+        observed=sight.observed,
+        start_serial=held.vm.start_serial,
+        restarts=held.restarts,
+        halted=held.halted,
+        problem=sight.problem,
+        detail=clean_text(sight.detail, MAX_DETAIL),
+        name=held.vm.name,
+    )
 
 
 def _marked(seen: VmFacts) -> int:

@@ -11,7 +11,14 @@ from collections.abc import Iterable
 
 import msgspec
 
+from chimed.core import rows as r
 from chimed.core.context import Context
+
+
+def begun(meta: r.Meta, present: int, names: Iterable[str]) -> r.Meta:
+    """The restored `meta` as it counts from now on: a generation above its own and that of the database which is
+    replaced (`present`), and all nodes to wait for."""
+    return msgspec.structs.replace(meta, generation=max(meta.generation, present) + 1, waiting_for=tuple(names))
 
 
 def no_longer_waits_for(ctx: Context, names: Iterable[str]) -> bool:

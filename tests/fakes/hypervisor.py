@@ -129,6 +129,9 @@ class FakeHypervisor:
 
     def start(self, uuid: str) -> None:
         self._enter("start", uuid)
+        self._begin(uuid)
+
+    def _begin(self, uuid: str) -> None:
         with self._lock:
             domain = self._found(uuid)
             if domain.state != DomainState.OFF:

@@ -50,14 +50,16 @@ class FakeStore:
         """Saves all or nothing. Raises StoreError or StoreConflict."""
         if self.disk.fault:
             raise StoreError(f"changes cannot be saved: {self.disk.fault}")
-        tables = {name: dict(rows) for name, rows in self.disk.tables.items()}
+        tables, changes = self.disk.tables, list(changes)
+        before = [(change, tables[change.table].get(change.key)) for change in changes]
         for change in changes:
-            if change.row is None:
-                tables[change.table].pop(change.key, None)
-            else:
-                tables[change.table][change.key] = change.row
-        self._check(tables)
-        self.disk.tables = tables
+            _put(tables[change.table], change.key, change.row)
+        try:
+            self._check(changes)
+        except StoreConflict:
+            for change, row in reversed(before):
+                _put(tables[change.table], change.key, row)
+            raise
         self.disk.commits += 1
         for event in events:
             self._append(event)
@@ -69,12 +71,15 @@ class FakeStore:
             self.disk.events.append((self.disk.next_event, event))
             self.disk.next_event += 1
 
-    def _check(self, tables: dict[str, dict[Any, r.Row]]) -> None:
-        for table, field in UNIQUE.items():
-            values = [getattr(row, field) for row in tables[table].values()]
+    def _check(self, changes: list[r.Change]) -> None:
+        tables = self.disk.tables
+        for table in {change.table for change in changes} & UNIQUE.keys():
+            values = [getattr(row, UNIQUE[table]) for row in tables[table].values()]
             if len(values) != len(set(values)):
-                raise StoreConflict(f"UNIQUE constraint failed: {table}.{field}")
-        if any((getattr(vm, "node", None),) not in tables["nodes"] for vm in tables["vms"].values()):
+                raise StoreConflict(f"UNIQUE constraint failed: {table}.{UNIQUE[table]}")
+        if any(change.table in ("nodes", "vms") for change in changes) and any(
+            (getattr(vm, "node", None),) not in tables["nodes"] for vm in tables["vms"].values()
+        ):
             raise StoreConflict("FOREIGN KEY constraint failed")
 
     def writable(self) -> bool:
@@ -115,3 +120,10 @@ class FakeStore:
         """Keys of the rows whose `field` is set, the largest value first."""
         times = [(getattr(row, field), key) for key, row in self.disk.tables[table].items()]
         return [key for time, key in sorted((t for t in times if t[0] is not None), reverse=True)]
+
+
+def _put(table: dict[Any, r.Row], key: Any, row: r.Row | None) -> None:
+    if row is None:
+        table.pop(key, None)
+    else:
+        table[key] = row

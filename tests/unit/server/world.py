@@ -7,7 +7,6 @@ of the design are checked on what is committed. `crash()` forgets everything tha
 from __future__ import annotations
 
 import random
-import uuid as uuids
 from typing import Any
 
 import msgspec
@@ -18,21 +17,12 @@ from chimed.core.context import Policy
 from chimed.core.server import ServerCore
 from chimed.core.tables import Tables
 from chimed.database import StoreError
+from tests.fakes.names import key_of, uuid_of
 from tests.fakes.store import FakeDisk, FakeStore
 from wire import messages as m
 from wire.types import Observed, OperationState
 
 WALL = 1_800_000_000.0
-
-
-def key_of(name: str) -> str:
-    """A public key."""
-    return (name.replace("_", "-") + "x" * 40)[:40]
-
-
-def uuid_of(name: str) -> str:
-    """A UUID that follows from the name."""
-    return str(uuids.uuid5(uuids.NAMESPACE_DNS, name))
 
 
 SPEC = m.VmSpec(vcpus=1, memory_mib=1024, disks=(m.Disk(path="/srv/shared.qcow2"),))
