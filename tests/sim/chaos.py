@@ -1,0 +1,175 @@
+"""A random run: from a seed, how it begins and what goes wrong when. The plan is a scenario like those that people
+write, so that a failing one can be shortened, read, and kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from tests.sim import commands
+from tests.sim.cluster import SETTLE_S, Cluster, Plan, VmPlan
+from tests.sim.scenario import WARM_UP_S, Scenario, Step
+from tests.sim.story import Story
+from wire.types import Desired, OnGuestShutdown, Storage
+
+DURATION_S = 600.0
+GAPS_S = ((0.0, 0.05), (0.05, 1.0), (1.0, 10.0), (10.0, 60.0))
+NODE_FAULTS = ("memory-low", "storage-full")
+
+
+class Deck:
+    """Draws commands that fit the cluster of a plan. `_draw_...`: one kind of them, with its weight."""
+
+    def __init__(self, plan: Plan, rng: random.Random) -> None:
+        self._rng = rng
+        self._nodes = plan.nodes
+        self._vms = [vm.name for vm in plan.vms]
+        self._made = 0
+        self._focus = rng.sample(plan.nodes, k=min(2, len(plan.nodes)))  # trouble seldom comes alone
+
+    def draw(self) -> list[str]:
+        """The next commands, which happen together."""
+        draws, weights = zip(*DRAWS, strict=True)
+        draw: Callable[[Deck], str] = self._rng.choices(draws, weights)[0]
+        return draw(self).split("; ")
+
+    def node(self) -> str:
+        """A node; more often one that had trouble before."""
+        return self._rng.choice(self._focus if self._rng.random() < 0.7 else self._nodes)
+
+    def vm(self) -> str:
+        """A VM."""
+        return self._rng.choice(self._vms)
+
+    def one_of(self, *texts: str) -> str:
+        """Any of them."""
+        return self._rng.choice(texts)
+
+    def small(self) -> int:
+        """A number of steps after which something dies: often the next."""
+        return self._rng.choice((1, 1, 2, 2, 3, 4, 6, 10))
+
+    def noise(self) -> str:
+        """How bad a path is."""
+        loss, duplicates, reorders = self._rng.choices((0.0, 0.1, 0.3, 0.5), k=3)
+        return f"loss {loss} duplicates {duplicates} reorders {reorders} delay {self.one_of('0', '1', '10')}"
+
+    def new_vm(self) -> str:
+        """A VM that is not there yet, or one that was made in this run."""
+        if self._made < 4:
+            self._made += 1
+            self._vms.append(f"new{self._made}")
+        return f"new{self._rng.randint(1, self._made)}"
+
+    def snapshot(self) -> str:
+        """What a snapshot suffers."""
+        return self.one_of("empty", "truncated", "flipped", "foreign", "newer")
+
+
+DRAWS: list[tuple[Callable[[Deck], str], float]] = [
+    (lambda d: f"power {d.node()} off", 5),
+    (lambda d: f"power {d.node()} on", 6),
+    (lambda d: f"cut {d.node()} {d.one_of('mgmt', 'mgmt', 'to-server', 'from-server')}", 5),
+    (lambda d: f"heal {d.node()}", 6),
+    (lambda d: f"drop {d.node()}", 2),
+    (lambda d: f"cut op; crash chimed at commit {d.small()}", 1),
+    (lambda d: "heal op", 2),
+    (lambda d: f"noise {d.node()} {d.noise()}", 3),
+    (lambda d: f"ping {d.node()} {d.one_of('blocked', 'open')}", 1),
+    (lambda d: f"kill agentd {d.node()}", 4),
+    (lambda d: f"crash agentd {d.node()} in {d.small()} effects", 6),
+    (lambda d: f"stop agentd {d.node()}", 1),
+    (lambda d: f"start agentd {d.node()}", 2),
+    (lambda d: f"freeze agentd {d.node()}", 2),
+    (lambda d: f"thaw agentd {d.node()}", 3),
+    (lambda d: f"disk {d.one_of(d.node(), 'chimed')} full", 2),
+    (lambda d: f"disk {d.one_of(d.node(), 'chimed')} ok", 3),
+    (lambda d: f"snapshot {d.node()} {d.snapshot()}", 1),
+    (lambda d: f"local drain {d.node()}", 1),
+    (lambda d: f"fault {d.node()} {d.one_of('memory-low', 'storage-full', 'none', 'none')}", 1),
+    (lambda d: f"libvirt {d.node()} {d.one_of('dies', 'returns', 'returns')}", 3),
+    (lambda d: f"libvirt {d.node()} {d.one_of('hangs', 'answers', 'answers')}", 3),
+    (lambda d: f"fail {d.node()} {d.one_of('start', 'define', 'destroy', 'shutdown', 'undefine', 'scan')}", 2),
+    (lambda d: f"kill qemu {d.vm()}", 6),
+    (lambda d: f"sigterm qemu {d.vm()}", 2),
+    (lambda d: f"guest {d.vm()} powers off", 2),
+    (lambda d: f"guest {d.vm()} obeys {d.one_of('yes', 'no')}", 2),
+    (lambda d: f"qemu {d.vm()} {d.one_of('sleeps', 'wakes')}", 2),
+    (lambda d: f"disk of {d.vm()} fails", 1),
+    (lambda d: f"virsh {d.one_of('suspend', 'resume', 'destroy', 'undefine')} {d.vm()}", 3),
+    (lambda d: f"virsh start {d.vm()} on {d.node()}", 1),
+    (lambda d: f"virsh define foreign on {d.node()}", 1),
+    (lambda d: f"virsh migrate {d.vm()} to {d.node()}", 0.3),
+    (lambda d: f"qemu of {d.vm()} by hand on {d.node()}", 0.5),
+    (lambda d: "kill chimed", 4),
+    (lambda d: f"crash chimed {d.one_of('before', 'after')} commit {d.small()}", 6),
+    (lambda d: f"crash chimed at send {d.small()}", 4),
+    (lambda d: f"stall chimed {d.one_of('2', '20', '100')}", 1),
+    (lambda d: f"wall clock {d.one_of('3600', '-3600')}", 1),
+    (lambda d: d.one_of("pings fail", "pings work", "pings work"), 1),
+    (lambda d: "backup", 1),
+    (lambda d: "restore", 0.5),
+    (lambda d: f"drain {d.node()}", 7),
+    (lambda d: f"drain {d.node()} evidence operator", 1.5),
+    (lambda d: (lambda n: f"power {n} off; drain {n} evidence operator; rebuild {n} evidence operator")(d.node()), 3),
+    (lambda d: f"rebuild {d.node()}", 8),
+    (lambda d: f"rebuild {d.node()} evidence operator", 1),
+    (lambda d: f"enable {d.node()}", 6),
+    (lambda d: f"disable {d.node()}", 2),
+    (lambda d: f"create {d.new_vm()}", 2),
+    (lambda d: f"create {d.new_vm()} on {d.node()}", 1),
+    (lambda d: f"start {d.vm()}", 6),
+    (lambda d: f"stop {d.vm()}", 4),
+    (lambda d: f"stop {d.vm()} force", 2),
+    (lambda d: f"reboot {d.vm()}", 3),
+    (lambda d: f"delete {d.vm()}", 1.5),
+    (lambda d: "cancel", 2),
+]
+"""What may happen, and how often."""
+
+
+def plan_of(rng: random.Random, nodes: int = 0, vms: int = 0) -> Plan:
+    """A cluster of two to five nodes with two to twenty VMs, or of a given size."""
+    names = [f"n{number + 1}" for number in range(nodes or rng.choice((2, 3, 3, 3, 4, 5)))]
+    count = vms or rng.choice((2, 3, 4, 6, 10, 20))
+    tight = rng.random() < 0.2  # there may be no room for all when a node is gone
+    return Plan(
+        nodes=names,
+        vms=[
+            VmPlan(
+                name=f"vm{number + 1}",
+                node=names[number % len(names)],
+                desired=Desired.STOPPED if rng.random() < 0.1 else Desired.RUNNING,
+                storage=Storage.LOCAL if rng.random() < 0.1 else Storage.SHARED,
+                on_guest_shutdown=OnGuestShutdown.RESTART if rng.random() < 0.2 else OnGuestShutdown.STOP,
+            )
+            for number in range(count)
+        ],
+        memory_mib=512 + 1024 * (count // len(names) + 1) if tight and not nodes else 131_072,
+    )
+
+
+def scenario_of(seed: int, nodes: int = 0, vms: int = 0, duration_s: float = DURATION_S) -> Scenario:
+    """What happens under this seed."""
+    rng = random.Random(seed)
+    plan = plan_of(rng, nodes, vms)
+    deck, steps = Deck(plan, rng), []
+    now = rng.choice((0.5, WARM_UP_S, WARM_UP_S))
+    while now < duration_s:
+        steps += [Step(round(now, 3), text) for text in deck.draw()]
+        now += rng.uniform(*rng.choice(GAPS_S)) * duration_s / DURATION_S
+    return Scenario(plan, steps, f"seed {seed}", seed)
+
+
+def run(scenario: Scenario, story: Story | None = None) -> Cluster:
+    """The run, then no faults, then L1 and S3. Raises Violation."""
+    cluster = Cluster(scenario.plan, scenario.seed, story)
+    for step in scenario.steps:
+        cluster.engine.run_until(max(cluster.engine.now, step.time))
+        commands.carry_out(cluster, step.text)
+    cluster.engine.run_until(cluster.engine.now + 1.0)
+    cluster.end_faults()
+    cluster.engine.run_until(cluster.engine.now + SETTLE_S)
+    cluster.check_picture()
+    cluster.check_answers()
+    return cluster

@@ -1,0 +1,210 @@
+"""A whole Chime with its world: hosts, a server, an operator, and what the oracle knows of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from chimed.core import effects as sfx
+from chimed.core import rows as r
+from chimed.core.context import Policy
+from tests.fakes.names import key_of, uuid_of
+from tests.fakes.rows import change
+from tests.sim import operators
+from tests.sim.engine import Engine, Violation
+from tests.sim.host import Host
+from tests.sim.network import Network
+from tests.sim.operators import Operator
+from tests.sim.oracle import Oracle
+from tests.sim.server import ServerHost
+from tests.sim.story import Story
+from wire import messages as m
+from wire.types import Desired, OnGuestShutdown, Storage
+
+SETTLE_S = 90.0  # L1
+
+
+class VmPlan(msgspec.Struct):
+    """A VM that is there at the beginning."""
+
+    name: str
+    node: str
+    desired: Desired = Desired.RUNNING
+    storage: Storage = Storage.SHARED
+    memory_mib: int = 1024
+    on_guest_shutdown: OnGuestShutdown = OnGuestShutdown.STOP
+
+
+class Plan(msgspec.Struct):
+    """How a run begins."""
+
+    nodes: list[str]
+    vms: list[VmPlan]
+    memory_mib: int = 131_072
+    policy: Policy = Policy()
+
+
+class Cluster:
+    """Begins with agents and server that start, and VMs that are defined nowhere yet."""
+
+    def __init__(self, plan: Plan, seed: int, story: Story | None = None) -> None:
+        self.story = story or Story()
+        self.engine = Engine(seed, self.story)
+        self.network = Network(self.engine)
+        self.oracle = Oracle(self.engine)
+        self.server = ServerHost(self.engine, self.network, self.oracle, plan.policy, self._is_up)
+        self.hosts = {name: Host(name, self.engine, self.network, self.oracle) for name in plan.nodes}
+        self.oracle.hosts = self.hosts
+        self.engine.watch = self.oracle.check
+        self.uuids = {vm.name: uuid_of(vm.name) for vm in plan.vms}
+        self._register(plan)
+        self.operator = Operator(self.engine, self.network)
+        self.server.start()
+        for host in self.hosts.values():
+            host.memory_mib = plan.memory_mib
+            host.start_agent()
+
+    def _is_up(self, name: str) -> bool:
+        return name in self.hosts and self.hosts[name].powered
+
+    def _register(self, plan: Plan) -> None:
+        rows: list[r.Row] = [r.Operator(name=operators.NAME, public_key=key_of(operators.NAME), created=0.0)]
+        for name in plan.nodes:
+            owned = sum(vm.node == name for vm in plan.vms)
+            rows.append(r.Node(name=name, public_key=key_of(name), revision=1 + owned))
+            self.server.add_key(name)
+        self.server.add_key(operators.NAME)
+        revisions = dict.fromkeys(plan.nodes, 1)
+        for vm in plan.vms:
+            revisions[vm.node] += 1
+            uuid, revision = self.uuid(vm.name), revisions[vm.node]
+            rows.append(
+                r.Vm(
+                    uuid=uuid, name=vm.name, spec=spec(vm), node=vm.node, epoch=1, desired=vm.desired,
+                    revision=revision,
+                )
+            )
+        for row in rows:
+            saved = change(row)
+            self.server.disk.tables[saved.table][saved.key] = row
+            if isinstance(row, r.Vm):
+                self.oracle.managed.add(row.uuid)
+        self.story.names.update({uuid: name for name, uuid in self.uuids.items()})
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    def uuid(self, vm: str) -> str:
+        """The UUID of a VM."""
+        if vm not in self.uuids:
+            self.uuids[vm] = uuid_of(vm)
+            self.story.names[self.uuids[vm]] = vm
+        return self.uuids[vm]
+
+    def host(self, node: str) -> Host:
+        """A host. Raises KeyError."""
+        return self.hosts[node]
+
+    def where(self, vm: str) -> Host | None:
+        """The host on which the VM has a process now, by whomever."""
+        uuid = self.uuid(vm)
+        return next((host for host in self.hosts.values() if uuid in host.hypervisor.alive()), None)
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    def ask(self, body: m.Base) -> Any:
+        """The server's answer to an operator's question, without the network. None: it does not run, or refuses."""
+        process = self.server.process
+        if process is None:
+            return None
+        event = sfx.Received(key_of(operators.NAME), b"", body, "q", lambda: "")
+        for effect in process.core.handle(event, self.server.clock.now()):
+            if isinstance(effect, sfx.Send) and isinstance(effect.body, m.Ok):
+                return effect.body.result
+        return None
+
+    def vm_view(self, vm: str) -> m.VmView | None:
+        """A VM as operators see it."""
+        return next((v for v in self.vm_views() if v.name == vm), None)
+
+    def vm_views(self) -> list[m.VmView]:
+        """All VMs as operators see them."""
+        found = self.ask(m.VmList())
+        return found["items"] if found else []
+
+    def node_views(self) -> list[m.NodeView]:
+        """All nodes as operators see them."""
+        found = self.ask(m.NodeList())
+        return found["items"] if found else []
+
+    def alarms(self) -> list[m.AlarmView]:
+        """The active alarms."""
+        found = self.ask(m.AlarmList())
+        return found["items"] if found else []
+
+    # --- the end of a run ---------------------------------------------------------------------------------------------
+
+    def end_faults(self) -> None:
+        """Everything works again; people undo what they did by hand."""
+        self.story.tell(self.engine.now, "world", "all faults stop")
+        server = self.server
+        server.disk.fault, server.wanted, server.pings_fail = "", True, False
+        if server.process is not None:
+            server.process.stalled_until = 0.0
+            server.process.crash_at.clear()
+        server.start()
+        for name in [*self.hosts, operators.NAME]:
+            path = self.network.path(name)
+            path.loss = path.duplicates = path.reorders = path.delay_s = 0.0
+            path.ping = True
+            self.network.heal(name)
+        for host in self.hosts.values():
+            self._end_faults_of(host)
+
+    def _end_faults_of(self, host: Host) -> None:
+        host.wanted, host.disk.full, host.faults = True, False, ()
+        host.power_on()
+        hypervisor = host.hypervisor
+        hypervisor.restore()
+        hypervisor.end_failures()
+        host.unhang()
+        for uuid in {process.uuid for process in hypervisor.outside}:
+            hypervisor.person_end(uuid)
+        for uuid, domain in list(hypervisor.domains.items()):
+            domain.obeys = domain.killable = True
+            domain.letter = "S"
+            if uuid not in hypervisor.handed_over and hypervisor.is_paused(uuid):
+                hypervisor.person_resume(uuid)
+        if host.agent is not None:
+            host.agent.crash_in = 0
+            host.agent.thaw()
+        else:
+            host.start_agent()
+
+    def check_picture(self) -> None:
+        """L1: reality is as it should be, and the server knows. Raises Violation."""
+        if self.server.process is None:
+            raise Violation("L1", "chimed does not run", "chimed")
+        wrong = self.oracle.picture(self.vm_views(), self.node_views(), self.server.disk)
+        if wrong:
+            raise Violation("L1", "; ".join(wrong[:5]), next((w for w in wrong[0].split() if self._is_name(w)), ""))
+
+    def _is_name(self, word: str) -> bool:
+        return word in self.hosts or word in self.uuids or word in self.uuids.values()
+
+    def check_answers(self) -> None:
+        """S3: what was acknowledged is answered the same again. Raises Violation."""
+        since = min(self.oracle.restored_from, default=float("inf"))
+        again = [q for q in self.operator.requests if isinstance(q.answer, m.Ok) and q.answered < since]
+        for request in again:
+            request.asked = self.engine.now
+            self.operator.again(request)
+        self.engine.run_until(self.engine.now + 15.0)
+        if any(request.body.key in self.operator.unanswered for request in again):
+            raise Violation("S3", "an acknowledged request is not answered again", "")
+
+
+def spec(vm: VmPlan) -> m.VmSpec:
+    """What the VM is made of."""
+    disk = m.Disk(path=f"/srv/{vm.name}.qcow2", storage="local" if vm.storage == Storage.LOCAL else "shared")  # type: ignore[arg-type]
+    return m.VmSpec(vcpus=1, memory_mib=vm.memory_mib, disks=(disk,), on_guest_shutdown=vm.on_guest_shutdown)

@@ -1,0 +1,612 @@
+"""What can happen in a simulated world, in the words of scenarios: faults, people at a console, operators' requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentd import snapshot
+from agentd.core.durable import Durable
+from agentd.hypervisor import HypervisorError
+from tests.sim.cluster import Cluster, VmPlan, spec
+from tests.sim.host import Host, SnapshotDisk
+from tests.sim.words import Usage, Vocabulary
+from wire import messages as m
+from wire.types import Evidence
+
+COMMANDS = Vocabulary("command")
+_word = COMMANDS.word
+
+
+def carry_out(cluster: Cluster, text: str) -> None:
+    """One command. Raises Usage when it means nothing; what is not possible at the moment does nothing."""
+    do, words = COMMANDS.find(text)
+    cluster.story.tell(cluster.engine.now, "world", text, *words.values())
+    try:
+        do(cluster, **words)
+    except KeyError as unknown:
+        raise Usage(f"{text!r}: there is no {unknown}") from None
+
+
+# --- hosts ------------------------------------------------------------------------------------------------------------
+
+
+@_word("power {node} off")
+def _power_off(c: Cluster, node: str) -> None:
+    """The host loses power."""
+    c.host(node).power_off()
+
+
+@_word("power {node} on")
+def _power_on(c: Cluster, node: str) -> None:
+    """The host boots, with a new boot id."""
+    c.host(node).power_on()
+
+
+@_word("clone {node}", "clone {node} as {claim}")
+def _clone(c: Cluster, node: str, claim: str = "") -> None:
+    """Another host, `NODE-clone`, boots with the node's key and snapshot; its agent speaks as the node, or as `claim`."""
+    name = f"{node}-clone"
+    clone = c.hosts[name] = Host(name, c.engine, c.network, c.oracle)
+    clone.key, clone.disk = c.host(node).key, SnapshotDisk(claim or node)
+    clone.disk.content = None if claim else c.host(node).disk.content
+    clone.start_agent()
+
+
+@_word("fault {node} {code}")
+def _fault(c: Cluster, node: str, code: str) -> None:
+    """The host's checks find a fault (`none`: they find none any more)."""
+    c.host(node).faults = () if code == "none" else (m.Fault(code=code, text="as ordered"),)
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+@_word("cut {node} mgmt", "cut {node}")
+def _cut(c: Cluster, node: str) -> None:
+    """The management network between the host (or `op`, the operator) and the server is down, in both directions."""
+    c.network.cut(node)
+
+
+@_word("cut {node} to-server")
+def _cut_up(c: Cluster, node: str) -> None:
+    """Nothing of the host reaches the server."""
+    c.network.cut(node, down=False)
+
+
+@_word("cut {node} from-server")
+def _cut_down(c: Cluster, node: str) -> None:
+    """Nothing of the server reaches the host."""
+    c.network.cut(node, up=False)
+
+
+@_word("heal {node}")
+def _heal(c: Cluster, node: str) -> None:
+    """The network works again; what was held back arrives late, or its connection breaks."""
+    c.network.heal(node)
+
+
+@_word("drop {node}")
+def _drop(c: Cluster, node: str) -> None:
+    """The host's connections break."""
+    c.network.drop(node)
+
+
+@_word("ping {node} blocked")
+def _no_ping(c: Cluster, node: str) -> None:
+    """No ping reaches the host."""
+    c.network.path(node).ping = False
+
+
+@_word("ping {node} open")
+def _ping(c: Cluster, node: str) -> None:
+    """Pings reach it again."""
+    c.network.path(node).ping = True
+
+
+@_word("noise {node} loss {loss} duplicates {duplicates} reorders {reorders} delay {delay}")
+def _noise(c: Cluster, node: str, loss: str, duplicates: str, reorders: str, delay: str) -> None:
+    """Frames are lost, doubled, swapped (shares of 1) and delayed (up to so many seconds)."""
+    path = c.network.path(node)
+    path.loss, path.duplicates, path.reorders = float(loss), float(duplicates), float(reorders)
+    path.delay_s = float(delay)
+
+
+# --- agentd -----------------------------------------------------------------------------------------------------------
+
+
+@_word("kill agentd {node}")
+def _kill_agent(c: Cluster, node: str) -> None:
+    """SIGKILL; systemd starts it again in 1 to 5 s."""
+    agent = c.host(node).agent
+    if agent is not None:
+        agent.die()
+
+
+@_word("stop agentd {node}")
+def _stop_agent(c: Cluster, node: str) -> None:
+    """It ends and is not started again."""
+    c.host(node).wanted = False
+    _kill_agent(c, node)
+
+
+@_word("start agentd {node}")
+def _start_agent(c: Cluster, node: str) -> None:
+    """It is started."""
+    c.host(node).wanted = True
+    c.host(node).start_agent()
+
+
+@_word("freeze agentd {node}")
+def _freeze(c: Cluster, node: str) -> None:
+    """SIGSTOP."""
+    agent = c.host(node).agent
+    if agent is not None:
+        agent.frozen = True
+
+
+@_word("thaw agentd {node}")
+def _thaw(c: Cluster, node: str) -> None:
+    """SIGCONT."""
+    agent = c.host(node).agent
+    if agent is not None:
+        agent.thaw()
+
+
+@_word("crash agentd {node} in {count} effects")
+def _crash_agent(c: Cluster, node: str, count: str) -> None:
+    """It dies between two effects (writes, messages, orders to libvirt), or in the middle of a write."""
+    agent = c.host(node).agent
+    if agent is not None:
+        agent.crash_in = int(count)
+
+
+@_word("disk {node} full")
+def _disk_full(c: Cluster, node: str) -> None:
+    """Nothing can be written (`chimed`: by the server; else by the host's agent)."""
+    if node == "chimed":
+        c.server.disk.fault = "database or disk is full"
+    else:
+        c.host(node).disk.full = True
+
+
+@_word("disk {node} ok")
+def _disk_ok(c: Cluster, node: str) -> None:
+    """It can be written again."""
+    if node == "chimed":
+        c.server.disk.fault = ""
+    else:
+        c.host(node).disk.full = False
+
+
+@_word("snapshot {node} {damage}")
+def _snapshot(c: Cluster, node: str, damage: str) -> None:
+    """The agent dies, and its snapshot is empty, truncated, flipped (one bit), foreign (of another node) or newer."""
+    host = c.host(node)
+    if damage not in _DAMAGES:
+        raise Usage(f"a snapshot can be: {', '.join(_DAMAGES)}")
+    if host.disk.content:
+        host.disk.content = _DAMAGES[damage](host.disk.content, c.engine.rng)
+        c.oracle.snapshot_lost(host)
+    _kill_agent(c, node)
+
+
+def _flip(content: bytes, rng: Any) -> bytes:
+    at = rng.randrange(len(content) - 1)
+    return content[:at] + bytes([content[at] ^ (1 << rng.randrange(8))]) + content[at + 1 :]
+
+
+_DAMAGES = {
+    "empty": lambda content, rng: b"",
+    "truncated": lambda content, rng: content[: rng.randrange(len(content) - 2)],
+    "flipped": _flip,
+    "foreign": lambda content, rng: snapshot.encode(Durable(node="elsewhere")),
+    "newer": lambda content, rng: content.replace(b'"version":1', b'"version":9', 1),
+}
+"""What can be wrong with a snapshot."""
+
+
+@_word("local drain {node}")
+def _local_drain(c: Cluster, node: str) -> None:
+    """`chime-agent drain` on the node."""
+    agent = c.host(node).agent
+    if agent is not None:
+        agent.ask("drain", 10.0)
+
+
+# --- libvirt ----------------------------------------------------------------------------------------------------------
+
+
+@_word("libvirt {node} dies")
+def _libvirt_dies(c: Cluster, node: str) -> None:
+    """libvirtd is gone; VMs live."""
+    c.host(node).hypervisor.lose()
+
+
+@_word("libvirt {node} returns")
+def _libvirt_returns(c: Cluster, node: str) -> None:
+    """libvirtd runs again."""
+    c.host(node).hypervisor.restore()
+
+
+@_word("libvirt {node} hangs")
+def _hangs(c: Cluster, node: str) -> None:
+    """libvirtd answers nothing."""
+    c.host(node).hang()
+
+
+@_word("libvirt {node} answers")
+def _answers(c: Cluster, node: str) -> None:
+    """libvirtd answers again, also what it was asked before."""
+    c.host(node).unhang()
+
+
+@_word("fail {node} {call}")
+def _fail(c: Cluster, node: str, call: str) -> None:
+    """The next call (start, define, destroy, shutdown, undefine, scan) on the node fails."""
+    c.host(node).hypervisor.fail_next(call)
+
+
+# --- VMs --------------------------------------------------------------------------------------------------------------
+
+
+def _on(c: Cluster, vm: str) -> tuple[Host | None, str]:
+    """Where libvirt runs the VM."""
+    uuid = c.uuid(vm)
+    for host in c.hosts.values():
+        if host.hypervisor.is_running(uuid) or host.hypervisor.is_paused(uuid):
+            return host, uuid
+    return None, uuid
+
+
+@_word("kill qemu {vm}")
+def _kill_qemu(c: Cluster, vm: str) -> None:
+    """SIGKILL to its qemu."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        host.hypervisor.kill(uuid)
+
+
+@_word("sigterm qemu {vm}")
+def _sigterm(c: Cluster, vm: str) -> None:
+    """SIGTERM to its qemu, from the host."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        host.hypervisor.host_sigterm(uuid)
+
+
+@_word("guest {vm} powers off")
+def _guest_off(c: Cluster, vm: str) -> None:
+    """The guest powers itself off."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        host.hypervisor.guest_shutdown(uuid)
+
+
+@_word("guest {vm} obeys {how}")
+def _obeys(c: Cluster, vm: str, how: str) -> None:
+    """Whether the guest powers off when asked (yes, no)."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        host.hypervisor.domains[uuid].obeys = how == "yes"
+
+
+@_word("qemu {vm} sleeps")
+def _sleeps(c: Cluster, vm: str) -> None:
+    """Its qemu is in D state: alive, and no signal ends it."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        host.hypervisor.freeze(uuid, "D")
+
+
+@_word("qemu {vm} stops")
+def _stops(c: Cluster, vm: str) -> None:
+    """SIGSTOP to its qemu: alive, and does nothing."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        host.hypervisor.freeze(uuid, "T")
+
+
+@_word("qemu {vm} wakes")
+def _wakes(c: Cluster, vm: str) -> None:
+    """Its qemu is as usual."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        host.hypervisor.freeze(uuid, "S")
+
+
+@_word("disk of {vm} fails")
+def _io_error(c: Cluster, vm: str) -> None:
+    """A disk error pauses it."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        host.hypervisor.io_error(uuid)
+
+
+@_word("virsh {verb} {vm}")
+def _virsh(c: Cluster, verb: str, vm: str) -> None:
+    """A person at the node: suspend, resume, destroy or undefine."""
+    host, uuid = _on(c, vm)
+    if verb not in _VIRSH:
+        raise Usage(f"virsh can: {', '.join(_VIRSH)}")
+    if host is None:
+        host = next((h for h in c.hosts.values() if uuid in h.hypervisor.domains), None)
+    if host is not None:
+        try:
+            getattr(host.hypervisor, _VIRSH[verb])(uuid)
+        except HypervisorError as error:
+            host.tell(f"virsh {verb} {vm}: {error}")
+
+
+_VIRSH = {
+    "suspend": "person_pause", "resume": "person_resume", "destroy": "person_destroy", "undefine": "person_undefine",
+}  # fmt: skip
+"""What a person does with virsh."""
+
+
+@_word("virsh start {vm} on {node}")
+def _virsh_start(c: Cluster, vm: str, node: str) -> None:
+    """A person starts it, where it is defined."""
+    host, uuid = c.host(node), c.uuid(vm)
+    if host.powered:
+        c.oracle.hand_started[(node, uuid)] = c.engine.now
+        try:
+            host.hypervisor.person_start(uuid)
+        except HypervisorError as error:
+            host.tell(f"virsh start {vm}: {error}")
+
+
+@_word("virsh define {name} on {node}")
+def _virsh_define(c: Cluster, name: str, node: str) -> None:
+    """A person makes and starts a VM that is not Chime's."""
+    host, uuid = c.host(node), c.uuid(name)
+    c.oracle.foreign.add(uuid)
+    if host.powered and uuid not in host.hypervisor.domains:
+        host.hypervisor.person_define(uuid, name)
+        host.hypervisor.person_start(uuid)
+
+
+@_word("qemu of {vm} by hand on {node}")
+def _outside(c: Cluster, vm: str, node: str) -> None:
+    """A person runs a qemu of the VM outside libvirt."""
+    host, uuid = c.host(node), c.uuid(vm)
+    if host.powered:
+        c.oracle.hand_started[(node, uuid)] = c.engine.now
+        host.hypervisor.person_run(uuid)
+
+
+@_word("qemu of {vm} by hand on {node} ends")
+def _outside_ends(c: Cluster, vm: str, node: str) -> None:
+    """It ends."""
+    c.host(node).hypervisor.person_end(c.uuid(vm))
+
+
+@_word("virsh migrate {vm} to {node}")
+def _migrate(c: Cluster, vm: str, node: str) -> None:
+    """A person migrates it live, without Chime: 2 to 10 s of copying, then the handover."""
+    host, uuid = _on(c, vm)
+    target = c.host(node)
+    if host is None or host is target or not target.powered or not host.hypervisor.is_running(uuid):
+        return
+    c.oracle.excused.add(uuid)
+    try:
+        target.hypervisor.incoming(host.hypervisor.domains[uuid])
+    except HypervisorError as error:
+        host.tell(f"virsh migrate {vm}: {error}")
+        return
+    c.engine.after(c.engine.rng.uniform(2.0, 10.0), _hand_over, c, uuid, host, target, (host.boots, target.boots))
+
+
+def _hand_over(c: Cluster, uuid: str, host: Host, target: Host, boots: tuple[int, int]) -> None:
+    """The source is paused and the target goes on, if both are still there; else the copy is thrown away."""
+    if boots != (host.boots, target.boots) or not (host.powered and target.powered):
+        if target.powered and target.boots == boots[1] and target.hypervisor.is_paused(uuid):
+            target.hypervisor.destroy_by_hand(uuid)
+        return
+    if not (host.hypervisor.is_running(uuid) and target.hypervisor.is_paused(uuid)):
+        if target.hypervisor.is_paused(uuid):
+            target.hypervisor.destroy_by_hand(uuid)
+        return
+    host.hypervisor.pause_for_handover(uuid)
+    target.hypervisor.take_over(uuid)
+    host.hypervisor.migrated_away(uuid)
+
+
+# --- chimed -----------------------------------------------------------------------------------------------------------
+
+
+@_word("kill chimed")
+def _kill_server(c: Cluster) -> None:
+    """SIGKILL; systemd starts it again in 1 to 5 s."""
+    c.server.kill()
+
+
+@_word("stop chimed")
+def _stop_server(c: Cluster) -> None:
+    """It ends and is not started again."""
+    c.server.wanted = False
+    c.server.kill()
+
+
+@_word("start chimed")
+def _start_server(c: Cluster) -> None:
+    """It is started."""
+    c.server.wanted = True
+    c.server.start()
+
+
+@_word("crash chimed at {step} {count}", "crash chimed {when} commit {count}")
+def _crash_server(c: Cluster, count: str, step: str = "", when: str = "after") -> None:
+    """It dies at the n-th `commit` or `send` from now; `before` or `after` a commit (else after)."""
+    kind = step or "commit"
+    if kind not in ("commit", "send") or when not in ("before", "after"):
+        raise Usage("chimed crashes at: send N; commit N (before or after)")
+    if c.server.process is not None:
+        c.server.process.crash_at = {kind if kind == "send" else f"commit-{when}": int(count)}
+
+
+@_word("stall chimed {seconds}")
+def _stall(c: Cluster, seconds: str) -> None:
+    """Its loop sleeps (SIGSTOP, swap) for so long."""
+    if c.server.process is not None:
+        c.server.process.stalled_until = c.engine.now + float(seconds)
+
+
+@_word("wall clock {seconds}")
+def _wall(c: Cluster, seconds: str) -> None:
+    """The server's time of day jumps by so much."""
+    c.server.clock.wall_shift += float(seconds)
+
+
+@_word("pings fail")
+def _pings_fail(c: Cluster) -> None:
+    """The server may not send pings."""
+    c.server.pings_fail = True
+
+
+@_word("pings work")
+def _pings_work(c: Cluster) -> None:
+    """It may again."""
+    c.server.pings_fail = False
+
+
+@_word("backup")
+def _backup(c: Cluster) -> None:
+    """`chimed backup`."""
+    c.server.backup()
+
+
+@_word("restore")
+def _restore(c: Cluster) -> None:
+    """`chimed restore` of the newest backup, and a start."""
+    c.server.restore()
+
+
+@_word("faults stop")
+def _faults_stop(c: Cluster) -> None:
+    """Everything works again; people undo what they did by hand."""
+    c.end_faults()
+
+
+# --- operators --------------------------------------------------------------------------------------------------------
+
+
+def _ask(c: Cluster, text: str, kind: type[m.Mutation], **fields: object) -> None:
+    c.operator.request(text, kind, **fields)
+
+
+@_word("drain {node}")
+def _drain(c: Cluster, node: str) -> None:
+    """`node drain`; guests have 10 s."""
+    _ask(c, f"drain {node}", m.NodeDrain, name=node, graceful_s=10.0)
+
+
+@_word("drain {node} evidence operator")
+def _drain_attested(c: Cluster, node: str) -> None:
+    """`node drain --evidence operator`: false, and remembered as that, when the host has power."""
+    _ask(c, f"drain {node}", m.NodeDrain, name=node, graceful_s=10.0, evidence=Evidence.OPERATOR)
+
+
+@_word("rebuild {node}")
+def _rebuild(c: Cluster, node: str) -> None:
+    """`node rebuild`."""
+    _ask(c, f"rebuild {node}", m.NodeRebuild, name=node)
+
+
+@_word("rebuild {node} evidence operator")
+def _rebuild_attested(c: Cluster, node: str) -> None:
+    """`node rebuild --evidence operator`."""
+    _ask(c, f"rebuild {node}", m.NodeRebuild, name=node, evidence=Evidence.OPERATOR)
+
+
+@_word("enable {node}")
+def _enable(c: Cluster, node: str) -> None:
+    """`node enable`."""
+    _ask(c, f"enable {node}", m.NodeEnable, name=node)
+
+
+@_word("disable {node}")
+def _disable(c: Cluster, node: str) -> None:
+    """`node disable`."""
+    _ask(c, f"disable {node}", m.NodeDisable, name=node)
+
+
+@_word("remove {node}")
+def _remove(c: Cluster, node: str) -> None:
+    """`node remove`."""
+    _ask(c, f"remove {node}", m.NodeRemove, name=node)
+
+
+@_word("rekey {node}")
+def _rekey(c: Cluster, node: str) -> None:
+    """`node add --replace`: its agent's key is worth nothing from now on."""
+    _ask(c, f"rekey {node}", m.NodeRekey, name=node, public_key=("another" + "k" * 40)[:40])
+
+
+@_word("create {vm} on {node}")
+def _create_on(c: Cluster, vm: str, node: str) -> None:
+    """`vm create --node`."""
+    c.uuid(vm)
+    _ask(c, f"create {vm}", m.VmCreate, name=vm, uuid=c.uuid(vm), spec=spec(VmPlan(vm, node)), node=node)
+
+
+@_word("create {vm}")
+def _create(c: Cluster, vm: str) -> None:
+    """`vm create`; the server chooses the node."""
+    _ask(c, f"create {vm}", m.VmCreate, name=vm, uuid=c.uuid(vm), spec=spec(VmPlan(vm, "")))
+
+
+@_word("start {vm}")
+def _start(c: Cluster, vm: str) -> None:
+    """`vm start`."""
+    _ask(c, f"start {vm}", m.VmStart, vm=vm)
+
+
+@_word("stop {vm}")
+def _stop(c: Cluster, vm: str) -> None:
+    """`vm stop`; the guest has 10 s."""
+    _ask(c, f"stop {vm}", m.VmStop, vm=vm, graceful_s=10.0)
+
+
+@_word("stop {vm} force")
+def _stop_force(c: Cluster, vm: str) -> None:
+    """`vm stop --force`."""
+    _ask(c, f"stop {vm}", m.VmStop, vm=vm, graceful_s=10.0, force=True)
+
+
+@_word("reboot {vm}")
+def _reboot(c: Cluster, vm: str) -> None:
+    """`vm reboot`."""
+    c.oracle.reboots_asked[c.uuid(vm)] += 1
+    _ask(c, f"reboot {vm}", m.VmReboot, vm=vm)
+
+
+@_word("delete {vm}")
+def _delete(c: Cluster, vm: str) -> None:
+    """`vm delete`."""
+    _ask(c, f"delete {vm}", m.VmDelete, vm=vm)
+
+
+@_word("cancel")
+def _cancel(c: Cluster) -> None:
+    """`op cancel` of the newest operation."""
+    known = [request.operation for request in c.operator.requests if request.operation]
+    if known:
+        _ask(c, f"cancel {known[-1]}", m.OpCancel, id=known[-1])
+
+
+@_word("recovery confirm")
+def _confirm(c: Cluster) -> None:
+    """`recovery confirm`: false, and remembered as that, for hosts that have power."""
+    c.oracle.lies |= {name for name, host in c.hosts.items() if host.powered}
+    _ask(c, "recovery confirm", m.RecoveryConfirm, comment="attested")
+
+
+@_word("again {rest}")
+def _again(c: Cluster, rest: str) -> None:
+    """The same request once more, with its key."""
+    for request in c.operator.requests:
+        if request.text == rest:
+            request.asked = c.engine.now
+            c.operator.again(request)
+            return
+    raise Usage(f"nobody has asked {rest!r}")

@@ -1,0 +1,434 @@
+"""A simulated compute host, and the process of its agent around the real `AgentCore`.
+
+The process carries out effects as `agentd/daemon.py` and `agentd/workers.py` do, in the core's order, and may die
+between any two of them. What survives it is the disk, the hypervisor, and the frames that left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from agentd.core import effects as fx
+from agentd.core.agent import AgentCore, AgentPolicy
+from agentd.core.durable import Durable
+from agentd.core.facts import Lifecycle
+from agentd.hypervisor import HypervisorError, InvalidVm
+from agentd.snapshot import SnapshotError, decode, encode
+from tests.fakes.names import key_of, uuid_of
+from tests.sim.engine import Clock, Engine, Violation
+from tests.sim.hypervisor import SimHypervisor
+from tests.sim.network import Network
+from tests.sim.story import in_words, is_noise
+from wire import codec
+from wire import messages as m
+
+if TYPE_CHECKING:
+    from tests.sim.oracle import Oracle
+
+POLICY = AgentPolicy()
+CALL_S = (0.005, 0.1)
+CREATE_S = (0.05, 3.0)  # less than AgentPolicy.settle_s
+CALL_TIMEOUT_S = 30.0
+EVENT_S = 0.002  # lifecycle events keep their order; what else comes from libvirt may overtake them
+RESTART_S = (1.0, 5.0)  # systemd
+BOOT_S = (5.0, 20.0)
+MAX_TICKS_AT_ONCE = 50
+TICK_S = 1e-6  # a timer never fires early
+
+
+class DeadError(Exception):
+    """The agent dies here."""
+
+
+class SnapshotDisk:
+    """The snapshot file, as bytes. A save that is cut short leaves the old content or the new one."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self.content: bytes | None = None
+        self.full = False
+
+    def load(self) -> tuple[Durable, str]:
+        """As `Snapshot.load`."""
+        if self.content is None:
+            return Durable(node=self._node), ""
+        try:
+            return decode(self.content, self._node), ""
+        except SnapshotError as error:
+            self.content = None
+            return Durable(node=self._node), f"snapshot refused: {error}"
+
+    def save(self, durable: Durable) -> None:
+        """Raises SnapshotError."""
+        if self.full:
+            raise SnapshotError("no space left on device")
+        self.content = encode(durable)
+
+
+class Host:
+    """One compute host. `agent` None: no agent runs. `wanted`: systemd restarts it."""
+
+    def __init__(self, name: str, engine: Engine, network: Network, oracle: Oracle) -> None:
+        self.name, self.engine, self.network, self.oracle = name, engine, network, oracle
+        self.hypervisor = SimHypervisor(oracle.touched)
+        self.disk = SnapshotDisk(name)
+        self.key = key_of(name)
+        self.clock = Clock(engine)
+        self.powered = self.wanted = True
+        self.agent: Agent | None = None
+        self.hung: list[Callable[[], None]] | None = None  # calls that libvirt does not answer
+        self.boots, self.lives = 0, 0
+        self.boot_id = ""
+        self.faults: tuple[m.Fault, ...] = ()
+        self.vcpus, self.memory_mib = 64, 131_072
+        self._new_boot()
+
+    def tell(self, text: str, *subjects: str) -> None:
+        """A line of the story."""
+        if self.engine.story.on:
+            self.engine.story.tell(self.engine.now, self.name, text, *subjects)
+
+    # --- power --------------------------------------------------------------------------------------------------------
+
+    def _new_boot(self) -> None:
+        self.boots += 1
+        self.boot_id = uuid_of(f"{self.name}-boot-{self.boots}")
+        self.clock = Clock(self.engine)
+
+    def power_off(self) -> None:
+        """Everything on the host ends at once, and tells nobody."""
+        if self.powered:
+            self.powered = False
+            self.tell("loses power")
+            if self.agent is not None:
+                self.agent.die(silently=True)
+            self.hung = None
+            self.hypervisor.power_loss()
+
+    def power_on(self) -> None:
+        """The host boots; its agent starts a little later."""
+        if not self.powered:
+            self.powered = True
+            self._new_boot()
+            self.tell("boots")
+            self.hypervisor.restore()
+            self._agent_after(self.engine.rng.uniform(*BOOT_S))
+
+    # --- the agent ----------------------------------------------------------------------------------------------------
+
+    def start_agent(self) -> None:
+        """systemd starts it, if it does not run and can."""
+        if self.powered and self.wanted and self.agent is None:
+            self.lives += 1
+            durable, why = self.disk.load()
+            if why:
+                self.tell(why)
+            self.tell(f"agentd starts with {len(durable.held)} VMs in its snapshot")
+            self.agent = Agent(self, durable)
+            self.agent.look_ahead()
+
+    def agent_died(self) -> None:
+        """systemd restarts it soon."""
+        self.agent = None
+        self.tell("agentd is dead")
+        self.hypervisor.close()
+        if self.powered and self.wanted:
+            self._agent_after(self.engine.rng.uniform(*RESTART_S))
+
+    def _agent_after(self, delay_s: float) -> None:
+        self.engine.after(delay_s, self._start_in_boot, self.boots)
+
+    def _start_in_boot(self, boots: int) -> None:
+        if boots == self.boots:
+            self.start_agent()
+
+    # --- libvirt ------------------------------------------------------------------------------------------------------
+
+    def hang(self) -> None:
+        """libvirt answers nothing any more."""
+        if self.hung is None:
+            self.hung = []
+
+    def unhang(self) -> None:
+        """It answers what it was asked."""
+        stuck, self.hung = self.hung or [], None
+        for call in stuck:
+            self.engine.after(self.engine.rng.uniform(*CALL_S), call)
+
+
+class Agent:
+    """One agent process. `frozen`: a signal has stopped it. `crash_in`: it dies after so many effects."""
+
+    def __init__(self, host: Host, durable: Durable) -> None:
+        self.host, self.engine = host, host.engine
+        self.core = AgentCore(
+            durable, host.boot_id, f"{host.name}-life-{host.lives}", POLICY, host.engine.rng, host.clock.now()
+        )
+        self.alive, self.frozen = True, False
+        self.crash_in = 0
+        self.answers: list[dict[str, object]] = []
+        self._late: list[Callable[[], None]] = []
+        self._wake_at = float("inf")
+        self._ticks: tuple[float, int] = (0.0, 0)
+        self._asks = 0
+        self._socket = self._open()
+
+    def die(self, silently: bool = False) -> None:
+        """SIGKILL, or the host's end."""
+        if self.alive:
+            self.alive = False
+            self.host.network.close(self._socket, silently)
+            self.host.agent_died()
+
+    def _open(self):  # type: ignore[no-untyped-def]
+        return self.host.network.open(self.host.name, self.host.key, self._on_frame, self._on_lost)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def give(self, event: fx.Event) -> None:
+        """The core handles it, and what follows is done."""
+        if not self.alive:
+            return
+        if self.frozen:
+            self._late.append(lambda: self.give(event))
+            return
+        try:
+            self._do(self.core.handle(event, self.host.clock.now()))
+        except DeadError:
+            self.die()
+            return
+        self.look_ahead()
+
+    def thaw(self) -> None:
+        """SIGCONT: everything that waited comes at once."""
+        self.frozen = False
+        late, self._late = self._late, []
+        for call in late:
+            call()
+        self._wake_at = float("inf")
+        self.look_ahead()
+
+    def look_ahead(self) -> None:
+        """The next tick is due when the core says so."""
+        if not self.alive or self.frozen:
+            return
+        at = max(self.engine.now, self.host.clock.true(self.core.next_deadline()) + TICK_S)
+        if at < self._wake_at:
+            self._wake_at = at
+            self.engine.at(at, self._wake, at)
+
+    def _wake(self, at: float) -> None:
+        if at != self._wake_at or not self.alive or self.frozen:
+            return
+        self._wake_at = float("inf")
+        if self.core.next_deadline() <= self.host.clock.now():
+            self._no_spinning()
+            self.give(fx.Tick())
+        else:
+            self.look_ahead()
+
+    def _no_spinning(self) -> None:
+        at, count = self._ticks
+        self._ticks = (self.engine.now, count + 1 if at == self.engine.now else 1)
+        if self._ticks[1] > MAX_TICKS_AT_ONCE:
+            raise Violation("L1", f"the agent of {self.host.name} spins", self.host.name)
+
+    def ask(self, verb: str, graceful_s: float = 60.0) -> None:
+        """`chime-agent` on the node."""
+        self._asks += 1
+        self.give(fx.Asked(self._asks, verb, graceful_s))
+
+    def _later(self, event: fx.Event) -> None:
+        self.engine.after(self.engine.rng.uniform(0.0005, 0.01), self.give, event)
+
+    # --- effects ------------------------------------------------------------------------------------------------------
+
+    def _do(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            kind = type(effect)
+            if kind is fx.Save:
+                self._do(self.core.handle(self._save(effect), self.host.clock.now()))  # type: ignore[arg-type]
+            else:
+                _EFFECTS[kind](self, effect)
+            if self.crash_in:
+                self._count_down()
+
+    def _count_down(self) -> None:
+        self.crash_in -= 1
+        if self.crash_in == 0:
+            self.host.tell("agentd is killed between two effects")
+            raise DeadError
+
+    def _save(self, effect: fx.Save) -> fx.Event:
+        if self.crash_in == 1:  # in the middle of it: the old content is there, or the new one
+            if self.engine.rng.random() < 0.5 and not self.host.disk.full:
+                self.host.disk.save(effect.durable)
+                self.host.oracle.agent_saved(self.host, effect.durable)
+            self.host.tell("agentd is killed while it writes its snapshot")
+            raise DeadError
+        try:
+            self.host.disk.save(effect.durable)
+        except SnapshotError as error:
+            return fx.SaveFailed(str(error))
+        self.host.oracle.agent_saved(self.host, effect.durable)
+        return fx.Saved()
+
+    def _send(self, effect: fx.Send) -> None:
+        body = effect.body
+        if isinstance(body, m.Report):
+            self.host.oracle.agent_claims(self.host, body)
+        if self.engine.story.on and not is_noise(body):
+            self.host.tell(f"-> {in_words(body)}", *_subjects(body))
+        self.host.network.send_up(self._socket, codec.encode(body, effect.id))
+
+    def _on_frame(self, frame: bytes) -> None:
+        _, correlation_id, body = codec.decode(frame)
+        if self.engine.story.on and not is_noise(body):
+            self.host.tell(f"<- {in_words(body)}", *_subjects(body))
+        self.give(fx.Received(body, correlation_id))
+
+    def _on_lost(self) -> None:
+        self.give(fx.Disconnected("the connection broke"))
+
+    def _reconnect(self, _effect: fx.Reconnect) -> None:
+        self.host.network.close(self._socket)
+        self._socket = self._open()
+
+    def _check_host(self, _effect: fx.CheckHost) -> None:
+        host = self.host
+        facts = m.HostFacts(hostname=host.name, vcpus=host.vcpus, memory_mib=host.memory_mib)
+        self._later(fx.HostChecked(host.faults, m.Load(), facts))
+
+    def _answer(self, effect: fx.Answer) -> None:
+        self.answers.append(effect.result)
+
+    def _log(self, effect: fx.Log) -> None:
+        if self.engine.story.on:
+            self.host.tell(effect.text, *(uuid for uuid in self.core.durable.held if uuid in effect.text))
+
+    # --- libvirt ------------------------------------------------------------------------------------------------------
+
+    def _call(self, what: str, call: Callable[[], None]) -> None:
+        """`call` reaches libvirt a little later; while libvirt hangs it waits there, also when the agent dies, and is
+        overdue at some time."""
+        host, boots, waits = self.host, self.host.boots, [False]
+
+        def run() -> None:
+            if boots != host.boots or not host.powered or not (self.alive or waits[0]):
+                return
+            if self.frozen:
+                self._late.append(run)
+            elif host.hung is None:
+                call()
+            else:
+                waits[0] = True
+                host.hung.append(run)
+                self.engine.after(CALL_TIMEOUT_S, overdue)
+
+        def overdue() -> None:
+            if host.hung is not None and run in host.hung:
+                self.give(fx.Overdue(what))
+
+        self.engine.after(self.engine.rng.uniform(*CALL_S), run)
+
+    def _act(self, act: fx.Act) -> None:
+        start = act.action == fx.Action.START
+        self._call(f"{act.action} of {act.uuid}", lambda: self._start(act) if start else self._act_now(act))
+
+    def _act_now(self, act: fx.Act) -> None:
+        hypervisor, error, invalid = self.host.hypervisor, "", False
+        self.host.oracle.agent_acts(self.host, act)
+        try:
+            if act.action == fx.Action.REBOOT:
+                hypervisor.reboot(act.uuid, act.force)
+            elif act.action == fx.Action.DEFINE:
+                assert act.vm is not None
+                hypervisor.define(act.vm)
+            else:
+                getattr(hypervisor, act.action.value)(act.uuid)
+        except InvalidVm as problem:
+            error, invalid = str(problem), True
+        except HypervisorError as problem:
+            error = str(problem)
+        self._acted(act, error, invalid)
+
+    def _start(self, act: fx.Act) -> None:
+        """The guard judges what is seen in this moment; then libvirt makes the process, in its own time."""
+        hypervisor = self.host.hypervisor
+        refused = self.core.may_start(act.uuid, hypervisor.inspect(act.uuid)) or ""
+        if refused:
+            self._acted(act, refused=refused)
+            return
+        self.host.oracle.agent_acts(self.host, act)
+        self._call(f"start of {act.uuid}", lambda: self._create(act))
+
+    def _create(self, act: fx.Act) -> None:
+        hypervisor = self.host.hypervisor
+        try:
+            hypervisor.begin_start(act.uuid)
+        except HypervisorError as problem:
+            self._acted(act, str(problem), isinstance(problem, InvalidVm))
+            return
+        self.engine.after(self.engine.rng.uniform(*CREATE_S), self._started, act, hypervisor.boots)
+
+    def _started(self, act: fx.Act, boots: int) -> None:
+        error = ""
+        try:
+            self.host.hypervisor.finish_start(act.uuid, boots)
+            self.host.tell(f"qemu of {act.uuid} begins, epoch {act.vm.epoch if act.vm else 0}", act.uuid)
+            self.host.oracle.started(self.host, act.uuid)
+        except HypervisorError as problem:
+            error = str(problem)
+        self._acted(act, error)
+
+    def _acted(self, act: fx.Act, error: str = "", invalid: bool = False, refused: str = "") -> None:
+        if not self.alive:
+            return
+        facts = self.host.hypervisor.inspect(act.uuid)
+        self._later(fx.Acted(act.uuid, act.action, act.token, facts, error, invalid, refused))
+
+    def _scan(self, _effect: fx.Scan) -> None:
+        self._call("scan", self._scan_now)
+
+    def _scan_now(self) -> None:
+        started = self.host.clock.now()
+        self._later(fx.Scanned(self.host.hypervisor.scan(), started))
+
+    def _connect(self, _effect: fx.ConnectHypervisor) -> None:
+        self._call("connect", self._connect_now)
+
+    def _connect_now(self) -> None:
+        hypervisor = self.host.hypervisor
+        try:
+            hypervisor.connect(self._happened, lambda why: self._later(fx.HypervisorDown(why)))
+        except HypervisorError as problem:
+            self._later(fx.HypervisorDown(str(problem)))
+        else:
+            self._later(fx.HypervisorUp(hypervisor.version()))
+
+    def _happened(self, event: Lifecycle) -> None:
+        self.host.tell(f"libvirt: {event.uuid} {event.happening} {event.reason}", event.uuid)
+        self.engine.after(EVENT_S, self.give, fx.Happened(event))
+
+
+_EFFECTS = {
+    fx.Send: Agent._send,
+    fx.Act: Agent._act,
+    fx.Scan: Agent._scan,
+    fx.ConnectHypervisor: Agent._connect,
+    fx.CheckHost: Agent._check_host,
+    fx.Reconnect: Agent._reconnect,
+    fx.Answer: Agent._answer,
+    fx.Log: Agent._log,
+}
+"""What is done for each effect; `Save` is special, since its outcome is handled before anything else."""
+
+
+def _subjects(body: m.Base) -> tuple[str, ...]:
+    """The VMs that a message is about."""
+    if isinstance(body, m.Inventory):
+        return tuple(part.uuid for part in (*body.vms, *body.releases, *body.commands))
+    if isinstance(body, m.Report):
+        return tuple(part.uuid for part in (*body.vms, *body.released))
+    return ()

@@ -1,0 +1,231 @@
+"""What is true, and whether it may be. Knows hosts, processes, disks; of Chime only what it commits, claims and does.
+
+S1 and S5 are judged when a process begins, ends, or is touched; S2 and S4 at each commit; S3 when answers are repeated;
+L1 when all faults have stopped (`picture`). Excused are only what people made with their own hands, and what follows
+from their false word: those are remembered here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from agentd.core import effects as fx
+from agentd.core.durable import Durable
+from chimed.core import rows as r
+from chimed.core.context import EPOCHS_PER_GENERATION
+from tests.fakes.store import FakeDisk
+from tests.sim.engine import Engine, Violation
+from wire import messages as m
+from wire.types import AdminState, Desired, Evidence, Observed
+
+if TYPE_CHECKING:
+    from tests.sim.host import Host
+
+AWAY = "migrated away"
+START_RACE_S = 4.0  # the guard has looked; what a person starts until libvirt has made the process cannot be known
+
+
+class Oracle:
+    """Raises `Violation`. `lies`: nodes for which a person attested what was not so. `excused`: VMs that a person moved
+    by hand."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.hosts: dict[str, Host] = {}
+        self.lies: set[str] = set()
+        self.excused: set[str] = set()
+        self.managed: set[str] = set()
+        self.foreign: set[str] = set()
+        self.starts: Counter[str] = Counter()
+        self.reboots_asked: Counter[str] = Counter()
+        self.events: list[r.Event] = []
+        self.hand_started: dict[tuple[str, str], float] = {}
+        self.restored_from: list[float] = []
+        self._dirty: set[str] = set()
+        self._owners: dict[tuple[str, int], str] = {}
+        self._epochs: dict[tuple[str, str], int] = {}
+
+    # --- S1, S3, S5: what is done to VMs ------------------------------------------------------------------------------
+
+    def touched(self, uuid: str) -> None:
+        """A process of the VM may have begun or ended."""
+        self._dirty.add(uuid)
+
+    def check(self) -> None:
+        """S1, for every VM that was touched since the last time."""
+        if self._dirty:
+            for uuid in self._dirty:
+                self._at_most_one(uuid)
+            self._dirty.clear()
+
+    def running_on(self, uuid: str) -> list[str]:
+        """The hosts with a process of the VM that can run; a host with two is named twice."""
+        return [name for name, host in self.hosts.items() for _ in range(host.hypervisor.processes_of(uuid))]
+
+    def _at_most_one(self, uuid: str) -> None:
+        by_chime = [
+            name for name in self.running_on(uuid)
+            if uuid not in self.hosts[name].hypervisor.by_hand and name not in self.lies
+        ]  # fmt: skip
+        if len(by_chime) > 1 and uuid not in self.excused:
+            raise Violation("S1", f"two qemus of one VM: {uuid} on {' and '.join(by_chime)}", uuid)
+
+    def started(self, host: Host, uuid: str) -> None:
+        """Chime has started the VM there."""
+        self.starts[uuid] += 1
+        since = self.hand_started.get((host.name, uuid), -1e9)
+        if host.hypervisor.processes_of(uuid) > 1 and self._engine.now - since > START_RACE_S:
+            raise Violation("S1", f"{uuid} was started on {host.name} beside a process that was there", uuid)
+
+    def agent_acts(self, host: Host, act: fx.Act) -> None:
+        """The agent is about to do something to a VM."""
+        if act.uuid in self.foreign or act.uuid not in self.managed:
+            raise Violation("S5", f"{act.action} of {act.uuid}, which is not Chime's, on {host.name}", act.uuid)
+        if act.action == fx.Action.REBOOT:
+            done = 1 + sum(h.hypervisor.reboots.count(act.uuid) for h in self.hosts.values())
+            if done > self.reboots_asked[act.uuid]:
+                raise Violation("S3", f"{act.uuid} is rebooted more often than anyone asked", act.uuid)
+
+    # --- S2, S4: what the server commits ------------------------------------------------------------------------------
+
+    def committed(self, disk: FakeDisk, before: list[tuple[r.Change, r.Row | None]], events: list[r.Event]) -> None:
+        """A transaction is on disk; `before`: its changes, with the rows that they replaced."""
+        for event in events:
+            self.events.append(event)
+            text = f"{event.actor}: {event.action} {event.subject}: {event.text}"
+            self._engine.story.tell(self._engine.now, "chimed", text, event.subject)
+        for change, old in before:
+            if change.table == "vms":
+                self._vm_committed(disk, old, change.row)  # type: ignore[arg-type]
+            elif change.table == "nodes":
+                self._node_committed(old, change.row)  # type: ignore[arg-type]
+
+    def _vm_committed(self, disk: FakeDisk, old: r.Vm | None, new: r.Vm | None) -> None:
+        if new is None:
+            assert old is not None
+            self._must_not_run(old.uuid, old.node, "forgotten")
+            return
+        self.managed.add(new.uuid)
+        owner = self._owners.setdefault((new.uuid, new.epoch), new.node)
+        if owner != new.node:
+            raise Violation("S4", f"epoch {new.epoch} of {new.name} belongs to {owner} and to {new.node}", new.uuid)
+        if old is None:
+            return
+        if new.epoch < old.epoch:
+            raise Violation("S4", f"the epoch of {new.name} falls from {old.epoch} to {new.epoch}", new.uuid)
+        if new.node != old.node:
+            self._moved(disk, old, new)
+
+    def _moved(self, disk: FakeDisk, old: r.Vm, new: r.Vm) -> None:
+        generation = disk.tables["meta"][()].generation  # type: ignore[attr-defined]
+        if new.epoch == old.epoch:
+            raise Violation("S4", f"{new.name} changes its owner within epoch {new.epoch}", new.uuid)
+        node: Any = disk.tables["nodes"].get((old.node,))
+        adopted = generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION
+        proven = node is not None and node.admin_state == AdminState.DRAINED and node.evidence is not None
+        if not proven and not adopted:
+            raise Violation("S2", f"{new.name} moves from {old.node} to {new.node} without evidence", new.uuid)
+        if (old.node, new.uuid, old.epoch) not in {
+            (row.node, row.uuid, row.epoch) for row in disk.tables["releases"].values()  # type: ignore[attr-defined]
+        }:
+            raise Violation("S2", f"{new.name} moves from {old.node} without a release", new.uuid)
+        if proven:
+            self._must_not_run(new.uuid, old.node, f"given to {new.node}")
+
+    def _must_not_run(self, uuid: str, node: str, what: str) -> None:
+        host = self.hosts.get(node)
+        if host is None or node in self.lies or uuid in host.hypervisor.by_hand or uuid in self.excused:
+            return
+        if uuid in host.hypervisor.alive() or uuid in host.hypervisor.creating:
+            raise Violation("S2", f"{uuid} is {what} while it runs on {node}", uuid)
+
+    def _node_committed(self, old: r.Node | None, new: r.Node | None) -> None:
+        if old is None or new is None or new.evidence is None:
+            return
+        if (old.evidence, old.drain_serial) == (new.evidence, new.drain_serial):
+            return
+        host = self.hosts[new.name]
+        if new.evidence == Evidence.OPERATOR and host.powered:
+            self._engine.story.tell(self._engine.now, "oracle", f"the word given for {new.name} is false", new.name)
+            self.lies.add(new.name)
+        if new.evidence == Evidence.AGENT:
+            ours = (host.hypervisor.alive() | host.hypervisor.creating) & self.managed - host.hypervisor.by_hand
+            if ours - self.excused:
+                text = f"{new.name} is believed to run nothing, and runs {', '.join(sorted(ours))}"
+                raise Violation("S2", text, new.name)
+
+    def restored(self, disk: FakeDisk, taken: float) -> None:
+        """A backup was put in place: what was acknowledged since it was taken may be gone."""
+        self.restored_from.append(taken)
+
+    # --- S3, S4: what agents record and claim -------------------------------------------------------------------------
+
+    def agent_saved(self, host: Host, durable: Durable) -> None:
+        """A snapshot is on disk."""
+        epochs = self._epochs
+        for uuid in (*durable.held, *durable.tombstones):
+            epoch, key = durable.highest_epoch(uuid), (host.name, uuid)
+            if epoch < epochs.get(key, 0):
+                raise Violation("S4", f"the epoch of {uuid} falls on {host.name} to {epoch}", uuid)
+            epochs[key] = epoch
+
+    def snapshot_lost(self, host: Host) -> None:
+        """Its epochs are forgotten with it."""
+        for key in [key for key in self._epochs if key[0] == host.name]:
+            del self._epochs[key]
+
+    def agent_claims(self, host: Host, report: m.Report) -> None:
+        """What an agent tells must be recorded, and true."""
+        saved = host.disk.load()[0]
+        for result in report.results:
+            entry = saved.journal.get(result.id)
+            if entry is None or entry.result != result:
+                text = f"{host.name} tells the result of {result.id}, which it has not recorded"
+                raise Violation("S3", text, host.name)
+        if report.local_drain and not saved.local_drain:
+            raise Violation("S3", f"{host.name} tells of a drain that it has not recorded", host.name)
+        for release in report.released:
+            domain = host.hypervisor.domains.get(release.uuid)
+            stamped = domain is not None and domain.stamp is not None and domain.stamp.epoch <= release.epoch
+            if stamped and release.uuid not in host.hypervisor.by_hand:
+                text = f"{host.name} confirms the release of {release.uuid}, which is there"
+                raise Violation("S2", text, release.uuid)
+
+    # --- L1 -----------------------------------------------------------------------------------------------------------
+
+    def picture(self, vms: Iterable[m.VmView], nodes: Iterable[m.NodeView], disk: FakeDisk) -> list[str]:
+        """What is not as it should be, though all faults have stopped. Empty: all is well."""
+        by_name, vms = {node.name: node for node in nodes}, list(vms)
+        unsure = {vm.node for vm in vms if AWAY in vm.detail}
+        wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
+        known = set()
+        for vm in vms:
+            known.add(vm.uuid)
+            wrong += self._vm_wrong(vm, by_name[vm.node or ""])
+        for uuid in self.managed - known if not self.restored_from else ():  # a restored database may not know it
+            wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
+        wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in disk.tables["releases"].values()]  # type: ignore[attr-defined]
+        return wrong
+
+    def _node_wrong(self, node: m.NodeView, unsure: bool) -> list[str]:
+        """`unsure`: a person has migrated one of its VMs away, which may run anywhere: that is no evidence."""
+        wrong = []
+        if node.health != "normal":
+            wrong.append(f"{node.name} is {node.health} {node.reasons}")
+        if node.admin_state == AdminState.DRAINED and node.drain_evidence is None and not unsure:
+            wrong.append(f"{node.name} is drained without evidence")
+        return wrong
+
+    def _vm_wrong(self, vm: m.VmView, node: m.NodeView) -> list[str]:
+        running = self.running_on(vm.uuid)
+        gave_up = vm.observed == Observed.FAILED or AWAY in vm.detail
+        should = vm.desired == Desired.RUNNING and node.admin_state != AdminState.DRAINED and not gave_up
+        if running != ([vm.node] if should else []):
+            shown = f"{vm.name} ({vm.desired}, {vm.observed}, {vm.detail!r}) on {vm.node}"
+            return [f"{shown} runs on {running or 'no host'}"]
+        told = vm.observed in (Observed.RUNNING, Observed.PAUSED)
+        if told != should:
+            return [f"{vm.name} is shown as {vm.observed}, and runs on {running or 'no host'}"]
+        return []
