@@ -32,8 +32,8 @@ HYPERVISOR_RETRY_S = 2.0
 
 
 class AgentPolicy(Struct, frozen=True):
-    """Settings of the core; seconds. `settle_s`: a drain is not proven earlier than this after the agent's start, since
-    a start that a dead predecessor ordered may still be under way in libvirt."""
+    """Settings of the core; seconds. `settle_s`: a drain is not proven earlier than this after libvirt was connected,
+    since a start that a dead predecessor ordered may still be under way in it."""
 
     audit_s: float = 60.0
     settle_s: float = 5.0
@@ -66,7 +66,7 @@ class AgentCore:
         self._reporter = reporting.Reporter()
         self._reports: dict[str, m.VmReport] = {}
         self._ignored: dict[str, str] = {}
-        self._drain = DrainWatch(boot_id, now + policy.settle_s)
+        self._drain = DrainWatch(boot_id)
         self._digest = ""
         self._host_faults: tuple[m.Fault, ...] = ()
         self._own_faults: dict[str, m.Fault] = {}
@@ -298,6 +298,7 @@ class AgentCore:
 
     def _on_hypervisor_up(self, event: fx.HypervisorUp, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._scanning, self._next_scan = True, False, now
+        self._drain.connected(now + self._policy.settle_s)
         self._returned("connect", now)
         self._returned("scan", now)
         self._clear_fault("libvirt-unreachable", now)

@@ -16,13 +16,17 @@ NEVER = float("inf")
 
 
 class DrainWatch:
-    """The proof of the present drain, if there is one. `settled_at`: not before this, since a start that a dead
-    predecessor ordered may still be under way in libvirt. Times in CLOCK_BOOTTIME seconds."""
+    """The proof of the present drain, if there is one. Times in CLOCK_BOOTTIME seconds."""
 
-    def __init__(self, boot_id: str, settled_at: float) -> None:
+    def __init__(self, boot_id: str) -> None:
         self.proof: DrainProof | None = None
-        self._boot_id, self._settled_at = boot_id, settled_at
+        self._boot_id, self._settled_at = boot_id, NEVER
         self._doubt = -NEVER
+
+    def connected(self, settled_at: float) -> None:
+        """libvirt answers. No proof before `settled_at`: a start that a dead predecessor ordered, or one that waited in
+        a libvirt that hung, may still be under way there."""
+        self._settled_at = settled_at
 
     def judge(
         self, durable: Durable, facts: dict[str, VmFacts], busy_until: float, looked_at: float, now: float

@@ -24,6 +24,7 @@ class Deck:
         self._rng = rng
         self._nodes = plan.nodes
         self._vms = [vm.name for vm in plan.vms]
+        self._homes = {node: [vm.name for vm in plan.vms if vm.node == node] for node in plan.nodes}
         self._made = 0
         self._focus = rng.sample(plan.nodes, k=min(2, len(plan.nodes)))  # trouble seldom comes alone
 
@@ -40,6 +41,10 @@ class Deck:
     def vm(self) -> str:
         """A VM."""
         return self._rng.choice(self._vms)
+
+    def vm_of(self, node: str) -> str:
+        """A VM that began on the node."""
+        return self._rng.choice(self._homes[node] or self._vms)
 
     def one_of(self, *texts: str) -> str:
         """Any of them."""
@@ -89,6 +94,7 @@ DRAWS: list[tuple[Callable[[Deck], str], float]] = [
     (lambda d: f"fault {d.node()} {d.one_of('memory-low', 'storage-full', 'none', 'none')}", 1),
     (lambda d: f"libvirt {d.node()} {d.one_of('dies', 'returns', 'returns')}", 3),
     (lambda d: f"libvirt {d.node()} {d.one_of('hangs', 'answers', 'answers')}", 3),
+    (lambda d: (lambda n: f"libvirt {n} hangs in start; kill qemu {d.vm_of(n)}")(d.node()), 1),
     (lambda d: f"fail {d.node()} {d.one_of('start', 'define', 'destroy', 'shutdown', 'undefine', 'scan')}", 2),
     (lambda d: f"kill qemu {d.vm()}", 6),
     (lambda d: f"sigterm qemu {d.vm()}", 2),

@@ -167,6 +167,7 @@ class Cluster:
         hypervisor = host.hypervisor
         hypervisor.restore()
         hypervisor.end_failures()
+        host.hangs_in_start = False
         host.unhang()
         for uuid in {process.uuid for process in hypervisor.outside}:
             hypervisor.person_end(uuid)

@@ -234,6 +234,12 @@ def _hangs(c: Cluster, node: str) -> None:
     c.host(node).hang()
 
 
+@_word("libvirt {node} hangs in start")
+def _hangs_in_start(c: Cluster, node: str) -> None:
+    """libvirtd hangs when the next VM is started there, with the order in its hands."""
+    c.host(node).hangs_in_start = True
+
+
 @_word("libvirt {node} answers")
 def _answers(c: Cluster, node: str) -> None:
     """libvirtd answers again, also what it was asked before."""

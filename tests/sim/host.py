@@ -78,6 +78,7 @@ class Host:
         self.powered = self.wanted = True
         self.agent: Agent | None = None
         self.hung: list[Callable[[], None]] | None = None  # calls that libvirt does not answer
+        self.hangs_in_start = False
         self.boots, self.lives = 0, 0
         self.boot_id = ""
         self.faults: tuple[m.Fault, ...] = ()
@@ -103,7 +104,7 @@ class Host:
             self.tell("loses power")
             if self.agent is not None:
                 self.agent.die(silently=True)
-            self.hung = None
+            self.hung, self.hangs_in_start = None, False
             self.hypervisor.power_loss()
 
     def power_on(self) -> None:
@@ -361,6 +362,9 @@ class Agent:
             self._acted(act, refused=refused)
             return
         self.host.oracle.agent_acts(self.host, act)
+        if self.host.hangs_in_start:
+            self.host.hangs_in_start = False
+            self.host.hang()
         self._call(f"start of {act.uuid}", lambda: self._create(act))
 
     def _create(self, act: fx.Act) -> None:

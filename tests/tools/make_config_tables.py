@@ -58,7 +58,7 @@ AGENTD = {
     "restart_backoff_max_s": "longest pause",
     "restart_budget": "so many restarts within the window, then the VM is `failed` until an operator starts it",
     "restart_window_s": "the window",
-    "settle_s": "a drain is not proven earlier than this after the agent's start",
+    "settle_s": "a drain is not proven earlier than this after libvirt was connected",
     "storage_paths": "folders watched for room, besides `state_dir`",
     "storage_min_free_percent": "less free space is the fault `storage-full`",
     "memory_min_free_percent": "less available memory is the fault `memory-full`",

@@ -356,10 +356,12 @@ NOT_CLEAN = {
 @pytest.mark.parametrize("case", NOT_CLEAN)
 def test_each_doubt_alone_keeps_a_drain_unproven(case: str) -> None:
     durable, seen, busy_until, looked_at = NOT_CLEAN[case]
-    watch = DrainWatch("b", settled_at=5.0)
+    watch = DrainWatch("b")
+    watch.connected(5.0)
     watch.judge(durable, {VM_1: seen}, busy_until, looked_at, CLEAN_AT + 2)
     assert watch.proof is not None and not watch.proof.clean
-    watch = DrainWatch("b", settled_at=5.0)
+    watch = DrainWatch("b")
+    watch.connected(5.0)
     watch.judge(DRAINED, {VM_1: OFF_HERE}, 0.0, CLEAN_AT, CLEAN_AT + 2)
     assert watch.proof is not None and watch.proof.clean and watch.proof.drain_serial == 4
     watch.judge(durable, {VM_1: seen}, busy_until, looked_at, CLEAN_AT + 3)
@@ -367,7 +369,8 @@ def test_each_doubt_alone_keeps_a_drain_unproven(case: str) -> None:
 
 
 def test_after_a_doubt_only_a_later_look_proves_the_drain() -> None:
-    watch = DrainWatch("b", settled_at=5.0)
+    watch = DrainWatch("b")
+    watch.connected(5.0)
     watch.judge(DRAINED, {VM_1: VmFacts(VM_1, False)}, 0.0, CLEAN_AT, CLEAN_AT + 1)
     watch.judge(DRAINED, {VM_1: OFF_HERE}, 0.0, CLEAN_AT, CLEAN_AT + 2)
     assert watch.proof is not None and not watch.proof.clean
