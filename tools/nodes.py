@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tools import columns, texts, units
 from tools.keyout import issue
 from tools.mutate import change
-from tools.options import Args, UsageError
+from tools.options import Args, evidence
 from tools.render import facts, show_document, show_list, table
 from tools.session import Row, Session, body
 from tools.units import seconds
@@ -97,14 +95,14 @@ def drain(session: Session, args: Args) -> int:
         m.NodeDrain,
         name=args["NAME"],
         graceful_s=seconds("--graceful", args["--graceful"]),
-        **_evidence(args),
+        **evidence(args),
     )
     return change(session, request, f"drain node {args['NAME']}", ask=True, attest=_attest(args))
 
 
 def rebuild(session: Session, args: Args) -> int:
     """Starts its VMs elsewhere."""
-    request = session.mutation(m.NodeRebuild, name=args["NAME"], **_evidence(args))
+    request = session.mutation(m.NodeRebuild, name=args["NAME"], **evidence(args))
     return change(session, request, f"rebuild node {args['NAME']}", ask=True, attest=_attest(args))
 
 
@@ -113,17 +111,6 @@ def remove(session: Session, args: Args) -> int:
     return change(
         session, session.mutation(m.NodeRemove, name=args["NAME"]), f"remove node {args['NAME']}", ask=True
     )
-
-
-def _evidence(args: Args) -> dict[str, Any]:
-    evidence, comment = args["--evidence"], (args["--comment"] or "").strip()
-    if evidence is None and comment:
-        raise UsageError("--comment goes with --evidence operator")
-    if evidence is None:
-        return {}
-    if evidence != "operator":
-        raise UsageError(f"--evidence {evidence!r}: only 'operator' can be given by hand")
-    return {"evidence": evidence, "comment": comment}
 
 
 def _attest(args: Args) -> str:

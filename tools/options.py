@@ -29,3 +29,15 @@ class Options:
     server: str | None = None
     key: str | None = None
     config: str | None = None
+
+
+def evidence(args: Args) -> dict[str, Any]:
+    """The fields of a request for `--evidence` and `--comment`. Raises UsageError."""
+    given, comment = args["--evidence"], (args["--comment"] or "").strip()
+    if given is None and comment:
+        raise UsageError("--comment goes with --evidence operator")
+    if given is None:
+        return {}
+    if given != "operator":
+        raise UsageError(f"--evidence {given!r}: only 'operator' can be given by hand")
+    return {"evidence": given, "comment": comment}

@@ -149,6 +149,10 @@ Options:
 VM_START = """Start a VM. This also clears `failed`.
 
 Usage: chime-tool vm start VM [options]
+
+Options:
+  --evidence=KIND  only `operator`: you attest that a VM that was migrated by hand runs nowhere
+  --comment=TEXT   how you know, for the audit trail
 """
 
 VM_STOP = """Stop a VM: ask the guest to power off, end it after a time-out.

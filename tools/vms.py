@@ -7,12 +7,14 @@ from typing import Any
 
 from tools import columns, domain_xml, texts, units
 from tools.mutate import change
-from tools.options import Args, UsageError
+from tools.options import Args, UsageError, evidence
 from tools.render import facts, show_document, show_list, table
 from tools.session import Row, Session, body
 from tools.units import seconds
 from tools.usage import Command
 from wire import messages as m
+
+ATTEST = "you attest that {vm} runs nowhere; if this is wrong, it can run twice and its data is lost"
 
 NOT_WITH_XML = ("--kernel", "--initrd", "--cmdline", "--serial-log")
 LOCAL_NOTE = (
@@ -151,7 +153,9 @@ def _canonical(text: str | None) -> str | None:
 
 def start(session: Session, args: Args) -> int:
     """Starts a VM."""
-    return change(session, session.mutation(m.VmStart, vm=args["VM"]), f"start VM {args['VM']}")
+    request = session.mutation(m.VmStart, vm=args["VM"], **evidence(args))
+    attest = ATTEST.format(vm=args["VM"]) if args["--evidence"] else ""
+    return change(session, request, f"start VM {args['VM']}", ask=bool(attest), attest=attest)
 
 
 def stop(session: Session, args: Args) -> int:

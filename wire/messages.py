@@ -402,9 +402,12 @@ class VmCreate(Mutation, frozen=True, kw_only=True):
 
 
 class VmStart(Mutation, frozen=True, kw_only=True):
-    """Asks for a start; it clears `failed` and a guest's own power-off."""
+    """Asks for a start; it clears `failed` and a guest's own power-off. `evidence`: only `operator` can be given, for a
+    VM that was migrated away without Chime and may run elsewhere."""
 
     vm: w.Name
+    evidence: w.Evidence | None = None
+    comment: w.Text = ""
 
 
 class VmStop(Mutation, frozen=True, kw_only=True):

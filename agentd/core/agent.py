@@ -218,7 +218,7 @@ class AgentCore:
             return self.link.pull(0, now)
         self._draft, ignored = inventory.merge(self._draft, pages, self._boot_id, self._pull_clears_local_drain)
         commands = tuple(command for page in pages for command in page.commands)
-        self._draft = self.commands.arrived(commands, self._draft, now)
+        self._draft = self.commands.arrived(commands, self._draft, self.link.asked_at)
         undone = [uuid for uuid, tombstone in self._draft.tombstones.items() if not tombstone.done]
         if any(uuid not in self.vms.facts for uuid in (*self._draft.held, *undone)):
             self._look_soon(now)

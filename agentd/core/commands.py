@@ -49,15 +49,16 @@ class Commands:
         they are facts, and wait for the next turn."""
         self._waiting, self._running = mark.waiting, mark.running
 
-    def arrived(self, commands: tuple[Command, ...], durable: Durable, now: float) -> Durable:
-        """Commands came with an inventory. Known ones are answered again, new ones queued until their deadline."""
+    def arrived(self, commands: tuple[Command, ...], durable: Durable, asked_at: float) -> Durable:
+        """Commands came with an inventory that was asked for at `asked_at`: their time began no earlier. Known ones are
+        answered again, new ones queued until their deadline."""
         unsettled = sum(not entry.acked for entry in durable.journal.values())
         for command in commands:
             known = durable.journal.get(command.id)
             if known is not None:
                 durable = durable.with_journal(command.id, msgspec.structs.replace(known, acked=False))
             elif command.id not in self._waiting and len(self._waiting) < min(MAX_WAITING, MAX_JOURNAL - unsettled):
-                self._waiting[command.id] = (command, now + command.deadline_s)
+                self._waiting[command.id] = (command, asked_at + command.deadline_s)
         return durable
 
     def plan(self, durable: Durable, vms: Vms, now: float) -> tuple[Durable, list[Act], float]:
@@ -105,10 +106,8 @@ class Commands:
 
     def done(self, event: Acted) -> None:
         """A reboot returned."""
-        command_id = self._running.pop(event.uuid, None)
-        if command_id is not None:
-            outcome = Outcome.FAILED if event.error or event.refused else Outcome.DONE
-            self._ended(command_id, event.uuid, outcome, event.error or event.refused)
+        outcome = Outcome.FAILED if event.error or event.refused else Outcome.DONE
+        self._ended(self._running.pop(event.uuid), event.uuid, outcome, event.error or event.refused)
 
     def _ended(self, command_id: str, uuid: str, outcome: Outcome, detail: str) -> None:
         result = CommandResult(id=command_id, outcome=outcome, detail=clean_text(detail, 500))
@@ -130,7 +129,6 @@ class Commands:
         if seq != self._sent[0]:
             return durable
         for command_id in self._sent[1]:
-            entry = durable.journal.get(command_id)
-            if entry is not None and entry.result is not None:
-                durable = durable.with_journal(command_id, msgspec.structs.replace(entry, acked=True))
+            entry = durable.journal[command_id]  # only what is acknowledged is ever dropped
+            durable = durable.with_journal(command_id, msgspec.structs.replace(entry, acked=True))
         return durable

@@ -49,8 +49,7 @@ def _not_wanted(durable: Durable, held: Held, boot_id: str) -> str | None:
 
 
 def _elsewhere(held: Held, facts: VmFacts) -> str | None:
-    if facts.domain is None:
-        return None
+    assert facts.domain is not None  # or `_alive` has objected
     if facts.domain.reason == OffReason.MIGRATED and held.moved_serial < 0:
         return "libvirt says that it was migrated away: it may run elsewhere"
     epoch = facts.domain.epoch

@@ -220,8 +220,9 @@ class Link:
         return self.state in (LinkState.PULLING, LinkState.READY) and bool(self._nonce)
 
     def page(self, body: m.Inventory, now: float) -> tuple[list[Effect], list[m.Inventory]]:
-        """One page came. The second part is the complete inventory (its pages) once the last one is there."""
-        if not self.pulling or body.session != self.session or body.nonce != self._nonce:
+        """One page came. The second part is the complete inventory (its pages) once the last one is there. One that
+        comes after its time is not believed: this process, or the host, may have slept since it was sent."""
+        if not self.pulling or body.session != self.session or body.nonce != self._nonce or now >= self._answer_by:
             return [], []
         if self._pages and body.generation != self._pages[0].generation:
             return self.pull(0, now), []
@@ -233,6 +234,11 @@ class Link:
         self.newest_revision = max(self.newest_revision, body.revision)
         self.pulled_revision, self._missed_pulls = body.revision, 0
         return [], pages
+
+    @property
+    def asked_at(self) -> float:
+        """When the newest page was asked for: what it holds is not older than that."""
+        return self._answer_by - self._times.answer_s
 
     @property
     def full_pull(self) -> bool:

@@ -48,6 +48,9 @@ class Reporter:
         for uuid, seen in facts.items():
             if uuid not in reports and (stray := _stray(durable, seen)):
                 reports[uuid] = stray
+        for uuid, tombstone in durable.tombstones.items():
+            if not tombstone.done and uuid not in facts and uuid not in reports:
+                reports[uuid] = _not_held(durable, VmFacts(uuid, False))  # not looked at yet: unknown, not gone
         for uuid, why in ignored.items():
             seen = facts.get(uuid) or VmFacts(uuid, False)
             if uuid not in reports:

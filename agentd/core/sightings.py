@@ -11,7 +11,7 @@ import msgspec
 
 from agentd.core.durable import Durable
 from agentd.core.effects import Acted, Action
-from agentd.core.facts import Domain, DomainState, Happening, HostScan, Lifecycle, OffReason, VmFacts
+from agentd.core.facts import Domain, DomainState, Happening, HostScan, Lifecycle, OffReason, Process, VmFacts
 
 SIGNAL_LASTS_S = 30.0
 
@@ -136,12 +136,15 @@ def _by_uuid(scan: HostScan, durable: Durable, before: dict[str, VmFacts]) -> di
     if not scan.libvirt_ok:
         known |= before.keys()
         domains = {uuid: seen.domain for uuid, seen in before.items() if seen.domain is not None}
-    return {
-        uuid: VmFacts(
-            uuid, scan.libvirt_ok, domains.get(uuid), tuple(p for p in scan.processes if p.uuid == uuid)
-        )
-        for uuid in known
-    }
+    processes: dict[str, list[Process]] = {}
+    for process in scan.processes:
+        processes.setdefault(process.uuid, []).append(process)
+    facts = {}
+    for uuid in known:
+        seen = VmFacts(uuid, scan.libvirt_ok, domains.get(uuid), tuple(processes.get(uuid, ())))
+        old = before.get(uuid)
+        facts[uuid] = old if old == seen else seen  # the same object while nothing changes: compared at no cost
+    return facts
 
 
 _HAPPENING_STATE: dict[Happening, DomainState] = {

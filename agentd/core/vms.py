@@ -133,7 +133,8 @@ class Vms:
         if step.action == Action.SHUTDOWN:
             before = self._stopping.get(uuid)
             self._stopping[uuid] = Stopping(before.since if before else now, now)
-        if held is None and uuid not in self._blocked:
+        blocked = self._blocked.get(uuid)
+        if held is None and (blocked is None or blocked.action != Action.DESTROY):
             self._outbox.add("vm-removed", uuid, f"its process here is ended: {step.why}")
         return durable, self._order(durable, uuid, step.action or Action.DESTROY), NEVER
 

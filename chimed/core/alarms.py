@@ -14,7 +14,8 @@ from wire.types import Health, Observed, Severity
 SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
 NODE_CODES = frozenset({"node-unreachable", "agent-lost", "node-error", *SUSPICIONS})
 COPIES = frozenset({"vm-duplicate", "vm-misplaced"})
-VM_CODES = frozenset({"vm-failed", "vm-unknown", "vm-io-error", "vm-foreign-process", *COPIES})
+OF_OWNER = frozenset({"vm-failed", "vm-io-error", "vm-foreign-process"})
+VM_CODES = frozenset({"vm-unknown", *OF_OWNER, *COPIES})
 UNKNOWN_MAX = 500
 """With so many active alarms no further `vm-unknown` is raised: a node that invents VMs must not bury the others."""
 MASS = "mass-unreachable"
@@ -69,11 +70,15 @@ def sync_vm(ctx: Context, sessions: Sessions, uuid: str) -> None:
             return
         ctx.sync_alarms(uuid, wanted, VM_CODES)
         return
-    wanted = {**_elsewhere(vm, sightings), **_of_owner(vm, sightings)}
+    owner_is_seen = _is_seen(ctx, sessions, vm.node, uuid)
+    copies = _elsewhere(vm, sightings)
+    if not owner_is_seen and copies:  # whether it runs there too is not known now: the alarm stays what it was
+        copies = {next((c for c in COPIES if ctx.alarm_active(c, uuid)), code): what for code, what in copies.items()}
+    wanted = {**copies, **_of_owner(vm, sightings)}
     codes = set(VM_CODES)
-    if not _reported(ctx, sessions, vm.node):
-        codes -= {"vm-failed", "vm-io-error", "vm-foreign-process"} - wanted.keys()
-    if not all(_reported(ctx, sessions, release.node) for release in ctx.tables.releases.by("uuid", uuid)):
+    if not owner_is_seen:
+        codes -= OF_OWNER - wanted.keys()
+    if not all(_is_seen(ctx, sessions, release.node, uuid) for release in ctx.tables.releases.by("uuid", uuid)):
         codes -= COPIES - wanted.keys()
     ctx.sync_alarms(uuid, wanted, frozenset(codes))
 
@@ -88,9 +93,13 @@ def _heard(ctx: Context, node_name: str) -> bool:
     return node is not None and node.health != Health.UNREACHABLE and "agent-lost" not in node.reasons
 
 
-def _reported(ctx: Context, sessions: Sessions, node_name: str) -> bool:
+def _is_seen(ctx: Context, sessions: Sessions, node_name: str, uuid: str) -> bool:
+    """Whether the node has said how the VM is there, or that it is not there at all."""
     session = sessions.get(node_name)
-    return session is not None and session.reported and _heard(ctx, node_name)
+    if session is None or not session.reported or not _heard(ctx, node_name):
+        return False
+    report = session.reports.get(uuid)
+    return report is None or report.observed != Observed.UNKNOWN or report.problem in _PROBLEMS
 
 
 def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:

@@ -88,8 +88,7 @@ class Context:
     def bump(self, node_name: str) -> int:
         """A new revision of the node's inventory; its agent will be poked."""
         node = self.tables.nodes.get(node_name)
-        if node is None:
-            return 0
+        assert node is not None  # nothing refers to a node that was removed
         self.tables.nodes.put(msgspec.structs.replace(node, revision=node.revision + 1))
         self.touched.add(node_name)
         return node.revision + 1

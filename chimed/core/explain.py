@@ -68,4 +68,6 @@ def _why_not_running(facts: Facts, node: r.Node, observed: Observed) -> list[str
         return ["It failed: mend the cause, then `chime-tool vm start` tries again."]
     if observed == Observed.PAUSED:
         return ["It is paused: nobody resumes it but a person (virsh resume on its node)."]
+    if observed == Observed.UNKNOWN:
+        return ["Its agent cannot tell whether it runs: nothing is started before that is known."]
     return ["Its agent is about to start it."]

@@ -130,5 +130,6 @@ def overdue(facts: Facts, op: r.Operation) -> str | None:
     text = f"not done within {op.timeout_s:g} s" + (f": {left}" if left else "")
     vm = facts.ctx.tables.vms.get(op.subject)
     if vm is not None and not facts.is_live(vm.node):
-        return f"node-unreachable: {text}; {vm.node} is not heard, and follows the request when it comes back"
+        late = "follows the request when it comes back" if op.kind != "reboot" else "does not reboot it later"
+        return f"node-unreachable: {text}; {vm.node} is not heard, and {late}"
     return text

@@ -1,7 +1,8 @@
 """Rebuild: the VMs of a drained node are given to other nodes, one step for each VM.
 
-Rules: nothing is moved without evidence at that moment; a VM with local disks stays; a VM that fits nowhere waits and
-is tried again, and is never placed where it should not be.
+Rules: nothing is moved without evidence at that moment; it ends when the evidence turns out to be false; while the
+node's agent looks again (it has just restarted, say) the VMs that are still to be moved wait; a VM with local disks
+stays; a VM that fits nowhere waits and is tried again, and is never placed where it should not be.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import msgspec
 
 from chimed.core import inventory, placement
 from chimed.core import rows as r
+from chimed.core.alarms import ALIVE
 from chimed.core.context import Context
 from chimed.core.facts import Facts
 from chimed.core.operations import OPEN_STEPS, fail, succeed
@@ -32,9 +34,11 @@ def steps_for(vms: list[r.Vm]) -> tuple[m.Step, ...]:
 def progress(facts: Facts, op: r.Operation) -> None:
     """Places what can be placed, and ends when every VM has arrived."""
     node = facts.ctx.tables.nodes.get(op.subject)
-    unsafe = node is None or node.admin_state != AdminState.DRAINED or node.drain_serial != op.serial
-    if node is None or unsafe or node.evidence is None:
-        text = f"the evidence that {op.subject} runs none of its VMs was withdrawn; nothing more is moved"
+    if node is None or node.admin_state != AdminState.DRAINED or node.drain_serial != op.serial:
+        fail(facts.ctx, op, f"no-evidence: {op.subject} is not drained any more; nothing more is moved")
+        return
+    if node.evidence is None and (names := _seen_running(facts, node)):
+        text = f"{node.name} was said to run nothing, and runs {names}; nothing more is moved"
         fail(facts.ctx, op, f"no-evidence: {text}")
         return
     steps = tuple(_step(facts, op, node, step) for step in op.steps)
@@ -43,6 +47,12 @@ def progress(facts: Facts, op: r.Operation) -> None:
         facts.ctx.tables.operations.put(op)
     if not any(step.state in OPEN_STEPS for step in steps):
         _end_rebuild(facts.ctx, op)
+
+
+def _seen_running(facts: Facts, node: r.Node) -> str:
+    session = facts.sessions.get(node.name)
+    reports = session.reports if session is not None else {}
+    return ", ".join(sorted(facts.ctx.vm_name(uuid) for uuid, report in reports.items() if report.observed in ALIVE))
 
 
 def concerns(facts: Facts, op: r.Operation, node_name: str) -> bool:
@@ -73,6 +83,9 @@ def _step(facts: Facts, op: r.Operation, node: r.Node, step: m.Step) -> m.Step:
 
 
 def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step) -> m.Step:
+    if node.evidence is None:
+        text = f"the evidence that {node.name} runs none of its VMs was withdrawn: its agent has to prove it again"
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     if facts.is_live(node.name) and not facts.in_session(node.name):
         text = f"{node.name} is back: its report is awaited"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)

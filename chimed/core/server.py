@@ -203,8 +203,11 @@ class ServerCore:
 
     def _progress(self, op_id: str) -> None:
         op = self.tables.operations.get(op_id)
-        if op is not None and op.state == OperationState.RUNNING:
-            progress.progress(self.facts, op)
+        if op is None or op.state != OperationState.RUNNING:
+            return
+        progress.progress(self.facts, op)
+        if op_id in self._rebuilds and self.tables.operations.get(op_id) is not op:
+            self.ctx.deadlines[op_id] = self._last_now + op.timeout_s  # a VM's time begins when it is placed
 
     def _sweep(self, now: float) -> None:
         """Once a second while operations run: time-outs, and steps that wait for room."""
@@ -220,7 +223,7 @@ class ServerCore:
             why = progress.overdue(self.facts, current)
             if why is not None:
                 operations.fail(self.ctx, current, why)
-            else:  # it waits for room: its time begins when it is placed
+            else:  # it waits, for room or for evidence
                 self.ctx.deadlines[op.id] = now + op.timeout_s
 
     # --- storage ------------------------------------------------------------------------------------------------------

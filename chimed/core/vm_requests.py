@@ -17,7 +17,7 @@ from chimed.core.queries import find_node, find_vm
 from chimed.core.request_parts import Done, RequestParts
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import UUID_PATTERN, AdminState, Desired, NetworkKind, Observed, StepState, Storage
+from wire.types import UUID_PATTERN, AdminState, Desired, Evidence, NetworkKind, Observed, StepState, Storage
 
 
 class VmRequests:
@@ -97,9 +97,14 @@ class VmRequests:
             raise ChimeError("refused-unsafe", text)
         self._parts.commandable(vm)
         self._parts.settled()
+        away = self._check_away(vm, body.evidence)
         plan = [f"starts {vm.name} on {vm.node}"]
+        if away:
+            plan.append(f"records your word that {vm.name} runs nowhere else")
         if body.dry_run:
             return Done(plan)
+        if away:
+            self._ctx.audit(actor, "evidence-operator", vm.uuid, body.comment or "attested that it runs nowhere else")
         changed = msgspec.structs.replace(
             vm, desired=Desired.RUNNING, start_serial=vm.start_serial + 1, revision=self._ctx.bump(vm.node)
         )
@@ -107,6 +112,20 @@ class VmRequests:
         step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         op = self._parts.begin("start", vm.uuid, f"start {vm.name}", actor, (step,), changed.start_serial, now)
         return Done(plan, op)
+
+    def _check_away(self, vm: r.Vm, given: Evidence | None) -> bool:
+        """Whether the VM was migrated away without Chime, and a person says that it runs nowhere."""
+        if given not in (None, Evidence.OPERATOR):
+            raise ChimeError("invalid", f"evidence {given} cannot be given by a request, only operator")
+        report = self._facts.report(vm)
+        away = report is not None and report.problem == "migrated-away"
+        if away and given is None:
+            raise ChimeError(
+                "no-evidence",
+                f"{vm.name} was migrated away from {vm.node} without Chime and may run elsewhere: find out where, end "
+                "it there, and give your word that it runs nowhere (--evidence operator)",
+            )
+        return away
 
     def _vm_stop(self, body: m.VmStop, actor: str, now: float) -> Done:
         vm = find_vm(self._ctx, body.vm)

@@ -145,7 +145,8 @@ class FakeHypervisor:
 
     def shutdown(self, uuid: str) -> None:
         self._enter("shutdown", uuid)
-        if self._active(uuid).obeys:
+        domain = self._active(uuid)
+        if domain.obeys and domain.letter == "S":
             self.guest_shutdown(uuid)
 
     def destroy(self, uuid: str) -> None:

@@ -121,6 +121,43 @@ def test_wrong_server_key(server: StandIn) -> None:
     assert "\n" not in error.message
 
 
+class Failing(StandIn):
+    """Its authenticator is broken: that says nothing about the key."""
+
+    def _authenticate(self, zap: zmq.Socket[bytes]) -> None:
+        version, request, *_ = zap.recv_multipart()
+        zap.send_multipart([version, request, b"500", b"internal error", b"", b""])
+
+
+def test_a_server_that_cannot_authenticate_is_not_one_that_refuses_the_key() -> None:
+    with Failing([OPERATOR.public]) as server:
+        error = refused(lambda: Client(server.endpoint, server.keys.public, OPERATOR))
+    assert error.code == "unreachable" and "ends the handshake" in error.message
+
+
+def test_a_connection_that_is_lost_while_sending_costs_only_time(
+    server: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, failures = zmq.Socket.send, [zmq.Again()]
+
+    def flaky(self: zmq.Socket[bytes], *args: Any, **more: Any) -> Any:
+        if self.type == zmq.DEALER and failures:
+            raise failures.pop()
+        return send(self, *args, **more)
+
+    monkeypatch.setattr(zmq.Socket, "send", flaky)
+    server.answer = lambda _: m.Ok(result={"items": []})
+    assert client.request(m.NodeList()) == {"items": []}
+    assert not failures and len(server.seen) == 1
+
+
+def test_an_answer_that_is_none_is_refused(server: StandIn, client: Client) -> None:
+    server.answer = lambda _: m.HeartbeatAck(session="s", nonce="n", revision=1)
+    with pytest.raises(ChimeError, match="answered with HeartbeatAck") as caught:
+        client.request(m.NodeList())
+    assert caught.value.code == "bad-frame"
+
+
 def test_nothing_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -44,7 +44,7 @@ def _power_on(c: Cluster, node: str) -> None:
 
 @_word("clone {node}", "clone {node} as {claim}")
 def _clone(c: Cluster, node: str, claim: str = "") -> None:
-    """Another host, `NODE-clone`, boots with the node's key and snapshot; its agent speaks as the node, or as `claim`."""
+    """Another host, `NODE-clone`, boots with the node's key and snapshot; it speaks as the node, or as `claim`."""
     name = f"{node}-clone"
     clone = c.hosts[name] = Host(name, c.engine, c.network, c.oracle)
     clone.key, clone.disk = c.host(node).key, SnapshotDisk(claim or node)
@@ -275,6 +275,7 @@ def _kill_qemu(c: Cluster, vm: str) -> None:
 @_word("sigterm qemu {vm}")
 def _sigterm(c: Cluster, vm: str) -> None:
     """SIGTERM to its qemu, from the host."""
+    c.oracle.may_halt.add(c.uuid(vm))
     host, uuid = _on(c, vm)
     if host is not None:
         host.hypervisor.host_sigterm(uuid)
@@ -283,6 +284,7 @@ def _sigterm(c: Cluster, vm: str) -> None:
 @_word("guest {vm} powers off")
 def _guest_off(c: Cluster, vm: str) -> None:
     """The guest powers itself off."""
+    c.oracle.may_halt.add(c.uuid(vm))
     host, uuid = _on(c, vm)
     if host is not None:
         host.hypervisor.guest_shutdown(uuid)
@@ -497,6 +499,8 @@ def _faults_stop(c: Cluster) -> None:
 
 
 def _ask(c: Cluster, text: str, kind: type[m.Mutation], **fields: object) -> None:
+    if "evidence" in fields and "name" in fields:
+        c.oracle.words.add(str(fields["name"]))
     c.operator.request(text, kind, **fields)
 
 
@@ -565,6 +569,12 @@ def _create(c: Cluster, vm: str) -> None:
 def _start(c: Cluster, vm: str) -> None:
     """`vm start`."""
     _ask(c, f"start {vm}", m.VmStart, vm=vm)
+
+
+@_word("start {vm} evidence operator")
+def _start_attested(c: Cluster, vm: str) -> None:
+    """`vm start --evidence operator`: it runs nowhere, says a person."""
+    _ask(c, f"start {vm}", m.VmStart, vm=vm, evidence=Evidence.OPERATOR)
 
 
 @_word("stop {vm}")

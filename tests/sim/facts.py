@@ -270,8 +270,8 @@ def _read_only(c: Cluster) -> str:
 
 @_word("answer to {rest}")
 def _answer(c: Cluster, rest: str) -> str:
-    """`answer to REQUEST: OUTCOME`; succeeded, failed, cancelled or running (its operation), ok (it began none), refused
-    CODE, or none (nothing came yet)."""
+    """`answer to REQUEST: OUTCOME`; succeeded, failed, cancelled or running (its operation), ok (it began none),
+    refused CODE, or none (nothing came yet)."""
     text, _, should = rest.partition(": ")
     requests = [request for request in c.operator.requests if request.text == text]
     if not requests:

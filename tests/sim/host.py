@@ -303,6 +303,8 @@ class Agent:
 
     def _answer(self, effect: fx.Answer) -> None:
         self.answers.append(effect.result)
+        if effect.result.get("accepted"):
+            self.host.oracle.drain_accepted(self.host)
 
     def _log(self, effect: fx.Log) -> None:
         if self.engine.story.on:

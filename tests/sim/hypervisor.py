@@ -14,8 +14,8 @@ ALIVE = frozenset({DomainState.RUNNING, DomainState.SHUTTING_DOWN, DomainState.O
 
 class SimHypervisor(FakeHypervisor):
     """`touched(uuid)` is called whenever a process may have begun or ended. `by_hand`: VMs whose process here was made
-    by a person. `handed_over`: VMs whose process here is one end of a live migration, and must not run (paused target, or
-    source whose target was resumed)."""
+    by a person. `handed_over`: VMs whose process here is one end of a live migration, and must not run (paused target,
+    or source whose target was resumed)."""
 
     def __init__(self, touched: Callable[[str], None]) -> None:
         super().__init__()
@@ -99,6 +99,12 @@ class SimHypervisor(FakeHypervisor):
         """`virsh start`, whatever the agent's connection does."""
         self._begin(uuid)
         self.by_hand.add(uuid)
+
+    def person_destroy(self, uuid: str) -> None:
+        """`virsh destroy`, whatever the agent's connection does."""
+        if self._active(uuid).killable:
+            self._tell(uuid, Happening.HOST_SHUTDOWN)
+            self._end(uuid, OffReason.DESTROYED)
 
     def person_run(self, uuid: str) -> int:
         """A qemu outside libvirt."""

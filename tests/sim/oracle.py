@@ -8,7 +8,7 @@ from their false word: those are remembered here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from agentd.core import effects as fx
@@ -18,7 +18,7 @@ from chimed.core.context import EPOCHS_PER_GENERATION
 from tests.fakes.store import FakeDisk
 from tests.sim.engine import Engine, Violation
 from wire import messages as m
-from wire.types import AdminState, Desired, Evidence, Observed
+from wire.types import AdminState, Desired, Evidence, Health, Observed, Storage
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -28,13 +28,19 @@ START_RACE_S = 4.0  # the guard has looked; what a person starts until libvirt h
 
 
 class Oracle:
-    """Raises `Violation`. `lies`: nodes for which a person attested what was not so. `excused`: VMs that a person moved
-    by hand."""
+    """Raises `Violation`. `words`: nodes for which a person gave his word. `lies`: those where it was not so. `excused`:
+    VMs that a person moved by hand. `may_halt`: VMs that ended in a way that may look like their guest's own. `hears`:
+    whether the server hears from the node that it runs the VM. `judges_from`: the server may call no node lost before.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.hosts: dict[str, Host] = {}
+        self.words: set[str] = set()
         self.lies: set[str] = set()
+        self.may_halt: set[str] = set()
+        self.hears: Callable[[str, str], bool] = lambda node, uuid: False
+        self.judges_from = 0.0
         self.excused: set[str] = set()
         self.managed: set[str] = set()
         self.foreign: set[str] = set()
@@ -46,6 +52,10 @@ class Oracle:
         self._dirty: set[str] = set()
         self._owners: dict[tuple[str, int], str] = {}
         self._epochs: dict[tuple[str, str], int] = {}
+        self._ran_on: dict[str, set[str]] = {}
+        self._halts: set[tuple[str, int]] = set()
+        self._drained: set[str] = set()
+        self._drained_on_node: set[str] = set()
 
     # --- S1, S3, S5: what is done to VMs ------------------------------------------------------------------------------
 
@@ -75,6 +85,7 @@ class Oracle:
     def started(self, host: Host, uuid: str) -> None:
         """Chime has started the VM there."""
         self.starts[uuid] += 1
+        self._ran_on.setdefault(uuid, set()).add(host.name)
         since = self.hand_started.get((host.name, uuid), -1e9)
         if host.hypervisor.processes_of(uuid) > 1 and self._engine.now - since > START_RACE_S:
             raise Violation("S1", f"{uuid} was started on {host.name} beside a process that was there", uuid)
@@ -83,10 +94,20 @@ class Oracle:
         """The agent is about to do something to a VM."""
         if act.uuid in self.foreign or act.uuid not in self.managed:
             raise Violation("S5", f"{act.action} of {act.uuid}, which is not Chime's, on {host.name}", act.uuid)
+        if act.action == fx.Action.DEFINE and act.vm is not None:
+            self._defines(host, act.vm)
         if act.action == fx.Action.REBOOT:
             done = 1 + sum(h.hypervisor.reboots.count(act.uuid) for h in self.hosts.values())
             if done > self.reboots_asked[act.uuid]:
                 raise Violation("S3", f"{act.uuid} is rebooted more often than anyone asked", act.uuid)
+
+    def _defines(self, host: Host, vm: m.Assignment) -> None:
+        domain = host.hypervisor.domains.get(vm.uuid)
+        if domain is not None and domain.stamp is not None and domain.stamp.epoch > vm.epoch:
+            raise Violation("S4", f"{host.name} defines {vm.name} in epoch {vm.epoch} over {domain.stamp.epoch}", vm.uuid)
+        elsewhere = self._ran_on.get(vm.uuid, set()) - {host.name}
+        if vm.create_disks and elsewhere and not self.restored_from:
+            raise Violation("S5", f"{host.name} may make disks of {vm.name}, which has run on {elsewhere}", vm.uuid)
 
     # --- S2, S4: what the server commits ------------------------------------------------------------------------------
 
@@ -99,12 +120,14 @@ class Oracle:
         for change, old in before:
             if change.table == "vms":
                 self._vm_committed(disk, old, change.row)  # type: ignore[arg-type]
+                self._stopped_by_guest(events, old, change.row)  # type: ignore[arg-type]
             elif change.table == "nodes":
                 self._node_committed(old, change.row)  # type: ignore[arg-type]
 
     def _vm_committed(self, disk: FakeDisk, old: r.Vm | None, new: r.Vm | None) -> None:
         if new is None:
             assert old is not None
+            self._ran_on.pop(old.uuid, None)
             self._must_not_run(old.uuid, old.node, "forgotten")
             return
         self.managed.add(new.uuid)
@@ -118,11 +141,21 @@ class Oracle:
         if new.node != old.node:
             self._moved(disk, old, new)
 
+    def _stopped_by_guest(self, events: list[r.Event], old: r.Vm | None, new: r.Vm | None) -> None:
+        if old is None or new is None or not any(e.action == "vm-stopped" and e.subject == new.uuid for e in events):
+            return
+        if new.uuid not in self.may_halt:
+            raise Violation("S3", f"{new.name} is to stay off, though its guest did not power off", new.uuid)
+        if not {(new.uuid, old.start_serial), (new.uuid, new.start_serial)} & self._halts:
+            raise Violation("S3", f"{new.name} is to stay off for what its guest did before it was started", new.uuid)
+
     def _moved(self, disk: FakeDisk, old: r.Vm, new: r.Vm) -> None:
         generation = disk.tables["meta"][()].generation  # type: ignore[attr-defined]
         if new.epoch == old.epoch:
             raise Violation("S4", f"{new.name} changes its owner within epoch {new.epoch}", new.uuid)
         node: Any = disk.tables["nodes"].get((old.node,))
+        if self.hears(old.node, new.uuid):
+            raise Violation("S2", f"{new.name} moves from {old.node}, which is heard and says that it runs", new.uuid)
         adopted = generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION
         proven = node is not None and node.admin_state == AdminState.DRAINED and node.evidence is not None
         if not proven and not adopted:
@@ -131,6 +164,8 @@ class Oracle:
             (row.node, row.uuid, row.epoch) for row in disk.tables["releases"].values()  # type: ignore[attr-defined]
         }:
             raise Violation("S2", f"{new.name} moves from {old.node} without a release", new.uuid)
+        if not adopted and old.spec.storage == Storage.LOCAL:
+            raise Violation("S2", f"{new.name} moves to {new.node}, and its disks do not", new.uuid)
         if proven:
             self._must_not_run(new.uuid, old.node, f"given to {new.node}")
 
@@ -142,11 +177,20 @@ class Oracle:
             raise Violation("S2", f"{uuid} is {what} while it runs on {node}", uuid)
 
     def _node_committed(self, old: r.Node | None, new: r.Node | None) -> None:
-        if old is None or new is None or new.evidence is None:
+        if old is None or new is None:
             return
+        self._note_drained(new)
+        if _is_lost(new) and not _is_lost(old) and self._engine.now < self.judges_from:
+            raise Violation("rule 6", f"{new.name} is called lost before it had time to be heard", new.name)
+        if new.evidence is None:
+            return
+        if new.evidence == Evidence.AGENT and new.evidence_boot_id != new.boot_id:
+            raise Violation("S2", f"the evidence for {new.name} is of another boot", new.name)
         if (old.evidence, old.drain_serial) == (new.evidence, new.drain_serial):
             return
         host = self.hosts[new.name]
+        if new.evidence == Evidence.OPERATOR and new.name not in self.words:
+            raise Violation("S2", f"nobody gave his word for {new.name}", new.name)
         if new.evidence == Evidence.OPERATOR and host.powered:
             self._engine.story.tell(self._engine.now, "oracle", f"the word given for {new.name} is false", new.name)
             self.lies.add(new.name)
@@ -156,6 +200,13 @@ class Oracle:
                 text = f"{new.name} is believed to run nothing, and runs {', '.join(sorted(ours))}"
                 raise Violation("S2", text, new.name)
 
+    def _note_drained(self, node: r.Node) -> None:
+        if node.admin_state == AdminState.DRAINED:
+            self._drained.add(node.name)
+            self._drained_on_node.discard(node.name)
+        else:
+            self._drained.discard(node.name)
+
     def restored(self, disk: FakeDisk, taken: float) -> None:
         """A backup was put in place: what was acknowledged since it was taken may be gone."""
         self.restored_from.append(taken)
@@ -164,6 +215,8 @@ class Oracle:
 
     def agent_saved(self, host: Host, durable: Durable) -> None:
         """A snapshot is on disk."""
+        if host.name in self._drained_on_node and not durable.local_drain:
+            raise Violation("S3", f"{host.name} forgets a drain that it accepted and the server does not know", host.name)
         epochs = self._epochs
         for uuid in (*durable.held, *durable.tombstones):
             epoch, key = durable.highest_epoch(uuid), (host.name, uuid)
@@ -171,8 +224,14 @@ class Oracle:
                 raise Violation("S4", f"the epoch of {uuid} falls on {host.name} to {epoch}", uuid)
             epochs[key] = epoch
 
+    def drain_accepted(self, host: Host) -> None:
+        """The agent has told a person on the node that it is drained."""
+        if host.name not in self._drained:
+            self._drained_on_node.add(host.name)
+
     def snapshot_lost(self, host: Host) -> None:
-        """Its epochs are forgotten with it."""
+        """Its epochs are forgotten with it, and a drain."""
+        self._drained_on_node.discard(host.name)
         for key in [key for key in self._epochs if key[0] == host.name]:
             del self._epochs[key]
 
@@ -184,6 +243,7 @@ class Oracle:
             if entry is None or entry.result != result:
                 text = f"{host.name} tells the result of {result.id}, which it has not recorded"
                 raise Violation("S3", text, host.name)
+        self._halts |= {(vm.uuid, vm.start_serial) for vm in report.vms if vm.halted}
         if report.local_drain and not saved.local_drain:
             raise Violation("S3", f"{host.name} tells of a drain that it has not recorded", host.name)
         for release in report.released:
@@ -229,3 +289,7 @@ class Oracle:
         if told != should:
             return [f"{vm.name} is shown as {vm.observed}, and runs on {running or 'no host'}"]
         return []
+
+
+def _is_lost(node: r.Node) -> bool:
+    return node.health == Health.UNREACHABLE or "agent-lost" in node.reasons

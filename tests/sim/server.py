@@ -22,6 +22,7 @@ from tests.fakes.names import key_of
 from tests.fakes.store import FakeDisk, FakeStore
 from tests.sim.engine import Clock, Engine, Violation
 from tests.sim.network import Network
+from wire.types import Observed
 
 if TYPE_CHECKING:
     from tests.sim.oracle import Oracle
@@ -199,10 +200,18 @@ class ServerHost:
         self.pings_fail = False
         self.backups: list[tuple[dict[str, dict[Any, r.Row]], float]] = []
         self._hosts: dict[str, str] = {}
+        oracle.hears = self.hears
 
     def add_key(self, host: str) -> None:
         """Whose key it is, to know the address that a frame comes from."""
         self._hosts[key_of(host)] = host
+
+    def hears(self, node: str, uuid: str) -> bool:
+        """Whether the node's agent is heard now, and has told that the VM runs there."""
+        core = self.process.core if self.process is not None else None
+        session = core.sessions.get(node) if core is not None and core.facts.is_live(node) else None
+        report = session.reports.get(uuid) if session is not None else None
+        return report is not None and report.observed in (Observed.RUNNING, Observed.PAUSED)
 
     def host_of(self, key: str) -> str:
         """The address of a peer."""
@@ -216,6 +225,8 @@ class ServerHost:
         """systemd starts it, if it does not run."""
         if self.wanted and self.process is None:
             self.tell("starts")
+            limit_s = self.policy.heartbeat_s * self.policy.missed_heartbeats
+            self.oracle.judges_from = self.engine.now + 0.99 * limit_s
             self.process = Process(self)
             self.network.server_up(self.process)
 

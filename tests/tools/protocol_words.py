@@ -127,6 +127,7 @@ FIELDS = {
     "VmList.node": "only those of this node",
     "VmCreate.uuid": "absent: the server chooses one",
     "VmCreate.node": "absent: the server chooses one with room",
+    "VmStart.evidence": "`operator`: a person attests that the VM, migrated away without Chime, runs nowhere",
     "VmStop.force": "end it at once",
     "VmReboot.force": "reset at once, without asking the guest",
     "OpList.active": "only those that run",

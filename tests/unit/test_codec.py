@@ -190,6 +190,21 @@ def test_depth_counts_maps_and_arrays() -> None:
         codec.decode(frame("ok", {"result": nested(codec.MAX_DEPTH - 1)}))
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b"\x81\xc4\x00\x01", "a map's keys must be strings"),
+        (b"\xc7\x00\x05", "msgpack extension type 5 is not used"),
+        (b"\xd6\xff\x00\x00\x00\x01", "not a valid msgpack map"),  # a timestamp
+        (b"\xc4\x00", "binary values are not used"),
+        (struct.pack(">Bd", 0xCB, float("nan")), "numbers must be finite"),
+    ],
+)
+def test_what_the_protocol_does_not_use_is_refused_in_words(value: bytes, words: str) -> None:
+    with pytest.raises(ChimeError, match=words):
+        codec.decode(frame("ok", 0)[:-1] + b"\x81\xa6result" + value)
+
+
 def test_huge_headers_cost_nothing() -> None:
     for header in (b"\xdd", b"\xdf", b"\xdb", b"\xc6"):
         for start in (

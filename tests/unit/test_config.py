@@ -12,7 +12,7 @@ from agentd import config as agent
 from chimed import config as server
 from chimed.core.context import Policy
 from wire.errors import ChimeError
-from wire.settings import parse_settings
+from wire.settings import MAX_FILE_BYTES, parse_settings
 
 BOTH = [server, agent]
 
@@ -126,6 +126,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(ChimeError, match="is not text"):
         server.load_config(binary)
+    large = tmp_path / "large"
+    large.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
+    with pytest.raises(ChimeError, match=f"is larger than {MAX_FILE_BYTES} bytes"):
+        server.load_config(large)
+
+
+class Needs(msgspec.Struct):
+    name: str
+
+
+def test_a_value_without_a_default_is_asked_for_by_name() -> None:
+    with pytest.raises(ChimeError, match="missing required field `name`"):
+        parse_settings("", Needs)
 
 
 def test_the_source_is_named() -> None:

@@ -6,11 +6,14 @@ import msgspec
 import pytest
 
 from agentd.core import effects as fx
-from agentd.core.durable import Durable
-from agentd.core.facts import Happening, Lifecycle, OffReason
-from tests.unit.agent.server import VM_1, VM_2, assignment
+from agentd.core import planner
+from agentd.core.durable import Durable, Held
+from agentd.core.facts import Domain, DomainState, Happening, HostScan, Lifecycle, OffReason, Process, VmFacts
+from agentd.core.sightings import Sightings
+from agentd.hypervisor import HypervisorError
+from tests.unit.agent.server import VM_1, VM_2, VM_3, assignment
 from tests.unit.agent.world import World
-from wire.messages import Disk, VmSpec
+from wire.messages import Disk, Inventory, VmSpec
 from wire.types import Desired, Observed, OnGuestShutdown
 
 
@@ -162,6 +165,94 @@ def test_halted_vm_that_a_person_starts_is_kept_running(running: World) -> None:
     assert running.runs(VM_1) and not running.server.reports[VM_1].halted
 
 
+def test_power_off_after_a_signal_that_the_guest_survived_is_the_guests_own(running: World) -> None:
+    running.hv._tell(VM_1, Happening.HOST_SHUTDOWN)
+    running.run(100.0)
+    running.hv.guest_shutdown(VM_1)
+    running.run(30.0)
+    assert not running.runs(VM_1) and "vm-halted" in running.events()
+
+
+def test_start_that_the_guard_refuses_costs_nothing_of_the_restart_budget(running: World) -> None:
+    """An operator starts it again, which cannot be recorded, so that the guard goes by what is saved: it is halted."""
+    running.hv.guest_shutdown(VM_1)
+    running.run(5.0)
+    running.disk_full = True
+    running.server.begin(VM_1)
+    running.poke()
+    running.run(200.0)
+    assert not running.runs(VM_1) and sum("refuse" in line or "powered itself off" in line for line in running.logs) > 10
+    running.disk_full = False
+    assert running.run_until(lambda: running.runs(VM_1)) < 10.0
+    running.run(5.0)
+    assert "vm-failed" not in running.events() and running.server.reports[VM_1].restarts == 0
+
+
+def with_a_disk(path: str = "/disk") -> World:
+    """A node on which VM_1 runs from the one disk that exists."""
+    world = World(files=[path])
+    world.server.assign(assignment(spec=VmSpec(vcpus=1, memory_mib=64, disks=(Disk(path=path),))))
+    world.start_agent()
+    world.run_until(lambda: world.runs(VM_1))
+    world.run(6.0)
+    return world
+
+
+def test_start_that_cannot_work_is_no_crash_loop_and_says_why() -> None:
+    world = with_a_disk()
+    assert world.hv.files is not None
+    world.hv.files.clear()
+    world.hv.kill(VM_1)
+    world.run(900.0)
+    report = world.server.reports[VM_1]
+    assert (report.observed, report.problem) == (Observed.FAILED, "start-failed") and "/disk" in report.detail
+    world.hv.files.add("/disk")
+    world.run_until(lambda: world.runs(VM_1))
+    assert "vm-failed" not in world.events()
+
+
+def test_vm_that_fails_for_good_says_why_it_could_not_start(running: World) -> None:
+    for _ in range(10):
+        running.hv.fail_next("start", HypervisorError("no bridge br0"))
+    running.hv.kill(VM_1)
+    running.run(300.0)
+    report = running.server.reports[VM_1]
+    assert report.problem == "crash-loop" and report.detail.endswith("; last: no bridge br0")
+
+
+def defined(world: World) -> int:
+    return sum(call == ("define", VM_1) for call in world.hv.calls)
+
+
+def test_start_asked_again_does_not_wait_for_the_pause_after_a_definition_that_failed(world: World) -> None:
+    for _ in range(100):
+        world.hv.fail_next("define")
+    world.server.assign(assignment())
+    world.poke()
+    world.run(200.0)  # now it is tried once a minute
+    world.run_until(lambda: "define failed as ordered" in world.logs[-1])
+    tried = defined(world)
+    world.run(5.0)
+    assert defined(world) == tried
+    world.server.begin(VM_1)
+    world.poke()
+    assert world.run_until(lambda: defined(world) > tried) < 1.0
+
+
+def test_pause_after_a_failure_is_short_again_after_a_success(running: World) -> None:
+    for _ in range(4):
+        running.hv.fail_next("define")
+    running.server.change(VM_1, epoch=2)
+    running.poke()
+    running.run(100.0)
+    assert running.hv.domains[VM_1].seen().epoch == 2 and defined(running) == 6
+    running.hv.fail_next("define")
+    running.server.change(VM_1, epoch=3)
+    running.poke()
+    running.run_until(lambda: defined(running) == 7)
+    assert running.run_until(lambda: defined(running) == 8) == pytest.approx(5.0, abs=0.2)
+
+
 # --- late news --------------------------------------------------------------------------------------------
 
 
@@ -207,6 +298,54 @@ def test_crash_between_the_look_after_a_start_and_its_outcome_is_not_missed(worl
     world.poke()
     world.run(3.0)
     assert world.runs(VM_1) and len(world.starts) == 2
+
+
+def test_look_that_hung_and_was_given_up_says_nothing(running: World) -> None:
+    running.run(100.0)
+    running.give(fx.Scanned(HostScan(libvirt_ok=False, error="gone"), running.now - 90.0))
+    running.run(1.0)
+    assert running.server.faults == () and observed(running) == Observed.RUNNING
+
+
+def test_outcome_of_an_action_that_is_not_the_present_one_is_ignored(running: World) -> None:
+    off = msgspec.structs.replace(running.facts(VM_1), domain=None, processes=())
+    running.give(fx.Acted(VM_1, fx.Action.DESTROY, 10_000, off))
+    running.run(100.0)
+    assert observed(running) == Observed.RUNNING and len(running.starts) == 1
+
+
+def test_look_that_is_wanted_during_a_look_is_made_after_it(running: World) -> None:
+    late: list[Inventory] = []
+    running.mangle = lambda body: late.append(body) or 0 if isinstance(body, Inventory) else 1  # type: ignore[func-returns-value]
+    running.server.assign(assignment(VM_2))
+    running.poke()
+    running.run(0.1)
+    running.hv.person_define(VM_3, "another's")  # this needs a look
+    running.run_until(lambda: running.agent._scanning, 1.0)
+    before = running.hv.calls.count(("scan", ""))
+    running.give(fx.Received(late[-1]))  # and a VM that was not looked for yet needs one too
+    running.run(1.0)
+    assert running.hv.calls.count(("scan", "")) == before + 2
+
+
+def test_vm_that_nobody_knew_is_not_judged_by_a_look_from_before_its_event() -> None:
+    sightings = Sightings()
+    durable = Durable(node="n1").with_held(Held(vm=assignment()))
+    assert sightings.happened(Lifecycle(VM_1, Happening.STARTED), durable, False, 11.0), "this needs a look"
+    off = HostScan(libvirt_ok=True, domains=(Domain(VM_1, "vm", DomainState.OFF, epoch=1),))
+    assert sightings.scanned(off, 10.0, durable, set()), "and a later one"
+    assert VM_1 not in sightings.facts
+    assert not sightings.scanned(off, 12.0, durable, set())
+    assert sightings.facts[VM_1].domain == off.domains[0]
+
+
+def test_vm_without_a_definition_is_gone_when_it_stops() -> None:
+    sightings = Sightings()
+    durable = Durable(node="n1").with_held(Held(vm=assignment()))
+    alive = Domain(VM_1, "vm", DomainState.RUNNING, epoch=1, persistent=False)
+    sightings.scanned(HostScan(True, (alive,), (Process(VM_1, 7, "S"),)), 1.0, durable, set())
+    assert not sightings.happened(Lifecycle(VM_1, Happening.STOPPED, OffReason.CRASHED), durable, False, 2.0)
+    assert sightings.facts[VM_1] == VmFacts(VM_1, True)
 
 
 # --- stop -------------------------------------------------------------------------------------------------
@@ -386,6 +525,25 @@ def test_release_is_not_confirmed_while_a_process_is_left(running: World) -> Non
     assert not running.server.confirmed
     running.hv.freeze(VM_1, "S")
     running.run_until(lambda: bool(running.server.confirmed))
+
+
+def test_release_is_not_confirmed_while_a_process_outside_libvirt_is_left(running: World) -> None:
+    running.hv.person_run(VM_1)
+    running.server.release(VM_1, 1)
+    running.poke()
+    running.run(200.0)
+    assert not running.server.confirmed and VM_1 not in running.hv.domains
+    running.hv.outside.clear()
+    running.run_until(lambda: bool(running.server.confirmed))
+
+
+def test_nothing_is_planned_for_a_vm_that_is_neither_held_nor_released() -> None:
+    domain = Domain(VM_1, "vm", DomainState.RUNNING, epoch=1)
+    facts = VmFacts(VM_1, True, domain, (Process(VM_1, 7, "S"),))
+    durable = Durable(node="n1", confirmed_boot="b")
+    assert planner.plan(durable, facts, "b", None, 0.0) == planner.Plan()
+    off = VmFacts(VM_1, True, msgspec.structs.replace(domain, state=DomainState.OFF))
+    assert planner.plan(durable, off, "b", None, 0.0) == planner.Plan()
 
 
 def test_domain_of_a_higher_epoch_keeps_it_and_the_server_hears_of_it(running: World) -> None:

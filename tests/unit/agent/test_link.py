@@ -116,6 +116,69 @@ def test_lost_inventory_is_pulled_again_in_the_same_session(world: World) -> Non
     assert len(world.bodies(m.Hello)) == 1
 
 
+def test_broken_connection_begins_a_new_session(running: World) -> None:
+    running.give(fx.Disconnected("the server closed it"))
+    assert not running.ready and running.agent.link.last_error == "the server closed it"
+    waits_until = running.agent.link.next_deadline()
+    running.give(fx.Disconnected("closed again"))
+    assert running.agent.link.next_deadline() == waits_until, "a new session is on its way already"
+    running.run_until(lambda: running.ready)
+
+
+def test_back_off_begins_anew_after_a_session_that_worked(running: World) -> None:
+    running.server.deaf = True
+    running.give(fx.Disconnected("broken"))
+    running.run(300.0)
+    times = [at for at, body in running.sent if isinstance(body, m.Hello)]
+    assert times[-1] - times[-2] > 10.0
+    running.server.deaf = False
+    running.run_until(lambda: running.ready and not running.agent._has_news())
+    running.give(fx.Disconnected("broken"))
+    assert running.agent.link.next_deadline() - running.now <= 1.5
+
+
+@pytest.mark.parametrize("change", [{"session": "other"}, {"nonce": "other"}])
+def test_acknowledgement_of_another_heartbeat_says_nothing(running: World, change: dict[str, str]) -> None:
+    acks: list[m.HeartbeatAck] = []
+    running.mangle = lambda body: acks.append(body) or 1 if isinstance(body, m.HeartbeatAck) else 1  # type: ignore[func-returns-value]
+    running.run(16.0)
+    before = len(running.bodies(m.Pull)), len(running.bodies(m.Report))
+    running.give(fx.Received(msgspec.structs.replace(acks[-1], revision=99, report=True, **change)))
+    running.run(1.0)
+    assert (len(running.bodies(m.Pull)), len(running.bodies(m.Report))) == before
+
+
+@pytest.mark.parametrize(("session", "seq"), [("other", 0), ("other", 3), ("s1", 0), ("s1", 99)])
+def test_acknowledgement_of_no_report_of_ours_changes_nothing(running: World, session: str, seq: int) -> None:
+    digest = running.agent.outbox.told_digest
+    running.mangle = lambda body: 0 if isinstance(body, m.ReportAck) else 1
+    running.give(fx.Received(m.ReportAck(session=session, seq=seq)))
+    running.hv.person_pause(VM_1)
+    running.run(0.1)
+    assert running.agent.outbox.told_digest != digest, "the pause is on its way"
+    running.give(fx.Received(m.ReportAck(session=session, seq=seq)))
+    running.mangle = lambda body: 1
+    running.run_until(lambda: running.ready and not running.agent._has_news())
+    assert running.server.reports[VM_1].observed == Observed.PAUSED
+
+
+def test_late_acknowledgement_does_not_confirm_a_later_release(running: World) -> None:
+    acks: list[m.ReportAck] = []
+    running.mangle = lambda body: acks.append(body) or 0 if isinstance(body, m.ReportAck) else 1  # type: ignore[func-returns-value]
+    running.server.release(VM_1, 1)
+    running.poke()
+    running.run_until(lambda: bool(running.server.confirmed))
+    running.server.release(VM_1, 5)
+    running.poke()
+    running.run(0.1)
+    assert running.saved.tombstones[VM_1].epoch == 5
+    running.mangle = lambda body: 1
+    running.give(fx.Received(acks[-1]))
+    assert not running.saved.tombstones[VM_1].acked
+    running.run_until(lambda: running.saved.tombstones[VM_1].acked)
+    assert [release.epoch for release in running.server.confirmed] == [1, 5]
+
+
 # --- inventory --------------------------------------------------------------------------------------------
 
 
@@ -139,8 +202,31 @@ def test_pokes_during_a_long_pull_do_not_start_it_over(world: World) -> None:
     for _ in range(60):
         world.poke()
         world.run(0.03)
-    world.run(2.0)
     assert len(world.saved.held) == 40
+
+
+def test_news_poked_while_the_answer_is_under_way_are_pulled_at_once(world: World) -> None:
+    late: list[m.Inventory] = []
+    world.mangle = lambda body: late.append(body) or 0 if isinstance(body, m.Inventory) else 1  # type: ignore[func-returns-value]
+    world.poke()
+    world.run(0.1)
+    world.mangle = lambda body: 1
+    world.server.assign(assignment())
+    world.give(fx.Received(m.Poke(session="s1", revision=world.server.revision)))
+    world.give(fx.Received(late[-1]))
+    assert world.run_until(lambda: world.runs(VM_1)) < 1.0
+
+
+def test_pages_of_two_generations_are_never_put_together(world: World) -> None:
+    world.server.page_size = 2
+    for number in range(1, 6):
+        world.server.assign(assignment(uuid(number), desired=Desired.STOPPED))
+    world.poke()
+    world.run_until(lambda: len(world.bodies(m.Pull)) >= 3, 1.0)  # the first page came
+    world.server.generation = 2
+    del world.server.vms[uuid(1)]
+    world.run_until(lambda: world.saved.generation == 2, 5.0)
+    assert world.saved.held.keys() == {uuid(number) for number in range(2, 6)}
 
 
 @pytest.mark.parametrize("change", [{"nonce": "other"}, {"session": "other"}])

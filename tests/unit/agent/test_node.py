@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from agentd.core import effects as fx
+from agentd.core.commands import MAX_WAITING, Commands
 from agentd.core.drain import DrainWatch
 from agentd.core.durable import MAX_JOURNAL, Durable, Held, Journaled
 from agentd.core.facts import Domain, DomainState, Process, VmFacts
@@ -208,6 +209,126 @@ def test_row_37_crashed_vm_is_started_again_with_a_full_disk(running: World) -> 
     running.disk_full = True
     running.hv.kill(VM_1)
     assert running.run_until(lambda: running.runs(VM_1)) < 0.3
+
+
+def test_full_disk_that_has_room_again_is_noticed_though_nothing_is_to_be_saved(running: World) -> None:
+    running.disk_full = True
+    running.give(fx.Asked(1, "drain"))
+    running.run(20.0)
+    assert "error" in running.answers[-1] and running.server.faults == ("snapshot-not-writable",)
+    running.disk_full = False
+    running.run(2 * running.server.heartbeat_s)
+    assert running.server.faults == () and not running.saved.local_drain and running.runs(VM_1)
+
+
+def test_event_of_a_turn_that_could_not_be_recorded_is_told_once(running: World) -> None:
+    running.disk_full = True
+    running.hv.guest_shutdown(VM_1)
+    running.run(60.0)  # the end is judged again and again
+    assert running.events() == [] and not running.saved.held[VM_1].halted
+    running.disk_full = False
+    running.run(60.0)
+    assert running.events() == ["vm-halted"] and running.saved.held[VM_1].halted
+
+
+def test_guest_gets_its_whole_time_after_an_order_that_could_not_be_recorded(running: World) -> None:
+    running.hv.domains[VM_1].obeys = False
+    running.disk_full = True
+    running.server.change(VM_1, desired=Desired.STOPPED, graceful_s=60.0)
+    running.poke()
+    running.run(100.0)
+    assert ("shutdown", VM_1) not in running.hv.calls
+    running.disk_full = False
+    running.run_until(lambda: ("shutdown", VM_1) in running.hv.calls)
+    assert running.run_until(lambda: not running.runs(VM_1)) == pytest.approx(60.0, abs=1.0)
+
+
+def test_definition_that_could_not_be_recorded_is_made_later(running: World) -> None:
+    running.disk_full = True
+    running.server.change(VM_1, epoch=2)
+    running.poke()
+    running.run(30.0)
+    assert running.hv.domains[VM_1].seen().epoch == 1
+    running.disk_full = False
+    running.run(10.0)
+    assert running.hv.domains[VM_1].seen().epoch == 2 and running.saved.held[VM_1].vm.epoch == 2
+
+
+def test_inventory_that_ends_a_session_and_cannot_be_saved_is_pulled_in_the_next(running: World) -> None:
+    """It comes in the very moment in which too many heartbeats were not answered."""
+    late: list[m.Inventory] = []
+    running.run_until(lambda: isinstance(running.sent[-1][1], m.Heartbeat))
+    running.mangle = lambda body: late.append(body) or 0 if isinstance(body, m.Inventory) else 0  # type: ignore[func-returns-value]
+    running.run(42.0)
+    running.server.assign(assignment(VM_2))
+    running.poke()
+    running.run_until(lambda: bool(late))
+    running.now += 4.5
+    running.mangle, running.disk_full = lambda body: 1, True
+    running.give(fx.Received(late[-1]))
+    assert not running.ready and VM_2 not in running.saved.held
+    running.disk_full = False
+    running.run_until(lambda: running.runs(VM_2))
+
+
+def test_vm_of_an_inventory_that_was_never_recorded_leaves_nothing_behind(running: World) -> None:
+    running.kill_agent()
+    running.hv.power_loss()  # its definition stays
+    running.saved, vm = Durable(node="n1"), running.server.vms.pop(VM_1)
+    running._epochs.clear()
+    running.start_agent()
+    running.run(10.0)
+    running.disk_full = True
+    running.server.assign(vm)
+    running.poke()
+    running.run(60.0)  # its start is refused again and again, each time after a longer pause
+    assert VM_1 in running.agent.vms._blocked and not running.runs(VM_1)
+    del running.server.vms[VM_1]
+    running.disk_full = False
+    running.poke()
+    running.run(0.2)
+    assert VM_1 not in running.agent.vms._blocked
+    running.server.assign(vm)
+    running.poke()
+    assert running.run_until(lambda: running.runs(VM_1)) < 0.5
+
+
+def test_order_that_was_not_given_does_not_end_a_later_one(running: World) -> None:
+    vms, durable = running.agent.vms, running.agent.durable
+    first, later = vms.order_reboot(durable, VM_1, False), vms.order_reboot(durable, VM_1, True)
+    vms.dropped([first])
+    assert vms.in_flight[VM_1] == (later.token, fx.Action.REBOOT)
+    vms.dropped([later])
+    assert VM_1 not in vms.in_flight
+
+
+# --- the host, and who asks about it ----------------------------------------------------------------------
+
+
+def test_fault_of_the_host_is_told_at_once(running: World) -> None:
+    running.run(3.0)
+    running.give(fx.HostChecked((m.Fault(code="disk-slow", text="sda"),), m.Load(), m.HostFacts()))
+    running.run(1.0)
+    assert running.server.faults == ("disk-slow",)
+
+
+def test_status_says_what_the_node_has_and_what_is_wrong(running: World) -> None:
+    running.disk_full = True
+    running.give(fx.Asked(1, "drain"))
+    running.run(2.0)
+    running.give(fx.Asked(2, "status"))
+    shown = running.answers[-1]
+    assert shown["node"] == "n1" and shown["session"] == "ready" and shown["confirmed_in_this_boot"] is True
+    assert shown["local_drain"] is False and shown["drain_clean"] is None
+    assert shown["faults"] == [{"code": "snapshot-not-writable", "text": "no space left on device"}]
+    assert shown["vms"] == [
+        {"name": "vm-01", "uuid": VM_1, "epoch": 1, "observed": "running", "owned": True, "restarts": 0, "detail": ""}
+    ]
+
+
+def test_question_that_nobody_knows_is_refused(running: World) -> None:
+    running.give(fx.Asked(1, "dance"))
+    assert running.answers == [{"error": "unknown request 'dance'"}] and running.runs(VM_1)
 
 
 # --- drain ------------------------------------------------------------------------------------------------
@@ -411,6 +532,42 @@ def test_command_that_waits_is_rejected_past_its_deadline(running: World) -> Non
     running.poke()
     running.run(6.0)
     assert running.server.results["c2"].outcome == Outcome.REJECTED
+
+
+def test_command_that_waits_is_done_once_though_it_comes_again(running: World) -> None:
+    running.hung = True
+    running.server.command("c1")
+    running.server.command("c2", deadline_s=1000.0)
+    running.poke()
+    running.run(1.0)
+    running.server.session = "another"  # a new session: everything is pulled again
+    running.run_until(lambda: running.agent.link.session == "s2" and running.ready)
+    running.unhang()
+    running.run_until(lambda: {"c1", "c2"} <= running.server.results.keys())
+    running.run(20.0)
+    assert running.reboots == [VM_1, VM_1]
+    assert {result.outcome for result in running.server.results_seen} == {Outcome.DONE}
+
+
+def test_commands_that_wait_are_bounded(running: World) -> None:
+    running.hung = True
+    running.server.page_size = 500
+    for number in range(150):
+        running.server.command(f"c{number}", deadline_s=1000.0)
+    running.poke()
+    running.run(1.0)
+    running.unhang()
+    running.run(60.0)
+    assert running.server.results.keys() == {f"c{number}" for number in range(MAX_WAITING)}
+
+
+def test_acknowledgement_of_an_older_report_settles_no_result() -> None:
+    result = m.CommandResult(id="c1", outcome=Outcome.DONE)
+    durable = Durable(node="n1").with_journal("c1", Journaled(uuid=VM_1, result=result))
+    commands = Commands(durable)
+    commands.results(durable, 1)
+    commands.results(durable, 2)
+    assert commands.unacked(commands.acked(1, durable)) and not commands.unacked(commands.acked(2, durable))
 
 
 def test_interrupted_command_is_not_tried_again(running: World) -> None:

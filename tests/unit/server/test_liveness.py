@@ -8,7 +8,7 @@ import pytest
 
 from chimed.core import effects as fx
 from chimed.core.liveness import Liveness, Phase
-from tests.unit.server.world import World, uuid_of
+from tests.unit.server.world import World, key_of, uuid_of
 from wire import messages as m
 
 LIMIT = 45.0
@@ -190,3 +190,30 @@ def test_ten_thousand_nodes_are_cheap() -> None:
         now = max(now, live.next_deadline())
         silent += len(live.tick(now)[1])
     assert now < 11 + LIMIT + 4 and time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("news", [fx.PingAnswered("n1"), fx.PingUnsent("n1", "no route")], ids=["reply", "unsent"])
+def test_late_news_of_a_ping_says_nothing_of_a_node_that_is_heard(world: World, news: fx.Event) -> None:
+    world.turn(news)
+    world.run(20)
+    assert world.node("n1")["health"] == "normal" and world.alarms(all=True) == []
+
+
+def test_a_node_without_an_address_is_never_unreachable() -> None:
+    world = World("n1")
+    hello = m.Hello(versions=(1,), node="n1", boot_id=uuid_of("b"), incarnation="i", nonce="n")
+    world.turn(fx.Received(key_of("n1"), b"n1", hello, "h", str))
+    world.run(100)
+    assert world.node("n1")["reasons"] == ["agent-lost", "ping-unavailable"] and not world.pings
+
+
+def test_a_stall_does_not_ask_again_at_once_after_nodes_that_are_judged() -> None:
+    live = Liveness(15, 3, 3, 1)
+    live.heard("n1", 0)
+    for at in (45, 46, 47, 48):
+        live.next_deadline()
+        live.tick(at)
+    assert live.phase("n1") is Phase.SILENT
+    due = live.next_deadline()
+    assert live.tick(due - 5 + 100) == (["n1"], [])
+    assert live.phase("n1") is Phase.SILENT

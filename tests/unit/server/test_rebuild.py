@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from chimed.core import inventory
+from chimed.core.alarms import UNKNOWN_MAX
+from chimed.core.context import EPOCHS_PER_GENERATION
 from tests.unit.server.world import LOCAL, SPEC, World, uuid_of
 from wire import messages as m
+from wire.types import Observed
 
 WEB = uuid_of("web")
 
@@ -332,6 +337,9 @@ def test_two_copies(world: World) -> None:
     assert [r.node for r in world.tables().releases] == ["n2"]
     world.agents["n3"].report()
     assert world.alarms() == [("vm-duplicate", "web")]
+    releases = world.saved()["releases"]
+    other.report()
+    assert world.saved()["releases"] == releases, "told once"
     other.stuck = False
     other.sync()
     assert world.alarms() == [] and not len(world.tables().releases)
@@ -398,3 +406,112 @@ def test_room_that_a_dry_run_promises_is_what_happens(world: World) -> None:
 
 def test_unchanged_spec(world: World) -> None:
     assert world.ask(m.VmShow(vm="web"))["spec"]["memory_mib"] == SPEC.memory_mib
+
+
+def test_a_release_never_names_the_owners_present_epoch(world: World) -> None:
+    vm = world.tables().vms.get(WEB)
+    assert vm is not None
+    for epoch in (vm.epoch, vm.epoch + 1):
+        with pytest.raises(AssertionError, match="present epoch"):
+            inventory.release(world.core.ctx, "n1", vm, epoch)
+    assert not len(world.tables().releases)
+
+
+def test_proof_is_withdrawn_when_the_agent_cannot_tell_any_more(world: World) -> None:
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    agent = world.agents["n1"]
+    proof = agent.proof()
+    assert proof is not None and world.node("n1")["drain_evidence"] == "agent"
+    agent.report(drain=msgspec.structs.replace(proof, clean=False))
+    assert world.node("n1")["drain_evidence"] is None
+    assert world.refuse(m.NodeRebuild, name="n1").code == "no-evidence"
+
+
+def test_a_rebuild_waits_until_each_vm_runs(world: World) -> None:
+    lose(world, evidence=True)
+    answer = world.do(m.NodeRebuild, name="n1")
+    target = world.agents[world.vm("web")["node"]]
+    for page in target.pull():
+        target.apply(page)
+    target.report()  # it has the VM and has not started it yet
+    assert world.op(answer)["state"] == "running" and world.op(answer)["steps"][0]["state"] == "running"
+    target.sync()
+    assert world.op(answer)["state"] == "succeeded"
+
+
+def test_a_deletion_whose_operation_timed_out_ends_with_the_rebuild(world: World) -> None:
+    deletion = world.do(m.VmDelete, vm="web")
+    world.agents["n1"].power_off()
+    world.run(400)
+    assert world.op(deletion)["state"] == "failed" and world.vm("web")["desired"] == "deleted"
+    lose(world, evidence=True)
+    world.do(m.NodeRebuild, name="n1")
+    assert world.refuse(m.VmShow, vm="web").code == "not-found"
+    assert [release.node for release in world.tables().releases] == ["n1"]
+
+
+def test_commands_of_a_node_end_with_it(world: World) -> None:
+    lose(world, drain=False)
+    world.agents["n1"].boot_again()
+    world.settle()
+    world.agents["n1"].power_off()
+    reboot = world.do(m.VmReboot, vm="web")
+    world.run(55)
+    world.do(m.NodeDrain, name="n1", evidence="operator", comment="unplugged")
+    world.do(m.NodeRebuild, name="n1")
+    world.settle()
+    assert world.tables().commands.count_by("node", "n1") == 1 and world.op(reboot)["state"] == "running"
+    assert world.do(m.NodeRemove, name="n1")["warnings"]
+    assert not len(world.tables().commands) and not len(world.tables().releases)
+    world.run(60)
+    assert world.op(reboot)["state"] == "failed" and world.vm("web")["observed"] == "running"
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"], ids=["owner", "another"])
+def test_an_epoch_that_cannot_be_is_not_believed(world: World, node: str) -> None:
+    before = world.vm("web")
+    epoch = (1 if node == "n2" else 0) + EPOCHS_PER_GENERATION
+    for reported in (EPOCHS_PER_GENERATION + 1, epoch):
+        report = m.VmReport(uuid=WEB, epoch=reported, revision=1, observed=Observed.STOPPED)
+        world.agents[node].report(vms=(report,))
+    after = world.vm("web")
+    assert (after["node"], after["epoch"] >= before["epoch"]) == ("n1", True)
+    assert world.ask(m.ServerStatus())["counters"]["impossible-epochs"] >= 1
+    assert not len(world.tables().releases) and after["epoch"] <= EPOCHS_PER_GENERATION
+
+
+def test_a_higher_epoch_elsewhere_in_the_same_generation_is_not_believed(world: World) -> None:
+    report = m.VmReport(uuid=WEB, epoch=world.vm("web")["epoch"] + 5, revision=1, observed=Observed.STOPPED)
+    before = world.vm("web")
+    world.agents["n2"].report(vms=(report,))
+    assert world.vm("web") == before and not len(world.tables().releases)
+    assert world.ask(m.ServerStatus())["counters"]["impossible-epochs"] == 1
+
+
+@pytest.mark.parametrize(("revision", "more"), [(1, 0), (0, 1)], ids=["held", "released"])
+def test_the_owners_higher_epoch_is_never_undercut(world: World, revision: int, more: int) -> None:
+    """It holds the VM in that epoch: so does the server now; it released that epoch: it gets a later one."""
+    epoch = world.vm("web")["epoch"] + 5
+    report = m.VmReport(uuid=WEB, epoch=epoch, revision=revision, observed=Observed.STOPPED)
+    world.agents["n1"].report(vms=(report,))
+    assert world.vm("web")["epoch"] == epoch + more and "epoch-raised" in world.actions(WEB)
+
+
+def test_a_node_that_invents_vms_does_not_bury_other_alarms(world: World) -> None:
+    agent = world.agents["n2"]
+    agent.strays = {uuid_of(f"s{i}"): (1, "running") for i in range(UNKNOWN_MAX + 20)}
+    agent.report()
+    assert len(world.alarms()) == UNKNOWN_MAX
+    known = world.alarms()[0][1]
+    agent.strays[known] = (1, "stopped")
+    agent.report()
+    assert len(world.alarms()) == UNKNOWN_MAX
+    (text,) = (a["text"] for a in world.ask(m.AlarmList(limit=1000))["items"] if a["subject"] == known)
+    assert "(stopped)" in text, "an alarm that is raised says what is so now"
+    world.agents["n1"].failed[WEB] = "broken"
+    world.agents["n1"].report()
+    assert ("vm-failed", "web") in world.alarms()
+    agent.strays = {known: (1, "stopped")}
+    agent.report()
+    assert world.alarms() == [("vm-failed", "web"), ("vm-unknown", known)]

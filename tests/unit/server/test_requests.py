@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.server.world import SPEC, Refused, World, key_of, uuid_of
 from wire import messages as m
-from wire.types import Evidence
+from wire.types import Desired, Evidence
 from wire.verbs import VERBS
 
 Make = Callable[[World], m.Mutation]
@@ -177,6 +177,13 @@ def test_refusals_change_nothing() -> None:
         (m.AlarmAck, {"id": 999}, "not-found"),
         (m.OperatorRemove, {"name": "nobody"}, "not-found"),
         (m.Explain, {"kind": "cat", "name": "n1"}, "invalid"),
+        (m.NodeAdd, {"name": "q", "public_key": key_of("q"), "address": "10.0.0.256"}, "invalid"),
+        (m.NodeRemove, {"name": "off"}, "refused-unsafe"),
+        (m.OperatorAdd, {"name": "other", "public_key": key_of("q")}, "exists"),
+        (m.VmCreate, {"name": "w2", "spec": SPEC, "desired": Desired.DELETED}, "invalid"),
+        (m.VmCreate, {"name": uuid_of("w2").upper(), "spec": SPEC}, "invalid"),
+        (m.VmCreate, {"name": "w2", "spec": SPEC, "uuid": "11111111-1111-1111-1111-111111111111"}, "invalid"),
+        (m.VmReboot, {"vm": "slow"}, "conflict"),
     ]
     for kind, fields, code in cases:
         assert world.refuse(kind, **fields).code == code, (kind, fields)
@@ -196,3 +203,33 @@ def test_an_error_is_not_saved_under_its_key() -> None:
         world.ask(body)
     world.do(m.NodeEnable, name="off")
     assert world.ask(body)["changed"]
+
+
+def test_what_is_so_already_is_said_and_changes_nothing() -> None:
+    world = prepared()
+    ended = world.ask(m.OpList())["items"][0]
+    assert ended["state"] == "succeeded"
+    cases: list[tuple[type[m.Mutation], dict[str, Any], str]] = [
+        (m.NodeEnable, {"name": "n1"}, "n1 is enabled already"),
+        (m.NodeDisable, {"name": "off"}, "off is disabled already"),
+        (m.NodeDrain, {"name": "spare"}, "spare is drained already (evidence agent)"),
+        (m.NodeDrain, {"name": "dead"}, "dead is drained already (no evidence yet)"),
+        (m.OpCancel, {"id": ended["id"]}, f"{ended['id']} has ended already: succeeded"),
+        (m.RecoveryConfirm, {"comment": "sure"}, "the server is not recovering"),
+    ]
+    for kind, fields, words in cases:
+        before, lines = world.saved(), len(world.disk.events)
+        answer = world.do(kind, **fields)
+        assert answer["plan"] == [words] and answer["changed"] is False
+        after = world.saved()
+        assert {**after, "answers": {}} == {**before, "answers": {}} and len(world.disk.events) == lines
+
+
+def test_a_dry_run_of_the_operators_word_is_not_the_word() -> None:
+    world = prepared()
+    word = {"name": "dead", "evidence": Evidence.OPERATOR, "comment": "unplugged"}
+    answer = world.do(m.NodeDrain, **word, dry_run=True)
+    assert answer["plan"] == ["records your word that dead runs none of its VMs"]
+    assert world.node("dead")["drain_evidence"] is None
+    world.do(m.NodeDrain, **word)
+    assert world.node("dead")["drain_evidence"] == "operator"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 
 from chimed.core import effects as fx
+from chimed.core.agents import MAX_REPORTED
+from chimed.core.liveness import NEVER, STALL_S
+from chimed.core.sessions import Sessions
 from tests.tools.samples import sample
-from tests.unit.server.world import Refused, World, key_of, uuid_of
+from tests.unit.server.world import Agent, Refused, World, key_of, uuid_of
 from wire import messages as m
 from wire.errors import ChimeError
+from wire.types import Observed
 from wire.verbs import VERBS, Role
 
 
@@ -152,3 +156,159 @@ def test_garbage_is_answered_and_counted(world: World) -> None:
     effects = world.turn(fx.Garbage(key_of("n1"), b"r", ChimeError("bad-frame", "no map"), "x"))
     assert isinstance(effects[0], fx.Send) and effects[0].body.code == "bad-frame"  # type: ignore[attr-defined]
     assert world.ask(m.ServerStatus())["counters"]["refused-bad-frame"] == 1
+
+
+def test_an_agent_of_another_protocol_is_refused_and_told_which_is_spoken(world: World) -> None:
+    with pytest.raises(Refused) as caught:
+        world.agents["n1"].hello(versions=(2, 3))
+    assert (caught.value.code, caught.value.body.details) == ("unsupported-version", {"versions": [1]})
+
+
+def test_a_host_that_changed_without_a_boot_is_known_as_it_is_now(world: World) -> None:
+    agent = world.agents["n1"]
+    before = world.actions("n1").count("node-booted")
+    agent.memory_mib += 4096
+    assert agent.connect()
+    assert world.node("n1")["memory_mib"] == 16384 + 4096
+    assert world.actions("n1").count("node-booted") == before
+
+
+def test_a_report_of_another_generation_is_stale(world: World) -> None:
+    agent = world.agents["n1"]
+    agent.generation += 1
+    with pytest.raises(Refused, match="stale-session"):
+        agent.report()
+
+
+def partial(agent: Agent, *vms: m.VmReport) -> m.Base | None:
+    agent.report_seq += 1
+    return agent.say(
+        m.Report(
+            session=agent.session or "", seq=agent.report_seq, revision=agent.revision, generation=agent.generation,
+            digest="d", full=False, vms=vms,
+        )
+    )  # fmt: skip
+
+
+def test_a_partial_report_changes_only_what_it_names(world: World) -> None:
+    world.create("web", "n1")
+    world.create("db", "n1")
+    agent = world.agents["n1"]
+    agent.running.discard(uuid_of("db"))
+    partial(agent, agent.vm_report(uuid_of("db")))
+    assert (world.vm("web")["observed"], world.vm("db")["observed"]) == ("running", "stopped")
+
+
+def test_what_a_node_reports_is_bounded_over_all_its_reports(world: World) -> None:
+    agent = world.agents["n1"]
+    many = tuple(m.VmReport(uuid=f"u{i}", epoch=0, revision=0, observed=Observed.STOPPED) for i in range(MAX_REPORTED))
+    one = m.VmReport(uuid="more", epoch=0, revision=0, observed=Observed.STOPPED)
+    agent.report(vms=many)
+    with pytest.raises(Refused, match="send a full report"):
+        partial(agent, one)
+    assert not world.core.sessions.sightings("more")
+    agent.report(vms=(one,))
+    assert world.core.sessions.sightings("more")
+
+
+@pytest.mark.parametrize("then", ["restarted", "said bye"])
+def test_a_suspicion_changes_no_health_that_is_not_known_now(world: World, then: str) -> None:
+    if then == "restarted":
+        world.crash()
+    else:
+        world.say("n1", m.Bye(session=world.agents["n1"].session or ""))
+    hello = m.Hello(versions=(1,), node="n2", boot_id=uuid_of("x"), incarnation="i", nonce="n")
+    assert refusal(world, "n1", hello) == "wrong-node"
+    assert (world.node("n1")["health"], world.node("n1")["reasons"]) == ("normal", [])
+    assert world.alarms() == [("wrong-node", "n1")]
+
+
+def test_a_connection_that_is_gone_is_counted(world: World) -> None:
+    world.turn(fx.Unroutable(b"r"))
+    assert world.ask(m.ServerStatus())["counters"]["unroutable"] == 1
+
+
+# --- hosts with the same key -----------------------------------------------------------------------------------------
+
+CHALLENGE_S, ALIVE_S = 2.0, 45.0
+
+
+def hello_from(boot: str) -> m.Hello:
+    return m.Hello(versions=(1,), node="n1", boot_id=boot, incarnation="i", nonce="n")
+
+
+def contested(heard: float = 100.0) -> Sessions:
+    """The host of boot `old` has the session; the one of boot `new` said hello at 110."""
+    sessions = Sessions(CHALLENGE_S)
+    sessions.open(hello_from("old"), b"r", "s1", heard)
+    assert sessions.admission(hello_from("new"), 110.0, ALIVE_S) == "ask"
+    return sessions
+
+
+def test_a_host_waits_for_the_whole_time_of_the_question() -> None:
+    sessions = contested()
+    assert sessions.next_deadline() == 112.0
+    sessions.tick(111.99)
+    assert sessions.admission(hello_from("new"), 111.99, ALIVE_S) == "wait"
+    assert sessions.admission(hello_from("new"), 112.5, ALIVE_S) == "wait", "messages that came may not be handled yet"
+    sessions.tick(112.0)
+    assert sessions.next_deadline() == NEVER
+    assert sessions.admission(hello_from("new"), 112.5, ALIVE_S) == "admit"
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_sign_of_life_after_the_question_shows_a_copied_key(over: bool) -> None:
+    sessions = contested()
+    session = sessions.get("n1")
+    assert session is not None
+    if over:
+        sessions.tick(112.0)
+    session.heard = 110.0
+    assert sessions.admission(hello_from("new"), 113.0, ALIVE_S) == ("admit" if over else "wait"), "not after it"
+    session.heard = 110.1
+    assert sessions.admission(hello_from("new"), 113.0, ALIVE_S) == "cloned"
+    assert sessions.admission(hello_from("new"), 113.0, ALIVE_S) == "ask", "each attempt is asked for anew"
+
+
+def test_a_third_host_does_not_inherit_the_question_of_the_second() -> None:
+    sessions = contested()
+    sessions.tick(112.0)
+    assert sessions.admission(hello_from("third"), 113.0, ALIVE_S) == "ask"
+    assert sessions.next_deadline() == 115.0
+    assert sessions.admission(hello_from("new"), 113.0, ALIVE_S) == "ask"
+
+
+def test_only_a_session_that_was_silent_for_longer_needs_no_question() -> None:
+    sessions = Sessions(CHALLENGE_S)
+    sessions.open(hello_from("old"), b"r", "s1", 100.0)
+    assert sessions.admission(hello_from("old"), 101.0, ALIVE_S) == "admit", "the same boot: its agent was restarted"
+    assert sessions.admission(hello_from("new"), 100.0 + ALIVE_S, ALIVE_S) == "ask"
+    assert sessions.admission(hello_from("new"), 100.1 + ALIVE_S, ALIVE_S) == "admit"
+
+
+def test_time_that_the_server_slept_is_given_again_once() -> None:
+    sessions = contested()
+    sessions.tick(112.0 + STALL_S + 0.1)
+    assert sessions.admission(hello_from("new"), 114.0, ALIVE_S) == "wait"
+    assert sessions.next_deadline() == pytest.approx(112.0 + STALL_S + 0.1 + CHALLENGE_S)
+    sessions.tick(sessions.next_deadline())
+    sessions.tick(200.0)
+    assert sessions.admission(hello_from("new"), 116.0, ALIVE_S) == "admit", "an answer that is over stays over"
+
+
+def test_a_late_tick_within_the_tolerance_ends_the_question() -> None:
+    sessions = contested()
+    sessions.tick(112.0 + STALL_S)
+    assert sessions.admission(hello_from("new"), 113.0, ALIVE_S) == "admit"
+
+
+@pytest.mark.parametrize("end", ["drop", "forget"])
+def test_a_question_ends_with_its_session(end: str) -> None:
+    sessions = contested()
+    if end == "drop":
+        sessions.drop("n1")
+        sessions.open(hello_from("old"), b"r", "s2", 110.5)
+    else:
+        sessions.forget_challenges()
+    assert sessions.next_deadline() == NEVER
+    assert sessions.admission(hello_from("new"), 111.0, ALIVE_S) == "ask"

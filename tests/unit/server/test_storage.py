@@ -6,9 +6,13 @@ import msgspec
 import pytest
 
 from chimed.core import effects as fx
+from chimed.core import recovery
+from chimed.core import rows as r
+from chimed.core.tables import KEYS
 from chimed.store import Retention
 from tests.unit.server.world import SPEC, Refused, World, key_of, uuid_of
 from wire import messages as m
+from wire.types import AdminState, Observed, Outcome
 
 WEB = uuid_of("web")
 
@@ -262,3 +266,167 @@ def test_a_restored_vm_that_was_deleted_is_there_again(world: World) -> None:
     world.settle()
     assert world.vm("web")["observed"] == "running"
     world.create("more", spec=SPEC)
+
+
+def test_the_end_of_a_recovery_by_removing_the_last_node_that_is_waited_for(world: World) -> None:
+    world.agents["n2"].power_off()
+    world.run(60)
+    world.do(m.NodeDrain, name="n2", evidence="operator", comment="burnt down")
+    restore(world, world.saved())
+    world.start("n1")
+    assert world.ask(m.ServerStatus())["waiting_for"] == ["n2"]
+    assert world.refuse(m.VmStart, vm="web").code == "recovering"
+    world.do(m.NodeRemove, name="n2")
+    assert world.ask(m.ServerStatus())["recovering"] is False and "recovered" in world.actions("server")
+    assert world.core.sessions.get("n1").digest == "", "every agent is asked for a full report"  # type: ignore[union-attr]
+    world.settle()
+    world.do(m.VmStart, vm="web")
+
+
+@pytest.mark.parametrize(("present", "generation"), [(0, 6), (5, 6), (9, 10)])
+def test_a_restore_begins_a_generation_above_both_databases(present: int, generation: int) -> None:
+    meta = r.Meta(generation=5, next_operation=7, waiting_for=("old",))
+    assert recovery.begun(meta, present, ["n1", "n2"]) == r.Meta(
+        generation=generation, next_operation=7, waiting_for=("n1", "n2")
+    )
+
+
+def test_an_epoch_that_only_a_release_remembers_is_no_claim_after_a_restore(world: World) -> None:
+    """The node released the VM in an epoch that the database does not know any more: it is not the owner."""
+    restore(world, world.saved())
+    world.start("n1")
+    epoch = world.vm("web")["epoch"]
+    agent = world.agents["n2"]
+    agent.connect()
+    agent.pull()
+    report = m.VmReport(uuid=WEB, epoch=epoch + 5, revision=0, observed=Observed.STOPPED)
+    agent.generation = world.tables().meta.generation
+    agent.report(vms=(report,))
+    assert (world.vm("web")["node"], world.vm("web")["epoch"]) == ("n1", epoch)
+    assert world.ask(m.ServerStatus())["counters"].get("impossible-epochs", 0) == 0
+
+
+# --- turns that fail --------------------------------------------------------------------------------------------------
+
+
+def failed_turn(world: World, *events: fx.Event) -> None:
+    """A turn with these events and one that must be recorded."""
+    world.disk.fault = "disk full"
+    world.turn(*events, fx.Received(key_of("op"), b"op", m.VmStop(key="k", vm="web"), "o", str))
+
+
+def test_a_pull_is_answered_in_the_very_turn_that_fails(world: World) -> None:
+    agent = world.agents["n1"]
+    pull = m.Pull(session=agent.session or "", nonce="p")
+    failed_turn(world, fx.Received(key_of("n1"), agent.route, pull, "p", str))
+    page = next(body for body, answered in world.answers[agent.route] if answered == "p")
+    assert isinstance(page, m.Inventory) and [vm.desired for vm in page.vms] == ["running"]
+    assert agent.beat() is not None, "the session goes on"
+
+
+def test_a_heartbeat_of_another_session_is_not_answered_in_a_turn_that_fails(world: World) -> None:
+    agent = world.agents["n1"]
+    beat = agent.heartbeat(seq=99, session="old")
+    failed_turn(world, fx.Received(key_of("n1"), agent.route, beat, "b", str))
+    assert not any(answered == "b" and isinstance(body, m.HeartbeatAck) for body, answered in world.answers[agent.route])
+
+
+def test_read_only_since_is_the_first_failure(world: World) -> None:
+    failed_turn(world)
+    since = world.core.ctx.read_only_since
+    world.now += 30
+    world.core.rolled_back("still full", [])
+    (alarm,) = world.ask(m.AlarmList())["items"]
+    assert alarm["raised"] == since and "still full" in alarm["text"]
+
+
+def test_a_node_whose_registration_could_not_be_saved_is_nobody(world: World) -> None:
+    """Its agent spoke in the turn that has not happened."""
+    add = m.NodeAdd(key="k", name="n9", public_key=key_of("n9"))
+    hello = m.Hello(versions=(1,), node="n9", boot_id=uuid_of("b9"), incarnation="i", nonce="n")
+    world.disk.fault = "disk full"
+    world.turn(
+        fx.Received(key_of("op"), b"op", add, "o", str), fx.Received(key_of("n9"), b"n9", hello, "h", lambda: "10.0.0.9")
+    )
+    answers = {answered: body for route in (b"op", b"n9") for body, answered in world.answers[route]}
+    assert answers["o"].code == "storage-unavailable" and answers["h"].code == "unknown-key"  # type: ignore[attr-defined]
+    world.recover_storage()
+    world.run(200)
+    assert world.alarms(all=True) == [] and "n9" not in world.pings
+    assert world.refuse(m.NodeShow, name="n9").code == "not-found"
+    assert world.do(m.NodeAdd, name="n9", public_key=key_of("n9"))["changed"]
+
+
+def test_a_rebuild_goes_on_after_a_failed_turn(world: World) -> None:
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    target = world.agents["n2"]
+    answer = world.do(m.NodeRebuild, name="n1")
+    world.disk.fault = "disk full"
+    target.sync()
+    assert world.op(answer)["state"] == "running"
+    world.recover_storage()
+    world.run(40)
+    assert world.op(answer)["state"] == "succeeded" and world.vm("web")["node"] == "n2"
+
+
+# --- a database with something missing --------------------------------------------------------------------------------
+
+
+def damaged(world: World, **rows: object) -> None:
+    """Rows are gone, or are others (`table=row`; None: the table is empty), when the server starts again."""
+    for table, row in rows.items():
+        world.disk.tables[table] = {} if row is None else {**world.disk.tables[table], _key(row): row}  # type: ignore[dict-item]
+    world.crash()
+
+
+def _key(row: object) -> tuple[str | int, ...]:
+    return tuple(getattr(row, name) for name in KEYS[type(row)][1])  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [(m.VmStart, ("failed", "the VM was deleted")), (m.VmStop, ("succeeded", "the VM is gone"))],
+)
+def test_an_operation_whose_vm_is_gone_ends(world: World, kind: type[m.Mutation], outcome: tuple[str, str]) -> None:
+    world.agents["n1"].stuck = True
+    answer = world.do(kind, vm="web")
+    damaged(world, vms=None)
+    world.run(2)
+    assert (world.op(answer)["state"], world.op(answer)["outcome"]) == outcome
+
+
+def test_a_drain_of_a_node_that_is_not_drained_any_more_is_cancelled(world: World) -> None:
+    world.agents["n1"].stuck = True
+    answer = world.do(m.NodeDrain, name="n1")
+    node = world.tables().nodes.get("n1")
+    damaged(world, nodes=msgspec.structs.replace(node, admin_state=AdminState.ENABLED))  # type: ignore[type-var]
+    world.run(2)
+    assert (world.op(answer)["state"], world.node("n1")["operation"]) == ("cancelled", None)
+
+
+def test_an_operation_that_its_vm_does_not_name_ends_without_it(world: World) -> None:
+    world.agents["n1"].stuck = True
+    answer = world.do(m.VmStop, vm="web")
+    vm = world.tables().vms.get(WEB)
+    damaged(world, vms=msgspec.structs.replace(vm, operation=""))  # type: ignore[type-var]
+    last = world.tables().vms.get(WEB).last_operation  # type: ignore[union-attr]
+    world.do(m.OpCancel, id=answer["operation"]["id"])
+    assert world.op(answer)["state"] == "cancelled"
+    assert (world.vm("web")["operation"], world.tables().vms.get(WEB).last_operation) == (None, last)  # type: ignore[union-attr]
+
+
+def test_operations_that_are_gone_are_not_waited_for(world: World) -> None:
+    agent = world.agents["n1"]
+    world.do(m.VmReboot, vm="web")
+    (command,) = world.saved()["commands"].values()
+    world.disk.tables["vms"][(WEB,)] = msgspec.structs.replace(world.tables().vms.get(WEB), operation="")  # type: ignore[type-var]
+    damaged(world, operations=None)
+    agent.connect()
+    agent.report(results=(m.CommandResult(id=command.id, outcome=Outcome.DONE),))  # type: ignore[attr-defined]
+    assert not len(world.tables().commands)
+    vm = world.tables().vms.get(WEB)
+    world.core.tables.vms.put(msgspec.structs.replace(vm, operation="op-999"))  # type: ignore[type-var]
+    answer = world.do(m.VmStop, vm="web")
+    world.settle()
+    assert world.op(answer)["state"] == "succeeded"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
+from chimed.core.operations import KEPT_PER_SUBJECT
 from tests.unit.server.world import SPEC, World, uuid_of
 from wire import messages as m
+from wire.types import Desired, Evidence, NetworkKind, Observed, Outcome
 
 WEB = uuid_of("web")
 
@@ -200,6 +205,7 @@ def test_a_uuid_that_comes_back_gets_a_later_epoch(world: World) -> None:
     ("spec", "word"),
     [
         (m.VmSpec(vcpus=1, memory_mib=64, networks=(m.Network(kind="bridge"),)), "bridge"),  # type: ignore[arg-type]
+        (m.VmSpec(vcpus=1, memory_mib=64, networks=(m.Network(kind=NetworkKind.USER, bridge="br0"),)), "no bridge"),
         (m.VmSpec(vcpus=1, memory_mib=64, disks=(m.Disk(path="/a"), m.Disk(path="/a"))), "same path"),
         (m.VmSpec(vcpus=1, memory_mib=64, disks=(m.Disk(path="/a", storage="none"),)), "shared or local"),  # type: ignore[arg-type]
         (m.VmSpec(vcpus=1, memory_mib=64, xml="<!DOCTYPE x>"), "DOCTYPE"),
@@ -251,3 +257,84 @@ def test_pages_of_lists(world: World) -> None:
         if not after:
             break
     assert seen == ["p0", "p1", "p2", "p3", "p4", "web"]
+
+
+def test_a_start_waits_for_the_word_of_its_node(world: World) -> None:
+    world.agents["n1"].next_beat = world.now + 10
+    answer = world.do(m.VmCreate, name="db", spec=SPEC, node="n1")
+    world.run(3)
+    assert world.op(answer)["state"] == "running" and world.vm("db")["observed"] == "unknown"
+    world.settle()
+    assert world.op(answer)["state"] == "succeeded"
+
+
+def stopped_create(world: World) -> tuple[Any, m.VmReport]:
+    """A VM that is created stopped, and what its agent says of it once it has its definition."""
+    agent = world.agents["n1"]
+    answer = world.do(m.VmCreate, name="db", spec=SPEC, node="n1", uuid=uuid_of("db"), desired=Desired.STOPPED)
+    for page in agent.pull():
+        agent.apply(page)
+    return answer, agent.vm_report(uuid_of("db"))
+
+
+@pytest.mark.parametrize("change", [{"revision": 1}, {"observed": Observed.UNKNOWN}])
+def test_a_stopped_vm_is_created_only_when_its_agent_says_so(world: World, change: dict[str, Any]) -> None:
+    answer, report = stopped_create(world)
+    world.agents["n1"].report(vms=(msgspec.structs.replace(report, **change),))
+    assert world.op(answer)["state"] == "running"
+    world.agents["n1"].report(vms=(report,))
+    assert (world.op(answer)["state"], world.op(answer)["outcome"]) == ("succeeded", "stopped on n1")
+
+
+def test_a_stopped_vm_that_cannot_be_defined_fails_its_creation(world: World) -> None:
+    answer, report = stopped_create(world)
+    failed = msgspec.structs.replace(report, observed=Observed.FAILED, problem="start-failed", detail="no disk")
+    world.agents["n1"].report(vms=(failed,))
+    assert (world.op(answer)["state"], world.op(answer)["outcome"]) == ("failed", "no disk")
+
+
+@pytest.mark.parametrize(("detail", "outcome"), [("too late", "rejected: too late"), ("", "rejected")])
+def test_a_reboot_that_its_node_rejects_fails(world: World, detail: str, outcome: str) -> None:
+    agent = world.agents["n1"]
+    answer = world.do(m.VmReboot, vm="web")
+    (command,) = agent.pull()[-1].commands
+    agent.report(results=(m.CommandResult(id=command.id, outcome=Outcome.REJECTED, detail=detail),))
+    assert (world.op(answer)["state"], world.op(answer)["outcome"]) == ("failed", outcome)
+    assert agent.pull(0)[-1].commands == ()
+
+
+def test_old_operations_of_a_vm_are_forgotten(world: World) -> None:
+    for _ in range(15):
+        for kind in (m.VmStop, m.VmStart):
+            world.do(kind, vm="web")
+            world.settle()
+    kept = [op for op in world.ask(m.OpList())["items"] if op["subject"] == "web"]
+    assert len(kept) == KEPT_PER_SUBJECT and kept[-1]["id"] == "op-31"
+
+
+def test_a_vm_takes_commands_while_its_node_drains(world: World) -> None:
+    world.agents["n1"].stuck = True
+    world.do(m.NodeDrain, name="n1")
+    answer = world.do(m.VmStop, vm="web", force=True)
+    assert world.op(answer)["state"] == "running"
+
+
+def test_a_vm_takes_no_command_before_its_agent_is_back_after_a_restart(world: World) -> None:
+    world.crash()
+    assert world.refuse(m.VmStop, vm="web").message.endswith("it has no session with the server yet")
+    world.start("n1")
+    world.do(m.VmStop, vm="web")
+
+
+def test_a_vm_that_was_migrated_away_by_hand_is_started_only_on_a_persons_word(world: World) -> None:
+    """Nobody knows whether it runs elsewhere."""
+    agent = world.agents["n1"]
+    agent.running.clear()
+    away = msgspec.structs.replace(agent.vm_report(WEB), observed=Observed.UNKNOWN, problem="migrated-away")
+    agent.report(vms=(away,))
+    assert world.refuse(m.VmStart, vm="web").code == "no-evidence"
+    assert world.refuse(m.VmStart, vm="web", dry_run=True).code == "no-evidence"
+    assert world.refuse(m.VmStart, vm="web", evidence=Evidence.AGENT).code == "invalid"
+    told = world.do(m.VmStart, vm="web", evidence=Evidence.OPERATOR, comment="looked everywhere")
+    assert told["plan"][1] == "records your word that web runs nowhere else"
+    assert "evidence-operator" in world.actions()
