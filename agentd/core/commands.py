@@ -67,7 +67,7 @@ class Commands:
         wake = NEVER
         for command, deadline in list(self._waiting.values()):
             why = self._objection(command, deadline, durable, vms, now)
-            if why is None and command.uuid in vms.in_flight:
+            if why is None and _must_wait(command, vms):
                 wake = min(wake, deadline)
                 continue
             del self._waiting[command.id]
@@ -97,12 +97,7 @@ class Commands:
             return "its deadline has passed"
         if held is None or held.vm.epoch != command.epoch:
             return f"epoch {command.epoch} is not the one held here"
-        seen = vms.facts.get(command.uuid)
-        if command.uuid in vms.in_flight:
-            return None
-        if seen is None or not seen.libvirt_ok or seen.domain is None or not seen.domain.active:
-            return "the VM does not run"
-        return None
+        return None if _must_wait(command, vms) or _runs(command, vms) else "the VM does not run"
 
     def done(self, event: Acted) -> None:
         """A reboot returned."""
@@ -132,3 +127,14 @@ class Commands:
             entry = durable.journal[command_id]  # only what is acknowledged is ever dropped
             durable = durable.with_journal(command_id, msgspec.structs.replace(entry, acked=True))
         return durable
+
+
+def _must_wait(command: Command, vms: Vms) -> bool:
+    """Something else is being done to the VM, or it is not known now whether it runs."""
+    seen = vms.facts.get(command.uuid)
+    return command.uuid in vms.in_flight or seen is None or not seen.libvirt_ok
+
+
+def _runs(command: Command, vms: Vms) -> bool:
+    domain = vms.facts[command.uuid].domain
+    return domain is not None and domain.active

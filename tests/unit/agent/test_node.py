@@ -519,6 +519,17 @@ def test_command_is_done_once_though_it_comes_many_times(running: World) -> None
     assert running.reboots == [VM_1]
 
 
+def test_a_command_waits_until_a_new_agent_knows_whether_the_vm_runs(running: World) -> None:
+    running.kill_agent()
+    running.server.command("c1")
+    running.hung = True
+    running.start_agent()
+    running.run(5.0)
+    assert "c1" not in running.server.results
+    running.unhang()
+    assert outcome(running) == Outcome.DONE and running.reboots == [VM_1]
+
+
 @pytest.mark.parametrize("changes", [{"epoch": 2}, {"kind": "dance"}, {"deadline_s": 0.0}, {"uuid": VM_2}])
 def test_command_that_does_not_fit_is_rejected_without_effect(running: World, changes: dict[str, object]) -> None:
     running.server.command("c1", **changes)
