@@ -27,7 +27,7 @@ from agentd.core.vms import NEVER, Vms
 from wire import messages as m
 from wire.text import clean_line, clean_text
 
-SAVE_RETRY_S = 1.0
+SAVE_RETRY_S = 2.0
 HYPERVISOR_RETRY_S = 2.0
 
 
@@ -60,7 +60,7 @@ class AgentCore:
         self.link = Link(durable.node, boot_id, incarnation, m.HostFacts(), rng, policy.link)
         self.commands = Commands(durable)
         self._new_boot = durable.confirmed_boot != boot_id
-        self._draft = self._recovered()
+        self._as_recovered = self._draft = self._recovered()
         self._waiting: list[fx.Effect] = []
         self._mark = (self.outbox.mark(), self.commands.mark())
         self._reporter = reporting.Reporter()
@@ -147,7 +147,7 @@ class AgentCore:
     def _save_failed(self, event: fx.SaveFailed, now: float) -> list[fx.Effect]:
         """The turn has not happened: nothing that depends on it is done, and it is tried again."""
         waiting, self._waiting = self._waiting, []
-        self._draft = self._recovered()
+        self._draft = self._as_recovered if self._new_boot else self.durable
         self.outbox.rollback(self._mark[0])
         self.commands.rollback(self._mark[1])
         self.vms.dropped([e for e in waiting if isinstance(e, fx.Act)])

@@ -41,7 +41,8 @@ def progress(facts: Facts, op: r.Operation) -> None:
         text = f"{node.name} was said to run nothing, and runs {names}; nothing more is moved"
         fail(facts.ctx, op, f"no-evidence: {text}")
         return
-    steps = tuple(_step(facts, op, node, step) for step in op.steps)
+    targets = _Targets(facts, node.name)
+    steps = tuple(_step(facts, op, node, step, targets) for step in op.steps)
     if steps != op.steps:
         op = msgspec.structs.replace(op, steps=steps)
         facts.ctx.tables.operations.put(op)
@@ -63,14 +64,31 @@ def concerns(facts: Facts, op: r.Operation, node_name: str) -> bool:
     return any(vm is not None and vm.node == node_name for vm in vms)
 
 
-def _step(facts: Facts, op: r.Operation, node: r.Node, step: m.Step) -> m.Step:
+class _Targets:
+    """Where the node's VMs could go; looked at again after each one that was placed."""
+
+    def __init__(self, facts: Facts, without: str) -> None:
+        self._facts, self._without = facts, without
+        self._found: list[placement.Candidate] | None = None
+
+    def choose(self, spec: m.VmSpec) -> placement.Choice:
+        """The best of them for a VM, or why none is."""
+        if self._found is None:
+            self._found = self._facts.candidates(without=self._without)
+        choice = placement.choose(spec, self._found)
+        if choice.node is not None:
+            self._found = None
+        return choice
+
+
+def _step(facts: Facts, op: r.Operation, node: r.Node, step: m.Step, targets: _Targets) -> m.Step:
     if step.state not in OPEN_STEPS:
         return step
     vm = facts.ctx.tables.vms.get(step.name)
     if vm is None or vm.desired == Desired.DELETED:
         return msgspec.structs.replace(step, state=StepState.SKIPPED, detail="deleted meanwhile")
     if vm.node == op.subject:
-        return _place(facts, op, node, vm, step)
+        return _place(facts, op, node, vm, step, targets)
     report = facts.report(vm)
     if report is None:
         return step
@@ -82,14 +100,14 @@ def _step(facts: Facts, op: r.Operation, node: r.Node, step: m.Step) -> m.Step:
     return step
 
 
-def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step) -> m.Step:
+def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, targets: _Targets) -> m.Step:
     if node.evidence is None:
         text = f"the evidence that {node.name} runs none of its VMs was withdrawn: its agent has to prove it again"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     if facts.is_live(node.name) and not facts.in_session(node.name):
         text = f"{node.name} is back: its report is awaited"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
-    choice = placement.choose(vm.spec, facts.candidates(without=node.name))
+    choice = targets.choose(vm.spec)
     if choice.node is None:
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=f"no room: {choice.why_not()}")
     inventory.move(facts.ctx, vm, choice.node, f"{op.id}, evidence {node.evidence}")

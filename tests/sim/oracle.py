@@ -30,7 +30,8 @@ START_RACE_S = 4.0  # the guard has looked; what a person starts until libvirt h
 class Oracle:
     """Raises `Violation`. `words`: nodes for which a person gave his word. `lies`: those where it was not so. `excused`:
     VMs that a person moved by hand. `may_halt`: VMs that ended in a way that may look like their guest's own. `hears`:
-    whether the server hears from the node that it runs the VM. `judges_from`: the server may call no node lost before.
+    whether the server hears the node, which runs the VM or has not told yet. `judges_from`: the server may call no node
+    lost before.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -50,12 +51,14 @@ class Oracle:
         self.hand_started: dict[tuple[str, str], float] = {}
         self.restored_from: list[float] = []
         self._dirty: set[str] = set()
+        self._just_heard: set[str] = set()  # nodes that were heard again in this very turn, perhaps after the decision
         self._owners: dict[tuple[str, int], str] = {}
         self._epochs: dict[tuple[str, str], int] = {}
         self._ran_on: dict[str, set[str]] = {}
         self._halts: set[tuple[str, int]] = set()
         self._drained: set[str] = set()
         self._drained_on_node: set[str] = set()
+        self._inventories: dict[str, tuple[int, int]] = {}
 
     # --- S1, S3, S5: what is done to VMs ------------------------------------------------------------------------------
 
@@ -113,6 +116,7 @@ class Oracle:
 
     def committed(self, disk: FakeDisk, before: list[tuple[r.Change, r.Row | None]], events: list[r.Event]) -> None:
         """A transaction is on disk; `before`: its changes, with the rows that they replaced."""
+        self._just_heard = {event.subject for event in events if event.action == "node-health"}
         for event in events:
             self.events.append(event)
             text = f"{event.actor}: {event.action} {event.subject}: {event.text}"
@@ -154,10 +158,11 @@ class Oracle:
         if new.epoch == old.epoch:
             raise Violation("S4", f"{new.name} changes its owner within epoch {new.epoch}", new.uuid)
         node: Any = disk.tables["nodes"].get((old.node,))
-        if self.hears(old.node, new.uuid):
-            raise Violation("S2", f"{new.name} moves from {old.node}, which is heard and says that it runs", new.uuid)
         adopted = generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION
         proven = node is not None and node.admin_state == AdminState.DRAINED and node.evidence is not None
+        if not adopted and old.node not in self._just_heard and self.hears(old.node, new.uuid):
+            text = f"{new.name} moves from {old.node}, which is heard and has not said that it is off"
+            raise Violation("S2", text, new.uuid)
         if not proven and not adopted:
             raise Violation("S2", f"{new.name} moves from {old.node} to {new.node} without evidence", new.uuid)
         if (old.node, new.uuid, old.epoch) not in {
@@ -216,7 +221,12 @@ class Oracle:
     def agent_saved(self, host: Host, durable: Durable) -> None:
         """A snapshot is on disk."""
         if host.name in self._drained_on_node and not durable.local_drain:
-            raise Violation("S3", f"{host.name} forgets a drain that it accepted and the server does not know", host.name)
+            text = f"{host.name} forgets a drain that it accepted and the server does not know"
+            raise Violation("S3", text, host.name)
+        inventory = (durable.generation, durable.revision)
+        if inventory < self._inventories.get(host.name, (0, 0)):
+            raise Violation("S4", f"the inventory of {host.name} goes back to {inventory}", host.name)
+        self._inventories[host.name] = inventory
         epochs = self._epochs
         for uuid in (*durable.held, *durable.tombstones):
             epoch, key = durable.highest_epoch(uuid), (host.name, uuid)
@@ -232,6 +242,7 @@ class Oracle:
     def snapshot_lost(self, host: Host) -> None:
         """Its epochs are forgotten with it, and a drain."""
         self._drained_on_node.discard(host.name)
+        self._inventories.pop(host.name, None)
         for key in [key for key in self._epochs if key[0] == host.name]:
             del self._epochs[key]
 
