@@ -32,6 +32,7 @@ setup(
         "dev": [
             *AGENT,
             "pytest>=8",
+            "coverage>=7.4",
             "hypothesis>=6",
             "ruff>=0.11",
             "mypy>=1.15",

@@ -13,7 +13,7 @@ from tools.usage import Command
 from wire import keys
 from wire import messages as m
 
-ATTEST = ("you attest that {node} is powered off or runs none of its VMs; "
+ATTEST = ("you attest that {node} is powered off, or was drained on the node itself (chime-agent drain); "
           "if this is wrong, VMs can run twice and data is lost")  # fmt: skip
 
 

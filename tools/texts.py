@@ -81,7 +81,8 @@ Usage: chime-tool node disable NAME [options]
 """
 
 EVIDENCE_OPTIONS = """\
-  --evidence=KIND     only `operator`: you attest that the node runs none of its VMs
+  --evidence=KIND     only `operator`: you attest that the node is powered off, or was
+                      drained on the node itself
   --comment=TEXT      how you know, for the audit trail
 """
 

@@ -84,6 +84,7 @@ class AgentCore:
         self._pull_clears_local_drain = False
         self._applying = False
         self._must_save = False
+        self._undone = False  # what was derived from the draft belongs to a turn that has not happened
         self._judged: Durable | None = None
         self._is_unconfirmed = False
 
@@ -119,7 +120,7 @@ class AgentCore:
             return self._save_failed(event, now)
         self._mark = (self.outbox.mark(), self.commands.mark())
         out: list[fx.Effect] = _HANDLERS[type(event)](self, event, now)
-        if now >= self._wake or not _is_quiet(event):
+        if self._undone or now >= self._wake or not _is_quiet(event):
             out += self._settle(now)
         out += self._look(now)
         out += self._talk(now)
@@ -152,7 +153,7 @@ class AgentCore:
         self.commands.rollback(self._mark[1])
         self.vms.dropped([e for e in waiting if isinstance(e, fx.Act)])
         new = self._set_fault("snapshot-not-writable", event.error, now)
-        self._wake = now + SAVE_RETRY_S
+        self._wake, self._undone = now + SAVE_RETRY_S, True
         if any(isinstance(e, fx.Send) and isinstance(e.body, m.Report) for e in waiting):
             self.link.hold_report(now, HYPERVISOR_RETRY_S, self.outbox.not_sent())
         if self._applying:
@@ -299,6 +300,7 @@ class AgentCore:
     def _on_hypervisor_up(self, event: fx.HypervisorUp, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._scanning, self._next_scan = True, False, now
         self._drain.connected(now + self._policy.settle_s)
+        self.vms.connected(now + self._policy.settle_s)
         self._returned("connect", now)
         self._returned("scan", now)
         self._clear_fault("libvirt-unreachable", now)
@@ -337,6 +339,7 @@ class AgentCore:
 
     def _settle(self, now: float) -> list[fx.Effect]:
         """Everything that must be true after an event that concerns VMs: they are planned, and a drain is judged."""
+        self._undone = False
         self._draft = self.vms.notice(self._draft)
         self._draft, acts, wake = self.vms.plan_all(self._draft, now)
         self._draft, reboots, wake_commands = self.commands.plan(self._draft, self.vms, now)

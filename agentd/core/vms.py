@@ -50,6 +50,12 @@ class Vms:
         self._foreign: set[str] = set()
         self._next_token = 1
         self.last_start_ended = float("-inf")
+        self._settled_at = NEVER
+
+    def connected(self, settled_at: float) -> None:
+        """libvirt answers. Before `settled_at` nothing is undefined and no release is confirmed: a start that a dead
+        predecessor ordered, or one that waited in a libvirt that hung, may still be under way there."""
+        self._settled_at = settled_at
 
     @property
     def starting(self) -> bool:
@@ -103,8 +109,12 @@ class Vms:
         self._note_foreign(seen)
         if step.action is None:
             at = NEVER if step.wake_at is None else step.wake_at
+            if _is_open(durable, uuid) and now < self._settled_at:
+                return durable, None, min(at, self._settled_at)
             return self._settled(durable, seen), None, at
         until = self._pause(durable, uuid, step.action)
+        if step.action == Action.UNDEFINE:
+            until = max(until, self._settled_at)
         if now < until:
             return durable, None, until
         if step.action in (Action.SHUTDOWN, Action.DESTROY):
@@ -288,6 +298,12 @@ class Vms:
             for uuid in [u for u in known if u not in durable.held and u not in durable.tombstones]:
                 del known[uuid]
         self.sightings.forget(durable)
+
+
+def _is_open(durable: Durable, uuid: str) -> bool:
+    """A release of the VM was not carried out yet."""
+    tombstone = durable.tombstones.get(uuid)
+    return tombstone is not None and not tombstone.done
 
 
 def _key(durable: Durable, uuid: str) -> tuple[int, int]:

@@ -62,6 +62,7 @@ class Network:
         self.paths: dict[str, Path] = {}
         self.server: Server | None = None
         self._routes: dict[bytes, Socket] = {}
+        self._closed: dict[bytes, Socket] = {}
         self._unconnected: list[Socket] = []
         self._next_route = 0
 
@@ -78,11 +79,13 @@ class Network:
         return socket
 
     def close(self, socket: Socket, silently: bool = False) -> None:
-        """The socket goes, with everything that waits in it. `silently`: the server does not hear of it (power)."""
+        """The socket goes, with everything that waits in it; what has left it arrives. `silently`: the server does not
+        hear of it (power)."""
         socket.closed = True
         socket.waiting.clear()
         if socket.route is not None and not silently:
             self._routes.pop(socket.route, None)
+            self._closed[socket.route] = socket
 
     def _try_later(self, socket: Socket, delay_s: float) -> None:
         self._engine.after(delay_s, self._connect, socket)
@@ -155,7 +158,7 @@ class Network:
             self._engine.at(arrival, self._arrive, up, socket, route, frame)
 
     def _arrive(self, up: bool, socket: Socket, route: bytes, frame: bytes) -> None:
-        if self._routes.get(route) is not socket:
+        if self._routes.get(route) is not socket and not (up and self._closed.get(route) is socket):
             return  # of a connection that is gone
         path = self.path(socket.host)
         if not (path.up if up else path.down):
@@ -206,6 +209,7 @@ class Network:
         for socket in list(self._routes.values()):
             self._break(socket)
         self._routes.clear()
+        self._closed.clear()
 
     def pings(self, host: str) -> bool:
         """Whether a ping would come back from a host that is up."""

@@ -28,10 +28,10 @@ START_RACE_S = 4.0  # the guard has looked; what a person starts until libvirt h
 
 
 class Oracle:
-    """Raises `Violation`. `words`: nodes for which a person gave his word. `lies`: those where it was not so. `excused`:
-    VMs that a person moved by hand. `may_halt`: VMs that ended in a way that may look like their guest's own. `hears`:
-    whether the server hears the node, which runs the VM or has not told yet. `judges_from`: the server may call no node
-    lost before.
+    """Raises `Violation`. `words`: nodes for which a person gave his word. `lies`: those where it was not so.
+    `excused`: VMs that a person moved by hand. `may_halt`: VMs that ended in a way that may look like the guest's own.
+    `hears`: whether the server hears the node, which runs the VM or has not told yet. `judges_from`: the server may
+    call no node lost before.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -51,7 +51,6 @@ class Oracle:
         self.hand_started: dict[tuple[str, str], float] = {}
         self.restored_from: list[float] = []
         self._dirty: set[str] = set()
-        self._just_heard: set[str] = set()  # nodes that were heard again in this very turn, perhaps after the decision
         self._owners: dict[tuple[str, int], str] = {}
         self._epochs: dict[tuple[str, str], int] = {}
         self._ran_on: dict[str, set[str]] = {}
@@ -107,7 +106,8 @@ class Oracle:
     def _defines(self, host: Host, vm: m.Assignment) -> None:
         domain = host.hypervisor.domains.get(vm.uuid)
         if domain is not None and domain.stamp is not None and domain.stamp.epoch > vm.epoch:
-            raise Violation("S4", f"{host.name} defines {vm.name} in epoch {vm.epoch} over {domain.stamp.epoch}", vm.uuid)
+            text = f"{host.name} defines {vm.name} in epoch {vm.epoch} over {domain.stamp.epoch}"
+            raise Violation("S4", text, vm.uuid)
         elsewhere = self._ran_on.get(vm.uuid, set()) - {host.name}
         if vm.create_disks and elsewhere and not self.restored_from:
             raise Violation("S5", f"{host.name} may make disks of {vm.name}, which has run on {elsewhere}", vm.uuid)
@@ -116,7 +116,6 @@ class Oracle:
 
     def committed(self, disk: FakeDisk, before: list[tuple[r.Change, r.Row | None]], events: list[r.Event]) -> None:
         """A transaction is on disk; `before`: its changes, with the rows that they replaced."""
-        self._just_heard = {event.subject for event in events if event.action == "node-health"}
         for event in events:
             self.events.append(event)
             text = f"{event.actor}: {event.action} {event.subject}: {event.text}"
@@ -160,7 +159,7 @@ class Oracle:
         node: Any = disk.tables["nodes"].get((old.node,))
         adopted = generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION
         proven = node is not None and node.admin_state == AdminState.DRAINED and node.evidence is not None
-        if not adopted and old.node not in self._just_heard and self.hears(old.node, new.uuid):
+        if not adopted and self.hears(old.node, new.uuid):
             text = f"{new.name} moves from {old.node}, which is heard and has not said that it is off"
             raise Violation("S2", text, new.uuid)
         if not proven and not adopted:
@@ -254,6 +253,10 @@ class Oracle:
             if entry is None or entry.result != result:
                 text = f"{host.name} tells the result of {result.id}, which it has not recorded"
                 raise Violation("S3", text, host.name)
+        for vm in report.vms:
+            held = saved.held.get(vm.uuid)
+            if vm.halted and (held is None or not held.halted):
+                raise Violation("S3", f"{host.name} tells that {vm.name} is halted, and has not recorded it", vm.uuid)
         self._halts |= {(vm.uuid, vm.start_serial) for vm in report.vms if vm.halted}
         if report.local_drain and not saved.local_drain:
             raise Violation("S3", f"{host.name} tells of a drain that it has not recorded", host.name)

@@ -133,6 +133,7 @@ class Process:
         self.router, self._pinger = Router(world.network, self), Pinger(self)
         self.daemon = Daemon(self.core, store, self.router, self._pinger, Retention(), world.clock.now)  # type: ignore[arg-type]
         self.daemon.allow_keys()
+        self.sessions_before: dict[str, str] = {}  # what a turn began with: in it, one may open after a decision
         self._wake_at = float("inf")
         self._wake_now()
 
@@ -171,6 +172,8 @@ class Process:
         if self.engine.now < self.stalled_until:
             self._wake_now()
             return
+        sessions = ((name, self.core.sessions.get(name)) for name in self.world.names)
+        self.sessions_before = {name: session.id for name, session in sessions if session is not None}
         try:
             turns = 1
             while self.daemon.turn():
@@ -207,11 +210,19 @@ class ServerHost:
         self._hosts[key_of(host)] = host
 
     def hears(self, node: str, uuid: str) -> bool:
-        """Whether the node's agent is heard now, and has told that the VM runs there."""
+        """Whether the node's agent is heard now, and has told that the VM runs there, or nothing yet."""
         core = self.process.core if self.process is not None else None
         session = core.sessions.get(node) if core is not None and core.facts.is_live(node) else None
         report = session.reports.get(uuid) if session is not None else None
-        return report is not None and report.observed in (Observed.RUNNING, Observed.PAUSED)
+        runs = report is not None and report.observed in (Observed.RUNNING, Observed.PAUSED)
+        return session is not None and self.process.sessions_before.get(node) == session.id and (
+            runs or not session.reported
+        )
+
+    @property
+    def names(self) -> Iterable[str]:
+        """All hosts that speak with a key of their own."""
+        return self._hosts.values()
 
     def host_of(self, key: str) -> str:
         """The address of a peer."""

@@ -205,6 +205,15 @@ def test_row_37_full_disk_acknowledges_nothing_and_heartbeats_go_on(running: Wor
     assert running.server.faults == ()
 
 
+def test_what_could_not_be_recorded_is_not_told(running: World) -> None:
+    running.disk_full = True
+    running.hv.guest_shutdown(VM_1)
+    running.run(1.5)
+    running.hv.person_define(VM_2, "another's")  # any event that concerns VMs
+    running.run(3.0)
+    assert not running.saved.held[VM_1].halted and not running.server.reports[VM_1].halted
+
+
 def test_row_37_crashed_vm_is_started_again_with_a_full_disk(running: World) -> None:
     running.disk_full = True
     running.hv.kill(VM_1)
@@ -233,9 +242,12 @@ def test_event_of_a_turn_that_could_not_be_recorded_is_told_once(running: World)
 
 def test_guest_gets_its_whole_time_after_an_order_that_could_not_be_recorded(running: World) -> None:
     running.hv.domains[VM_1].obeys = False
-    running.disk_full = True
+    running.hv.lose()
     running.server.change(VM_1, desired=Desired.STOPPED, graceful_s=60.0)
     running.poke()
+    running.run(5.0)  # the wish is recorded, nothing can be done yet
+    running.disk_full = True
+    running.hv.restore()
     running.run(100.0)
     assert ("shutdown", VM_1) not in running.hv.calls
     running.disk_full = False

@@ -210,10 +210,13 @@ def test_a_node_without_an_address_is_never_unreachable() -> None:
 def test_a_stall_does_not_ask_again_at_once_after_nodes_that_are_judged() -> None:
     live = Liveness(15, 3, 3, 1)
     live.heard("n1", 0)
+    live.heard("n2", 10)
     for at in (45, 46, 47, 48):
         live.next_deadline()
         live.tick(at)
     assert live.phase("n1") is Phase.SILENT
-    due = live.next_deadline()
-    assert live.tick(due - 5 + 100) == (["n1"], [])
-    assert live.phase("n1") is Phase.SILENT
+    assert live.next_deadline() == 55  # n2 is due first; n1 is asked again at 63
+    assert live.tick(58) == ([], [])
+    assert live.next_deadline() == 63
+    assert live.tick(63) == (["n1"], [])
+    assert (live.phase("n1"), live.phase("n2")) == (Phase.SILENT, Phase.ALIVE)

@@ -515,3 +515,38 @@ def test_a_node_that_invents_vms_does_not_bury_other_alarms(world: World) -> Non
     agent.strays = {known: (1, "stopped")}
     agent.report()
     assert world.alarms() == [("vm-failed", "web"), ("vm-unknown", known)]
+
+
+def test_a_rebuild_waits_while_the_agent_has_to_prove_the_drain_again(world: World) -> None:
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    for name in ("n2", "n3"):
+        world.do(m.NodeDisable, name=name)
+    answer = world.do(m.NodeRebuild, name="n1")
+    agent = world.agents["n1"]
+    proof = agent.proof()
+    assert proof is not None
+    agent.report(drain=msgspec.structs.replace(proof, clean=False))
+    world.do(m.NodeEnable, name="n2")
+    world.run(2)
+    (step,) = world.op(answer)["steps"]
+    assert step["state"] == "waiting" and step["detail"].endswith("its agent has to prove it again")
+    assert world.vm("web")["node"] == "n1"
+    agent.report(drain=proof)
+    world.settle()
+    assert world.op(answer)["state"] == "succeeded" and world.vm("web")["node"] == "n2"
+
+
+@pytest.mark.parametrize(("seen_before", "code"), [(True, "vm-duplicate"), (False, "vm-misplaced")])
+def test_an_alarm_of_copies_stays_what_it_was_while_the_owner_cannot_tell(
+    world: World, seen_before: bool, code: str
+) -> None:
+    owner, other = world.agents["n1"], world.agents["n2"]
+    other.stuck = True
+    other.strays[WEB] = (world.vm("web")["epoch"], "running")
+    unknown = msgspec.structs.replace(owner.vm_report(WEB), observed=Observed.UNKNOWN)
+    if seen_before:
+        other.report()
+    owner.report(vms=(unknown,))
+    other.report()
+    assert world.alarms() == [(code, "web")]

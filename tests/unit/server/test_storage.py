@@ -328,7 +328,8 @@ def test_a_heartbeat_of_another_session_is_not_answered_in_a_turn_that_fails(wor
     agent = world.agents["n1"]
     beat = agent.heartbeat(seq=99, session="old")
     failed_turn(world, fx.Received(key_of("n1"), agent.route, beat, "b", str))
-    assert not any(answered == "b" and isinstance(body, m.HeartbeatAck) for body, answered in world.answers[agent.route])
+    answers = [body for body, answered in world.answers[agent.route] if answered == "b"]
+    assert not any(isinstance(body, m.HeartbeatAck) for body in answers)
 
 
 def test_read_only_since_is_the_first_failure(world: World) -> None:
@@ -345,9 +346,8 @@ def test_a_node_whose_registration_could_not_be_saved_is_nobody(world: World) ->
     add = m.NodeAdd(key="k", name="n9", public_key=key_of("n9"))
     hello = m.Hello(versions=(1,), node="n9", boot_id=uuid_of("b9"), incarnation="i", nonce="n")
     world.disk.fault = "disk full"
-    world.turn(
-        fx.Received(key_of("op"), b"op", add, "o", str), fx.Received(key_of("n9"), b"n9", hello, "h", lambda: "10.0.0.9")
-    )
+    said = fx.Received(key_of("n9"), b"n9", hello, "h", lambda: "10.0.0.9")
+    world.turn(fx.Received(key_of("op"), b"op", add, "o", str), said)
     answers = {answered: body for route in (b"op", b"n9") for body, answered in world.answers[route]}
     assert answers["o"].code == "storage-unavailable" and answers["h"].code == "unknown-key"  # type: ignore[attr-defined]
     world.recover_storage()
@@ -403,6 +403,22 @@ def test_a_drain_of_a_node_that_is_not_drained_any_more_is_cancelled(world: Worl
     damaged(world, nodes=msgspec.structs.replace(node, admin_state=AdminState.ENABLED))  # type: ignore[type-var]
     world.run(2)
     assert (world.op(answer)["state"], world.node("n1")["operation"]) == ("cancelled", None)
+
+
+def test_a_rebuild_of_a_node_that_is_not_drained_any_more_moves_nothing(world: World) -> None:
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    world.do(m.NodeDisable, name="n2")
+    answer = world.do(m.NodeRebuild, name="n1")
+    assert world.op(answer)["steps"][0]["state"] == "waiting"
+    node, target = world.tables().nodes.get("n1"), world.tables().nodes.get("n2")
+    world.disk.tables["nodes"][("n2",)] = msgspec.structs.replace(target, admin_state=AdminState.ENABLED)  # type: ignore[type-var]
+    enabled = msgspec.structs.replace(node, admin_state=AdminState.ENABLED, evidence=None)  # type: ignore[type-var]
+    damaged(world, nodes=enabled)
+    world.start()
+    world.run(2)
+    assert world.op(answer)["state"] == "failed" and world.op(answer)["outcome"].startswith("no-evidence: n1 is not")
+    assert world.vm("web")["node"] == "n1"
 
 
 def test_an_operation_that_its_vm_does_not_name_ends_without_it(world: World) -> None:

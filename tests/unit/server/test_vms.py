@@ -216,6 +216,12 @@ def test_specs_that_the_schema_cannot_refuse(world: World, spec: m.VmSpec, word:
     assert body.code == "invalid" and word in body.message
 
 
+def test_networks_of_both_kinds_are_taken(world: World) -> None:
+    networks = (m.Network(kind=NetworkKind.BRIDGE, bridge="br0"), m.Network(kind=NetworkKind.USER))
+    world.create("db", spec=m.VmSpec(vcpus=1, memory_mib=64, networks=networks))
+    assert [n["kind"] for n in world.ask(m.VmShow(vm="db"))["spec"]["networks"]] == ["bridge", "user"]
+
+
 def test_cancelling(world: World) -> None:
     world.agents["n1"].stuck = True
     stop = world.do(m.VmStop, vm="web")
