@@ -154,7 +154,10 @@ class Agents:
             self._health.sync([node.name], now)
             node = self._node(node.name)
         return m.HeartbeatAck(
-            session=body.session, nonce=body.nonce, revision=node.revision, report=body.digest != session.digest
+            session=body.session,
+            nonce=body.nonce,
+            revision=node.revision,
+            report=session.full_wanted or body.digest != session.digest,
         )
 
     def ack_again(self, node_name: str, event: fx.Received, body: m.Heartbeat) -> m.HeartbeatAck | None:
@@ -185,6 +188,7 @@ class Agents:
         changed = self._sessions.note(session, body.vms, body.full)
         session.report_seq, session.digest = body.seq, body.digest
         session.reported = session.reported or body.full
+        session.full_wanted = session.full_wanted and not body.full
         self._record_events(node_name, body)
         for release in body.released:
             self._progress_op(inventory.confirm_release(self._ctx, node_name, release))
@@ -230,7 +234,7 @@ class Agents:
         for node in self._ctx.tables.nodes:
             session = self._sessions.get(node.name)
             if session is not None:
-                session.digest = ""
+                session.full_wanted = True
 
     def _node(self, name: str) -> r.Node:
         node = self._ctx.tables.nodes.get(name)

@@ -17,7 +17,8 @@ from wire.messages import Fault, Hello, Load, VmReport
 
 
 class Session(Struct):
-    """The newest session of a node. `reports`: what its agent sees, by VM; `reported`: a full report has come.
+    """The newest session of a node. `reports`: what its agent sees, by VM; `reported`: a full report has come;
+    `full_wanted`: another one is asked for.
     `seq` and `report_seq`: the newest heartbeat and report."""
 
     node: str
@@ -31,6 +32,7 @@ class Session(Struct):
     revision: int = 0
     digest: str = ""
     reported: bool = False
+    full_wanted: bool = False
     faults: tuple[Fault, ...] = ()
     load: Load = field(default_factory=Load)
     reports: dict[str, VmReport] = field(default_factory=dict)

@@ -53,7 +53,7 @@ def prepare() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
-def run_seed(seed: int, nodes: int = 0, vms: int = 0, duration_s: float = chaos.DURATION_S) -> Outcome:
+def run_seed(seed: int, nodes: int = 0, vms: int = 0, duration_s: float = 0.0) -> Outcome:
     """One random run; an error in the cores, or in the simulator, is a violation too."""
     scenario = chaos.scenario_of(seed, nodes, vms, duration_s)
     try:

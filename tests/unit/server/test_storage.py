@@ -278,7 +278,7 @@ def test_the_end_of_a_recovery_by_removing_the_last_node_that_is_waited_for(worl
     assert world.refuse(m.VmStart, vm="web").code == "recovering"
     world.do(m.NodeRemove, name="n2")
     assert world.ask(m.ServerStatus())["recovering"] is False and "recovered" in world.actions("server")
-    assert world.core.sessions.get("n1").digest == "", "every agent is asked for a full report"  # type: ignore[union-attr]
+    assert world.core.sessions.get("n1").full_wanted, "every agent is asked for a full report"  # type: ignore[union-attr]
     world.settle()
     world.do(m.VmStart, vm="web")
 
