@@ -34,6 +34,7 @@ EVENT_S = 0.002  # lifecycle events keep their order; what else comes from libvi
 RESTART_S = (1.0, 5.0)  # systemd
 BOOT_S = (5.0, 20.0)
 MAX_TICKS_AT_ONCE = 50
+TICK = fx.Tick()
 TICK_S = 1e-6  # a timer never fires early
 
 
@@ -170,7 +171,7 @@ class Agent:
         self.crash_in = 0
         self.answers: list[dict[str, object]] = []
         self._late: list[Callable[[], None]] = []
-        self._wake_at = float("inf")
+        self._wake_at = self._deadline = float("inf")
         self._ticks: tuple[float, int] = (0.0, 0)
         self._asks = 0
         self._socket = self._open()
@@ -214,7 +215,8 @@ class Agent:
         """The next tick is due when the core says so."""
         if not self.alive or self.frozen:
             return
-        at = max(self.engine.now, self.host.clock.true(self.core.next_deadline()) + TICK_S)
+        self._deadline = self.core.next_deadline()
+        at = max(self.engine.now, self.host.clock.true(self._deadline) + TICK_S)
         if at < self._wake_at:
             self._wake_at = at
             self.engine.at(at, self._wake, at)
@@ -223,9 +225,9 @@ class Agent:
         if at != self._wake_at or not self.alive or self.frozen:
             return
         self._wake_at = float("inf")
-        if self.core.next_deadline() <= self.host.clock.now():
+        if self._deadline <= self.host.clock.now():
             self._no_spinning()
-            self.give(fx.Tick())
+            self.give(TICK)
         else:
             self.look_ahead()
 

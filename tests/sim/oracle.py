@@ -58,6 +58,7 @@ class Oracle:
         self._drained: set[str] = set()
         self._drained_on_node: set[str] = set()
         self._inventories: dict[str, tuple[int, int]] = {}
+        self._nodes_before: dict[str, r.Node] = {}  # what a turn began with: it may use evidence and then withdraw it
 
     # --- S1, S3, S5: what is done to VMs ------------------------------------------------------------------------------
 
@@ -120,6 +121,7 @@ class Oracle:
             self.events.append(event)
             text = f"{event.actor}: {event.action} {event.subject}: {event.text}"
             self._engine.story.tell(self._engine.now, "chimed", text, event.subject)
+        self._nodes_before = {old.name: old for _, old in before if isinstance(old, r.Node)}
         for change, old in before:
             if change.table == "vms":
                 self._vm_committed(disk, old, change.row)  # type: ignore[arg-type]
@@ -158,7 +160,7 @@ class Oracle:
             raise Violation("S4", f"{new.name} changes its owner within epoch {new.epoch}", new.uuid)
         node: Any = disk.tables["nodes"].get((old.node,))
         adopted = generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION
-        proven = node is not None and node.admin_state == AdminState.DRAINED and node.evidence is not None
+        proven = _is_proven(node) or _is_proven(self._nodes_before.get(old.node))
         if not adopted and self.hears(old.node, new.uuid):
             text = f"{new.name} moves from {old.node}, which is heard and has not said that it is off"
             raise Violation("S2", text, new.uuid)
@@ -303,6 +305,10 @@ class Oracle:
         if told != should:
             return [f"{vm.name} is shown as {vm.observed}, and runs on {running or 'no host'}"]
         return []
+
+
+def _is_proven(node: r.Node | None) -> bool:
+    return node is not None and node.admin_state == AdminState.DRAINED and node.evidence is not None
 
 
 def _is_lost(node: r.Node) -> bool:

@@ -93,6 +93,8 @@ def explain(seed: int, write: Callable[[str], None]) -> None:
         for line in story.of(subject)[-STORY_LINES:]:
             write(str(line))
     except Exception:
+        for line in story.lines[-STORY_LINES:]:
+            write(str(line))
         write(traceback.format_exc())
 
 

@@ -13,6 +13,7 @@ from chimed.core import recovery
 from chimed.core import rows as r
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
+from chimed.core.sessions import Session
 from chimed.core.tables import Tables
 from chimed.daemon import Daemon
 from chimed.icmp import PingOutcome, Reply
@@ -133,7 +134,7 @@ class Process:
         self.router, self._pinger = Router(world.network, self), Pinger(self)
         self.daemon = Daemon(self.core, store, self.router, self._pinger, Retention(), world.clock.now)  # type: ignore[arg-type]
         self.daemon.allow_keys()
-        self.sessions_before: dict[str, str] = {}  # what a turn began with: in it, one may open after a decision
+        self.sessions_before: dict[str, Session] = {}  # what a turn began with: in it, one may open after a decision
         self._wake_at = float("inf")
         self._wake_now()
 
@@ -172,8 +173,7 @@ class Process:
         if self.engine.now < self.stalled_until:
             self._wake_now()
             return
-        sessions = ((name, self.core.sessions.get(name)) for name in self.world.names)
-        self.sessions_before = {name: session.id for name, session in sessions if session is not None}
+        self.sessions_before = self.core.sessions.all()
         try:
             turns = 1
             while self.daemon.turn():
@@ -215,14 +215,9 @@ class ServerHost:
         session = core.sessions.get(node) if core is not None and core.facts.is_live(node) else None
         report = session.reports.get(uuid) if session is not None else None
         runs = report is not None and report.observed in (Observed.RUNNING, Observed.PAUSED)
-        return session is not None and self.process.sessions_before.get(node) == session.id and (
+        return session is not None and self.process.sessions_before.get(node) is session and (
             runs or not session.reported
         )
-
-    @property
-    def names(self) -> Iterable[str]:
-        """All hosts that speak with a key of their own."""
-        return self._hosts.values()
 
     def host_of(self, key: str) -> str:
         """The address of a peer."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import msgspec
 
 from tests.sim import chaos
@@ -10,11 +12,13 @@ from tests.sim.scenario import Scenario, Step
 
 
 def failure(scenario: Scenario) -> Violation | None:
-    """How the run fails, if it does."""
+    """How the run fails, if it does. An error in the cores, or in the simulator, is a failure too."""
     try:
         chaos.run(scenario)
     except Violation as violation:
         return violation
+    except Exception:
+        return Violation("bug", traceback.format_exc(limit=-6))
     return None
 
 

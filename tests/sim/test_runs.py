@@ -76,3 +76,16 @@ def test_an_expectation_that_does_not_hold_names_its_line() -> None:
 def test_a_node_that_is_not_there_is_a_mistake_of_the_scenario() -> None:
     with pytest.raises(scenario.Usage, match="there is no 'n9'"):
         scenario.run(scenario.parse("nodes n1\nat 5 power n9 off"))
+
+
+def test_an_error_in_a_core_is_a_failure_with_its_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(guard, "refusal", broken)
+    outcome = runner.run_seed(1)
+    assert outcome.violation.startswith("bug: ") and "RuntimeError: a bug" in outcome.violation
+    told: list[str] = []
+    runner.explain(1, told.append)
+    text = "\n".join(told)
+    assert "make sim SCENARIO=FILE" in text and "agentd starts" in text and "RuntimeError: a bug" in text
