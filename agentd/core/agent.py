@@ -109,7 +109,7 @@ class AgentCore:
         connect = NEVER if self._hypervisor_up else self._next_connect
         scan = self._next_scan if self._hypervisor_up and not self._scanning else NEVER
         link = self.link.next_deadline() if self._host_known else NEVER
-        report = self.link.report_at() if self._has_news() else NEVER
+        report = self.link.report_at() if self._has_looked and self._has_news() else NEVER
         return min(link, report, scan, self._next_check, self._wake, connect)
 
     def handle(self, event: fx.Event, now: float) -> list[fx.Effect]:
@@ -366,7 +366,7 @@ class AgentCore:
             out += self.link.beat(self.durable.revision, self.outbox.told_digest, faults, self._load, now)
         if self.link.pull_due(now):
             out += self._pull(now)
-        if self.link.may_report(now) and self._has_news():
+        if self._has_looked and self.link.may_report(now) and self._has_news():
             out += self._report(now)
         return out
 
@@ -376,6 +376,12 @@ class AgentCore:
             or self.outbox.pending(self._digest)
             or self._unconfirmed()
         )
+
+    @property
+    def _has_looked(self) -> bool:
+        """It knows what is on its host. Before that it reports nothing: after a lost snapshot that would read as if
+        there were nothing, and the server may wait for just that word."""
+        return self._last_good_scan > -NEVER
 
     def _unconfirmed(self) -> bool:
         """Whether the server has to hear of a result or of a release that was carried out; as of the present draft."""

@@ -71,7 +71,13 @@ def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
 def _from_other(ctx: Context, vm: r.Vm, node_name: str, report: VmReport) -> None:
     if report.epoch <= vm.epoch:
         inventory.release(ctx, node_name, vm, report.epoch)
-    elif report.revision > 0 and not _of_this_generation(ctx, vm) and vm.desired != Desired.DELETED:
+    elif _is_owners(report) and not _of_this_generation(ctx, vm) and vm.desired != Desired.DELETED:
         inventory.adopt(ctx, vm, node_name, report.epoch)
     elif _of_this_generation(ctx, vm):
         ctx.counters["impossible-epochs"] += 1
+
+
+def _is_owners(report: VmReport) -> bool:
+    """Whether an epoch that the restored database has not seen makes the node the owner: it holds the VM, or runs it
+    and has lost its snapshot."""
+    return report.revision > 0 or report.observed in alarms.ALIVE

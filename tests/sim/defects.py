@@ -1,0 +1,511 @@
+"""The deliberate defects: mistakes that somebody could make, each of which would break a promise. They exist only here.
+
+`old` occurs exactly once in the source of its module, and `new` stands in its place. `also`: further places, where one
+mistake alone would be caught by a second defence. `seed`: a random run that found it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+Edit = tuple[str, str, str]
+
+
+class Mutant(NamedTuple):
+    """One defect. `breaks`: the promise, and how."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    breaks: str
+    also: tuple[Edit, ...] = ()
+    seed: int = 0
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All places that change."""
+        return ((self.module, self.old, self.new), *self.also)
+
+
+_GUARD, _AGENT = "agentd.core.guard", "agentd.core.agent"
+
+DEFECTS: tuple[Mutant, ...] = (
+    # --- the guard ----------------------------------------------------------------------------------------------------
+    Mutant(
+        "guard-without-process-scan",
+        _GUARD,
+        "    if facts.processes:\n",
+        "    if False:\n",
+        "S1: starts beside a qemu that libvirt does not know",
+    ),
+    Mutant(
+        "guard-without-boot-check",
+        _GUARD,
+        "    if durable.confirmed_boot != boot_id:\n",
+        "    if not durable.confirmed_boot:\n",
+        "S1: a host that boots starts what was rebuilt elsewhere",
+    ),
+    Mutant(
+        "guard-without-release-check",
+        _GUARD,
+        "    if tombstone is not None and tombstone.epoch >= held.vm.epoch:\n",
+        "    if False:\n",
+        "S1: starts a VM that it was told to release",
+        also=(
+            (
+                "agentd.core.inventory",
+                "    if held is not None and held.vm.epoch <= release.epoch:\n",
+                "    if False:\n",
+            ),
+            (
+                "agentd.core.planner",
+                "tombstone is not None and (held is None or held.vm.epoch <= tombstone.epoch)",
+                "tombstone is not None and held is None",
+            ),
+        ),
+    ),
+    Mutant(
+        "newer-domain-taken-for-an-old-one",
+        "agentd.core.planner",
+        "domain is not None and domain.epoch is not None and domain.epoch > held.vm.epoch",
+        "False",
+        "S4: a node that forgot its snapshot uses an epoch below that of its domain",
+    ),
+    Mutant(
+        "guard-without-hold",
+        _GUARD,
+        "    if durable.order.hold:\n",
+        "    if False:\n",
+        "S1: a restored database gives a VM to a node that lost it since",
+    ),
+    Mutant(
+        "guard-not-asked-again",
+        _AGENT,
+        "        return guard.refusal(self.durable, uuid, self._boot_id, facts)\n",
+        "        return None\n",
+        "S1: what changed between order and start is not seen",
+    ),
+    Mutant(
+        "moved-away-is-started",
+        _GUARD,
+        "    if held.moved:\n",
+        "    if False:\n",
+        "S1: a VM that was migrated away by hand is started here again",
+        also=(
+            (
+                "agentd.core.planner",
+                "    ended = held.halted or held.failed or held.moved\n",
+                "    ended = held.halted or held.failed\n",
+            ),
+            (_GUARD, "facts.domain.reason == OffReason.MIGRATED and held.moved_serial < 0", "False"),
+        ),
+    ),
+    Mutant(
+        "stopped-vm-is-started",
+        _GUARD,
+        "    if held.vm.desired != Desired.RUNNING:\n",
+        "    if False:\n",
+        "L1: a VM that should be stopped runs",
+        also=(
+            (
+                "agentd.core.planner",
+                "    return held.vm.desired == Desired.RUNNING and not durable.drained and not ended\n",
+                "    return not durable.drained and not ended\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "failed-look-taken-for-an-empty-host",
+        "agentd.core.sightings",
+        "VmFacts(uuid, scan.libvirt_ok, domains",
+        "VmFacts(uuid, True, domains",
+        "S2: libvirt does not answer, so nothing is there: unknown is taken for stopped",
+        also=(
+            (
+                "agentd.core.sightings",
+                "    if not scan.libvirt_ok:\n        known |=",
+                "    if False:\n        known |=",
+            ),
+            (_AGENT, "        if not event.scan.libvirt_ok:\n", "        if False:\n"),
+        ),
+    ),
+    # --- the drain's proof --------------------------------------------------------------------------------------------
+    Mutant(
+        "drain-proven-without-settling",
+        "agentd.core.drain",
+        "        quiet_since = max(self._doubt, busy_until, self._settled_at)\n",
+        "        quiet_since = max(self._doubt, busy_until)\n",
+        "S2: a start that a dead agent ordered is under way",
+    ),
+    Mutant(
+        "drain-proven-while-starting",
+        _AGENT,
+        "        busy = NEVER if self.vms.starting or not self._hypervisor_up else self.vms.last_start_ended\n",
+        "        busy = NEVER if not self._hypervisor_up else self.vms.last_start_ended\n",
+        "S2: the process of a start under way is not seen by a look at the host",
+    ),
+    Mutant(
+        "drain-proven-by-an-old-look",
+        "agentd.core.drain",
+        "        clean = confirmed and looked_at > quiet_since and not running\n",
+        "        clean = confirmed and looked_at > self._settled_at and not running\n",
+        "S2: the look began before the last start had ended",
+    ),
+    Mutant(
+        "evidence-without-clean-proof",
+        "chimed.core.evidence",
+        "    if proof.clean and node.evidence is None and session.reported:\n",
+        "    if node.evidence is None and session.reported:\n",
+        "S2: nothing seen is taken for nothing there",
+    ),
+    Mutant(
+        "evidence-of-another-boot",
+        "chimed.core.evidence",
+        "    if node.evidence == Evidence.AGENT and node.evidence_boot_id != node.boot_id:\n",
+        "    if False:\n",
+        "S2: what an agent saw before its host booted counts after it",
+    ),
+    Mutant(
+        "evidence-survives-enabling",
+        "chimed.core.evidence",
+        "        msgspec.structs.replace(\n            _without(node),\n",
+        "        msgspec.structs.replace(\n            node,\n",
+        "S2: the node runs VMs again, and the next drain is proven before it began",
+        also=(
+            ("chimed.core.evidence", "replace(_without(node), admin_state=state)", "replace(node, admin_state=state)"),
+        ),
+    ),
+    Mutant(
+        "evidence-survives-a-running-vm",
+        "chimed.core.evidence",
+        "    if running and node.evidence is not None:\n",
+        "    if False:\n",
+        "S2: the node's own agent tells that a VM runs, and it is given away",
+    ),
+    Mutant(
+        "word-taken-for-a-living-node",
+        "chimed.core.evidence",
+        "    if not lost:\n",
+        "    if False:\n",
+        "S2: a person's word is believed against the agent",
+    ),
+    Mutant(
+        "unknown-counts-as-off",
+        "chimed.core.evidence",
+        "OFF = frozenset({Observed.STOPPED, Observed.FAILED, Observed.CRASHED})\n",
+        "OFF = frozenset(Observed) - {Observed.RUNNING}\n",
+        "S2: a paused VM, or one that nobody can see, is no obstacle to a rebuild",
+    ),
+    # --- rebuild ------------------------------------------------------------------------------------------------------
+    Mutant(
+        "rebuild-without-evidence",
+        "chimed.core.node_requests",
+        "        if node.evidence is None and body.evidence is None:\n",
+        "        if False:\n",
+        "S2: an unreachable node is taken for a dead one",
+    ),
+    Mutant(
+        "rebuild-goes-on-without-evidence",
+        "chimed.core.rebuild",
+        '    if node.evidence is None:\n        text = f"the evidence that',
+        '    if False:\n        text = f"the evidence that',
+        "S2: a VM that waited for room is moved after the evidence was withdrawn",
+    ),
+    Mutant(
+        "rebuild-before-the-report",
+        "chimed.core.rebuild",
+        "    if facts.is_live(node.name) and not facts.in_session(node.name):\n",
+        "    if False:\n",
+        "S2: the node is back, and has not said yet what runs on it",
+    ),
+    Mutant(
+        "rebuild-while-recovering",
+        "chimed.core.request_parts",
+        "        if waiting:\n",
+        "        if False:\n",
+        "S2: a restored database moves VMs that are elsewhere",
+    ),
+    Mutant(
+        "rebuild-moves-local-disks",
+        "chimed.core.rebuild",
+        "        if vm.spec.storage == Storage.LOCAL:\n",
+        "        if False:\n",
+        "S2: a VM starts where its data is not",
+    ),
+    Mutant(
+        "move-without-release",
+        "chimed.core.inventory",
+        "    release(ctx, old, moved, vm.epoch)\n",
+        "",
+        "S2: the old owner is never told",
+    ),
+    Mutant(
+        "release-forgotten-when-sent",
+        "chimed.core.inventory",
+        "    changed.sort(key=lambda entry: entry[0])\n",
+        "    changed.sort(key=lambda entry: entry[0])\n"
+        '    for sent in tables.releases.by("node", node_name):\n'
+        "        tables.releases.delete(sent)\n",
+        "S1: an answer that is lost takes the release with it",
+    ),
+    Mutant(
+        "disks-made-again-after-a-move",
+        "chimed.core.inventory",
+        "        create_disks=not vm.exists,\n",
+        "        create_disks=True,\n",
+        "S5: the new owner makes empty disks where the old ones are not found",
+    ),
+    Mutant(
+        "new-owner-not-told",
+        "chimed.core.inventory",
+        "    revision = ctx.bump(target)\n    moved =",
+        "    revision = vm.revision\n    moved =",
+        "L1: its agent never pulls the VM",
+    ),
+    # --- releases -----------------------------------------------------------------------------------------------------
+    Mutant(
+        "release-confirmed-at-once",
+        "agentd.core.inventory",
+        "        tombstone = Tombstone(epoch=release.epoch)\n",
+        "        tombstone = Tombstone(epoch=release.epoch, done=True)\n",
+        "S2: confirmed before the domain is gone",
+    ),
+    Mutant(
+        "release-confirmed-without-settling",
+        "agentd.core.vms",
+        "            if _is_open(durable, uuid) and now < self._settled_at:\n",
+        "            if False:\n",
+        "S2: a start that a dead agent ordered is under way, and the VM is said to be gone",
+        also=(("agentd.core.vms", "            until = max(until, self._settled_at)\n", "            pass\n"),),
+    ),
+    Mutant(
+        "tombstone-forgotten",
+        _AGENT,
+        "                self._draft = self._draft.with_tombstone(\n"
+        "                    release.uuid, msgspec.structs.replace(tombstone, acked=True)\n"
+        "                )\n",
+        "                rest = {u: t for u, t in self._draft.tombstones.items() if u != release.uuid}\n"
+        "                self._draft = msgspec.structs.replace(self._draft, tombstones=rest)\n",
+        "S4: an old assignment would be taken again",
+    ),
+    Mutant(
+        "deleted-vm-forgotten-by-another-node",
+        "chimed.core.inventory",
+        "    if vm is not None and vm.desired == Desired.DELETED and vm.node == node_name:\n",
+        "    if vm is not None and vm.desired == Desired.DELETED:\n",
+        "S2: a former owner's confirmation ends the deletion, while the owner runs it",
+    ),
+    Mutant(
+        "deleted-vm-forgotten-unheard",
+        "chimed.core.vm_requests",
+        "        absent = proven and not self._facts.is_live(node.name)\n",
+        "        absent = not self._facts.is_live(node.name)\n",
+        "S2: a VM on a node that cannot be heard is forgotten while it runs",
+    ),
+    # --- epochs -------------------------------------------------------------------------------------------------------
+    Mutant(
+        "epoch-not-compared-by-agent",
+        "agentd.core.inventory",
+        "    if held is not None and held.vm.epoch > vm.epoch:\n",
+        "    if False:\n",
+        "S4: a restored database makes an agent go back",
+    ),
+    Mutant(
+        "epoch-not-compared-by-server",
+        "chimed.core.copies",
+        "    if report.epoch > vm.epoch:\n",
+        "    if False:\n",
+        "S4: a restored database does not learn the epoch that the owner holds",
+    ),
+    Mutant(
+        "epoch-without-generation",
+        "chimed.core.context",
+        "        return max(vm.epoch + 1, (self.tables.meta.generation - 1) * EPOCHS_PER_GENERATION + 1)\n",
+        "        return vm.epoch + 1\n",
+        "S4: an epoch that the restore has undone is given again",
+    ),
+    Mutant(
+        "epoch-used-again-after-deletion",
+        "chimed.core.vm_requests",
+        "            epoch=self._ctx.tables.meta.next_operation if body.uuid is not None else 0,\n",
+        "            epoch=0,\n",
+        "S4: a VM that is made anew with its UUID gets the epochs of the old one",
+    ),
+    Mutant(
+        "restore-ends-no-generation",
+        "chimed.core.recovery",
+        "generation=max(meta.generation, present) + 1, waiting_for=tuple(names))",
+        "waiting_for=tuple(names))",
+        "S4: the restored history is not told from the one it replaces",
+    ),
+    Mutant(
+        "recovery-waits-for-nobody",
+        "chimed.core.recovery",
+        "waiting_for=tuple(names))",
+        "waiting_for=())",
+        "S1: after a restore VMs start before all nodes have reported",
+    ),
+    Mutant(
+        "restored-owner-kept",
+        "chimed.core.copies",
+        "        inventory.adopt(ctx, vm, node_name, report.epoch)\n",
+        "        pass\n",
+        "S1: after a restore the node that lost the VM is its owner again",
+    ),
+    # --- sessions -----------------------------------------------------------------------------------------------------
+    Mutant(
+        "old-inventory-believed",
+        "agentd.core.link",
+        " or body.session != self.session or body.nonce != self._nonce or now >= self._answer_by:\n",
+        " or body.session != self.session:\n",
+        "S1: an answer to an earlier question takes a drain back",
+    ),
+    Mutant(
+        "late-inventory-believed",
+        "agentd.core.link",
+        " or body.nonce != self._nonce or now >= self._answer_by:\n",
+        " or body.nonce != self._nonce:\n",
+        "S3: an agent that slept carries out what is over",
+        also=((_AGENT, "self._draft, self.link.asked_at)\n", "self._draft, now)\n"),),
+    ),
+    Mutant(
+        "cloned-key-admitted",
+        "chimed.core.sessions",
+        "        if old is None or old.boot_id == hello.boot_id or now - old.heard > alive_s:\n",
+        "        if True:\n",
+        "S1: a second host with a node's key takes over from the living one",
+    ),
+    Mutant(
+        "grace-period-dropped",
+        "chimed.core.liveness",
+        "        self._last_heard[node] = now\n        self._phases[node] = Phase.GRACE",
+        "        self._last_heard[node] = now - self._limit_s\n        self._phases[node] = Phase.GRACE",
+        "rule 6: a server that restarts judges nodes that had no time to be heard",
+    ),
+    # --- what is recorded first ---------------------------------------------------------------------------------------
+    Mutant(
+        "sent-before-commit",
+        "chimed.daemon",
+        "        if self._commit(now):\n            self._carry_out(effects)\n        else:\n"
+        "            messages: list",
+        "        self._carry_out(effects)\n        if not self._commit(now):\n            messages: list",
+        "S3: an answer promises what a crash undoes",
+    ),
+    Mutant(
+        "turn-not-undone",
+        "chimed.core.server",
+        "        self.tables.rollback()\n",
+        "",
+        "S3: what could not be saved is done all the same",
+    ),
+    Mutant(
+        "answer-not-saved",
+        "chimed.core.requests",
+        "            self._ctx.tables.answers.put(answer)\n",
+        "",
+        "S3: a repeated request is done twice",
+    ),
+    Mutant(
+        "saved-answer-ignored",
+        "chimed.core.requests",
+        "            if saved is not None:\n",
+        "            if False:\n",
+        "S3: a repeated request is done twice",
+    ),
+    Mutant(
+        "inventory-not-saved",
+        _AGENT,
+        "        if not self._must_save and (self._draft is self.durable or self._draft == self.durable):\n"
+        "            self._draft = self.durable\n",
+        "        if not self._must_save and self._draft.held == self.durable.held:\n"
+        "            self.durable = self._draft\n",
+        "S4: a release that is acted upon is forgotten in a crash",
+    ),
+    Mutant(
+        "told-before-it-is-recorded",
+        _AGENT,
+        "        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull)\n",
+        "        return True\n",
+        "S3: a result is told that a crash makes forgotten",
+    ),
+    Mutant(
+        "done-before-it-is-recorded",
+        _AGENT,
+        "        return effect.action == fx.Action.START\n",
+        "        return True\n",
+        "S3: a command is carried out that is not in the journal",
+    ),
+    Mutant(
+        "command-not-in-the-journal",
+        "agentd.core.commands",
+        "            durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))\n",
+        "",
+        "S3: an agent that dies does the command again",
+    ),
+    Mutant(
+        "command-done-again-after-restart",
+        "agentd.core.commands",
+        "            if entry.result is None:  # a predecessor began it and did not finish\n",
+        "            if False:\n",
+        "S3: what a predecessor began is begun again",
+        also=(
+            (
+                "agentd.core.commands",
+                "            if known is not None:\n",
+                "            if known is not None and known.result:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "late-command-carried-out",
+        "agentd.core.commands",
+        "        if now >= deadline:\n",
+        "        if False:\n",
+        "S3: a command whose operation has failed takes effect",
+    ),
+    Mutant(
+        "local-drain-forgotten",
+        "agentd.core.inventory",
+        "        local_drain=durable.local_drain and not clear_local_drain,\n",
+        "        local_drain=False,\n",
+        "S3: a drain that was accepted on the node is undone by a server that has not heard of it",
+    ),
+    # --- how VMs end --------------------------------------------------------------------------------------------------
+    Mutant(
+        "power-off-taken-for-a-crash",
+        "agentd.core.endings",
+        "    return stays_off and domain.reason == OffReason.SHUTDOWN and held",
+        "    return False and held",
+        "L1: a guest that powered itself off is started again",
+    ),
+    Mutant(
+        "signal-taken-for-a-power-off",
+        "agentd.core.endings",
+        " and held.vm.uuid not in sightings.host_signal\n",
+        "\n",
+        "L1: a VM that the host ended stays off",
+    ),
+    Mutant(
+        "own-stop-taken-for-the-guests",
+        "agentd.core.vms",
+        "            durable = durable.with_held(msgspec.structs.replace(held, started_serial=-1, ending=True))\n",
+        "            pass\n",
+        "L1: a VM that was asked to power off in a drain stays off when the node is enabled",
+    ),
+    Mutant(
+        "old-power-off-stops-a-new-start",
+        "chimed.core.copies",
+        "    halted = report.halted and report.epoch == vm.epoch and report.start_serial == vm.start_serial\n",
+        "    halted = report.halted\n",
+        "S3: a start that was acknowledged is undone",
+    ),
+    Mutant(
+        "restart-budget-ignored",
+        "agentd.core.vms",
+        "        if again and budget.spent(self._policy):\n",
+        "        if False:\n",
+        "L1: a VM that cannot run is started for ever, and nobody is told",
+    ),
+)
+"""Every defect; each must be found."""
