@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from agentd import snapshot
@@ -9,6 +10,7 @@ from agentd.core.durable import Durable
 from agentd.hypervisor import HypervisorError
 from tests.sim.cluster import Cluster, VmPlan, spec
 from tests.sim.host import Host, SnapshotDisk
+from tests.sim.hypervisor import SimHypervisor
 from tests.sim.words import Usage, Vocabulary
 from wire import messages as m
 from wire.types import Evidence
@@ -264,30 +266,31 @@ def _on(c: Cluster, vm: str) -> tuple[Host | None, str]:
     return None, uuid
 
 
+def _at(c: Cluster, vm: str, do: Callable[[SimHypervisor, str], object]) -> None:
+    """Where libvirt runs the VM, if it does."""
+    host, uuid = _on(c, vm)
+    if host is not None:
+        do(host.hypervisor, uuid)
+
+
 @_word("kill qemu {vm}")
 def _kill_qemu(c: Cluster, vm: str) -> None:
     """SIGKILL to its qemu."""
-    host, uuid = _on(c, vm)
-    if host is not None:
-        host.hypervisor.kill(uuid)
+    _at(c, vm, lambda hypervisor, uuid: hypervisor.kill(uuid))
 
 
 @_word("sigterm qemu {vm}")
 def _sigterm(c: Cluster, vm: str) -> None:
     """SIGTERM to its qemu, from the host."""
     c.oracle.may_halt.add(c.uuid(vm))
-    host, uuid = _on(c, vm)
-    if host is not None:
-        host.hypervisor.host_sigterm(uuid)
+    _at(c, vm, lambda hypervisor, uuid: hypervisor.host_sigterm(uuid))
 
 
 @_word("guest {vm} powers off")
 def _guest_off(c: Cluster, vm: str) -> None:
     """The guest powers itself off."""
     c.oracle.may_halt.add(c.uuid(vm))
-    host, uuid = _on(c, vm)
-    if host is not None:
-        host.hypervisor.guest_shutdown(uuid)
+    _at(c, vm, lambda hypervisor, uuid: hypervisor.guest_shutdown(uuid))
 
 
 @_word("guest {vm} obeys {how}")
@@ -301,33 +304,25 @@ def _obeys(c: Cluster, vm: str, how: str) -> None:
 @_word("qemu {vm} sleeps")
 def _sleeps(c: Cluster, vm: str) -> None:
     """Its qemu is in D state: alive, and no signal ends it."""
-    host, uuid = _on(c, vm)
-    if host is not None:
-        host.hypervisor.freeze(uuid, "D")
+    _at(c, vm, lambda hypervisor, uuid: hypervisor.freeze(uuid, "D"))
 
 
 @_word("qemu {vm} stops")
 def _stops(c: Cluster, vm: str) -> None:
     """SIGSTOP to its qemu: alive, and does nothing."""
-    host, uuid = _on(c, vm)
-    if host is not None:
-        host.hypervisor.freeze(uuid, "T")
+    _at(c, vm, lambda hypervisor, uuid: hypervisor.freeze(uuid, "T"))
 
 
 @_word("qemu {vm} wakes")
 def _wakes(c: Cluster, vm: str) -> None:
     """Its qemu is as usual."""
-    host, uuid = _on(c, vm)
-    if host is not None:
-        host.hypervisor.freeze(uuid, "S")
+    _at(c, vm, lambda hypervisor, uuid: hypervisor.freeze(uuid, "S"))
 
 
 @_word("disk of {vm} fails")
 def _io_error(c: Cluster, vm: str) -> None:
     """A disk error pauses it."""
-    host, uuid = _on(c, vm)
-    if host is not None:
-        host.hypervisor.io_error(uuid)
+    _at(c, vm, lambda hypervisor, uuid: hypervisor.io_error(uuid))
 
 
 @_word("virsh {verb} {vm}")
