@@ -45,7 +45,7 @@ class Offline:
         self._config = config
         node = keys.load(config.key_file, keys.Kind.NODE).name
         self._snapshot = Snapshot(Path(config.state_dir), node)
-        self._snapshot.lock()
+        self._snapshot.lock("chime-agent")
         try:
             self._durable, why = self._snapshot.load()
             if why:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -21,6 +22,13 @@ from agentd.core.durable import SNAPSHOT_VERSION, Durable
 MAGIC = "chime-agent-snapshot"
 MAX_BYTES = 64 << 20
 LOCK_FILE = "agentd.lock"
+AGENT = "agentd"
+AGENT_S = 0.5  # its name may be that of a dead one, which whoever has the lock now is about to replace
+PATIENCE_S = 30.0
+POLL_S = 0.05
+_FLOCK = struct.Struct("@hhqqi0q")
+"""`struct flock` of fcntl(2): kind, whence, start, length, pid."""
+_EXCLUSIVE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 class SnapshotError(Exception):
@@ -75,13 +83,19 @@ def locked(state_dir: Path) -> bool:
         fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    try:  # only asked, not taken: an agent that starts in this moment must not find it taken
+        kind = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _EXCLUSIVE))[0]
     finally:
         os.close(fd)
-    return False
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def _taken(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _EXCLUSIVE)
+    except OSError:
+        return False
+    return True
 
 
 class Snapshot:
@@ -93,22 +107,26 @@ class Snapshot:
         self._lock: int | None = None
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def lock(self) -> None:
-        """Held until the process ends. Raises SnapshotLocked when another agentd has it."""
+    def lock(self, who: str = AGENT) -> None:
+        """Held until the process ends. Waits while a `chime-agent` has it, for the time of its command. Raises
+        SnapshotLocked when another agentd has it, or a `chime-agent` for too long."""
         fd = os.open(self.path.with_name(LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            os.close(fd)
-            raise SnapshotLocked(f"another agentd (pid {owner}) uses {self.path.parent}") from None
+        began = time.monotonic()
+        while not _taken(fd):
+            owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or AGENT
+            if time.monotonic() - began >= (AGENT_S if owner.startswith(AGENT) else PATIENCE_S):
+                os.close(fd)
+                raise SnapshotLocked(f"another {owner} uses {self.path.parent}")
+            time.sleep(POLL_S)
         with contextlib.suppress(OSError):  # only for the words above: an agent starts on a full disk too
-            os.pwrite(fd, b"%-31d\n" % os.getpid(), 0)
+            os.pwrite(fd, f"{who} (pid {os.getpid()})".ljust(31).encode() + b"\n", 0)
         self._lock = fd
 
     def unlock(self) -> None:
         """Gives the lock up. Does nothing when it is not held."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from agentd.local_main import main
 from agentd.local_socket import LocalSocket
-from agentd.snapshot import Snapshot, locked
+from agentd.snapshot import Snapshot, SnapshotLocked, locked
 from tests.hosts import wait_until
 
 STATUS = {"node": "n1", "session": "ready", "admin_state": "enabled", "local_drain": False, "faults": [], "vms": []}
@@ -37,4 +38,22 @@ def test_an_agent_that_is_just_starting_is_waited_for(short_dir: Path, capsys: p
         snapshot.unlock()
     assert codes == [0]
     assert json.loads(capsys.readouterr().out)["agent_running"] is True
+    assert not locked(short_dir / "state")
+
+
+def test_an_agent_waits_for_the_command_of_a_chime_agent(short_dir: Path) -> None:
+    """It does not end with an error that its supervisor would count; asking whether the lock is held never holds it."""
+    command, agent, other = (Snapshot(short_dir / "state", "n1") for _ in range(3))
+    command.lock("chime-agent")
+    assert locked(short_dir / "state")
+    waiting = threading.Thread(target=agent.lock)
+    waiting.start()
+    waiting.join(0.8)
+    assert waiting.is_alive()
+    command.unlock()
+    waiting.join(10)
+    assert not waiting.is_alive() and locked(short_dir / "state")
+    with pytest.raises(SnapshotLocked, match=f"another agentd .pid {os.getpid()}. uses"):
+        other.lock()
+    agent.unlock()
     assert not locked(short_dir / "state")

@@ -115,6 +115,8 @@ DRAWS: list[tuple[Callable[[Deck], str], float]] = [
     (lambda d: d.one_of("pings fail", "pings work", "pings work"), 1),
     (lambda d: "backup", 1),
     (lambda d: "restore", 0.5),
+    (lambda d: "recovery confirm", 0.3),
+    (lambda d: f"remove {d.node()}", 0.5),
     (lambda d: f"drain {d.node()}", 7),
     (lambda d: f"drain {d.node()} evidence operator", 1.5),
     (lambda d: (lambda n: f"power {n} off; drain {n} evidence operator; rebuild {n} evidence operator")(d.node()), 3),

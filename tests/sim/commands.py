@@ -607,8 +607,10 @@ def _cancel(c: Cluster) -> None:
 
 @_word("recovery confirm")
 def _confirm(c: Cluster) -> None:
-    """`recovery confirm`: false, and remembered as that, for hosts that have power."""
-    c.oracle.lies |= {name for name, host in c.hosts.items() if host.powered}
+    """`recovery confirm`: false, and remembered as that, for nodes that are waited for and have power."""
+    status = c.ask(m.ServerStatus())
+    waiting = status["waiting_for"] if status else []
+    c.oracle.lies |= {name for name in waiting if c.hosts[name].powered}
     _ask(c, "recovery confirm", m.RecoveryConfirm, comment="attested")
 
 
