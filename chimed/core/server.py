@@ -266,7 +266,7 @@ class ServerCore:
             self.sessions.drop(peer.name)
         elif isinstance(event.body, m.Report) and session.id == event.body.session:
             session.report_seq, session.digest = min(session.report_seq, event.body.seq - 1), ""
-            session.reported = False  # what it told counts when it is recorded
+            session.reported, session.full_wanted = False, True  # what it told counts when it is recorded
 
     def _storage_unavailable(self) -> ChimeError:
         return ChimeError("storage-unavailable", f"the server cannot record changes: {self.ctx.read_only}")
