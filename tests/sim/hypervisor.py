@@ -116,11 +116,14 @@ class SimHypervisor(FakeHypervisor):
     def person_end(self, uuid: str) -> None:
         """The qemu outside libvirt is ended."""
         self.outside = [process for process in self.outside if process.uuid != uuid]
+        if uuid not in self.alive():
+            self.by_hand.discard(uuid)
         self._touched(uuid)
 
     def _tell(self, uuid: str, happening: Happening, reason: OffReason = OffReason.UNKNOWN) -> None:
         if happening == Happening.STOPPED:
-            self.by_hand.discard(uuid)
+            if not any(process.uuid == uuid for process in self.outside):
+                self.by_hand.discard(uuid)
             self.handed_over.discard(uuid)
         self._touched(uuid)
         super()._tell(uuid, happening, reason)
