@@ -44,9 +44,9 @@ class VmRequests:
             raise ChimeError("exists", f"a VM with UUID {body.uuid} exists already")
         if body.uuid is not None and self._ctx.tables.releases.by("uuid", body.uuid):
             raise ChimeError("conflict", f"UUID {body.uuid} was used by a VM that a node has not removed yet")
-        if body.uuid is not None:
-            self._check_unknown(body.uuid)
         node_name = self._place_new(body)
+        if body.uuid is not None:
+            self._check_unknown(body.uuid, node_name)
         plan = [f"creates {body.name} on {node_name}"]
         if body.desired == Desired.RUNNING:
             plan.append(f"starts {body.name}")
@@ -115,11 +115,21 @@ class VmRequests:
         op = self._parts.begin("start", vm.uuid, f"start {vm.name}", actor, (step,), changed.start_serial, now)
         return Done(plan, op)
 
-    def _check_unknown(self, uuid: str) -> None:
-        """A node may have a VM with this UUID that the database does not know, since a backup was restored."""
+    def _check_unknown(self, uuid: str, node_name: str) -> None:
+        """A node may have a VM with this UUID that the database does not know, since a backup was restored: it can be
+        taken over on that node alone."""
         self._parts.settled()
-        if self._facts.sessions.sightings(uuid) or self._ctx.alarm_active("vm-unknown", uuid):
-            raise ChimeError("conflict", f"a node has a VM with UUID {uuid} which this database does not know")
+        nodes = sorted({session.node for session, _ in self._facts.sessions.sightings(uuid)})
+        if not nodes and self._ctx.alarm_active("vm-unknown", uuid):
+            raise ChimeError(
+                "conflict", f"a node that is not heard now has a VM with UUID {uuid}: see the alarm vm-unknown"
+            )
+        if nodes not in ([], [node_name]):
+            raise ChimeError(
+                "conflict",
+                f"{', '.join(nodes)} has a VM with UUID {uuid} which this database does not know: create it there "
+                f"(--node {nodes[0]}) to take it over",
+            )
 
     def _check_away(self, vm: r.Vm, given: Evidence | None) -> bool:
         """Whether the VM was migrated away without Chime, and a person says that it runs nowhere."""
