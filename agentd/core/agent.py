@@ -219,6 +219,9 @@ class AgentCore:
             return self.link.pull(0, now)
         self._draft, ignored = inventory.merge(self._draft, pages, self._boot_id, self._pull_clears_local_drain)
         commands = tuple(command for page in pages for command in page.commands)
+        if self.durable.generation == 0:  # the first inventory of all, or the journal was lost with the snapshot
+            self.commands.cannot_know(commands)
+            commands = ()
         self._draft = self.commands.arrived(commands, self._draft, self.link.asked_at)
         undone = [uuid for uuid, tombstone in self._draft.tombstones.items() if not tombstone.done]
         if any(uuid not in self.vms.facts for uuid in (*self._draft.held, *undone)):
@@ -364,11 +367,16 @@ class AgentCore:
         if self.link.beat_due(now):
             faults = (*self._own_faults.values(), *self._host_faults)
             out += self.link.beat(self.durable.revision, self.outbox.told_digest, faults, self._load, now)
-        if self.link.pull_due(now):
+        if self.link.pull_due(now) or self._drain_is_undecided():
             out += self._pull(now)
         if self._has_looked and self.link.may_report(now) and self._has_news():
             out += self._report(now)
         return out
+
+    def _drain_is_undecided(self) -> bool:
+        """The server knows of the drain on the node, and no inventory was asked for since: the next one decides."""
+        known = self._draft.local_drain and self._server_knows_local_drain and not self._pull_clears_local_drain
+        return known and self.link.state == LinkState.READY and not self.link.pulling
 
     def _has_news(self) -> bool:
         return (

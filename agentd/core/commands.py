@@ -61,6 +61,12 @@ class Commands:
                 self._waiting[command.id] = (command, asked_at + command.deadline_s)
         return durable
 
+    def cannot_know(self, commands: tuple[Command, ...]) -> None:
+        """There is no journal that says whether these were carried out before: they are not begun."""
+        for command in commands:
+            text = "the journal was lost: it may have been carried out"
+            self._ended(command.id, command.uuid, Outcome.INTERRUPTED, text)
+
     def plan(self, durable: Durable, vms: Vms, now: float) -> tuple[Durable, list[Act], float]:
         """Begins what can begin, rejects what cannot, records outcomes. Returns also when to look again."""
         acts: list[Act] = []

@@ -280,7 +280,9 @@ class Oracle:
         for vm in vms:
             known.add(vm.uuid)
             wrong += self._vm_wrong(vm, by_name[vm.node or ""])
-        for uuid in self.managed - known if not self.restored_from else ():  # a restored database may not know it
+        if self.restored_from:  # the restored database may not know it
+            known = self.managed
+        for uuid in self.managed - known - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
         wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in disk.tables["releases"].values()]  # type: ignore[attr-defined]
         return wrong
