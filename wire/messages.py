@@ -188,7 +188,7 @@ class Release(Base, frozen=True, kw_only=True):
 
 
 class Command(Base, frozen=True, kw_only=True):
-    """A one-time instruction: takes effect at most once, and not after `deadline_s` from its arrival."""
+    """A one-time instruction: takes effect at most once, and not after `deadline_s` from the pull that brought it."""
 
     id: w.Token
     kind: w.Name

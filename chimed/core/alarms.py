@@ -68,7 +68,8 @@ def sync_vm(ctx: Context, sessions: Sessions, uuid: str) -> None:
         wanted = _unknown(ctx, uuid, sightings)
         if wanted and ctx.tables.alarms.count_by("cleared", None) >= UNKNOWN_MAX and not _is_raised(ctx, uuid):
             return
-        ctx.sync_alarms(uuid, wanted, VM_CODES)
+        if wanted or all(_is_seen(ctx, sessions, n.name, uuid) for n in ctx.tables.nodes if n.health != Health.UNKNOWN):
+            ctx.sync_alarms(uuid, wanted, VM_CODES)
         return
     owner_is_seen = _is_seen(ctx, sessions, vm.node, uuid)
     copies = _elsewhere(vm, sightings)

@@ -275,6 +275,7 @@ class Oracle:
         """What is not as it should be, though all faults have stopped. Empty: all is well."""
         by_name, vms = {node.name: node for node in nodes}, list(vms)
         unsure = {vm.node for vm in vms if AWAY in vm.detail}
+        unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & self.excused}
         wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
         known = set()
         for vm in vms:

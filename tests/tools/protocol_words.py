@@ -91,7 +91,7 @@ FIELDS = {
     "Release.epoch": "released up to this epoch, for ever",
     "Command.id": "id of the command; the same id is never carried out twice",
     "Command.kind": "`reboot`; another kind is answered with outcome `rejected`",
-    "Command.deadline_s": "not to be begun later than this after its arrival",
+    "Command.deadline_s": "not to be begun later than this after the pull that brought it was sent",
     "Command.force": "reset at once, without asking the guest",
     "Inventory.node": "what the server wants of the node",
     "Inventory.revision": "revision up to which the agent has everything after this page",

@@ -344,3 +344,19 @@ def test_a_vm_that_was_migrated_away_by_hand_is_started_only_on_a_persons_word(w
     told = world.do(m.VmStart, vm="web", evidence=Evidence.OPERATOR, comment="looked everywhere")
     assert told["plan"][1] == "records your word that web runs nowhere else"
     assert "evidence-operator" in world.actions()
+
+
+def test_a_vm_that_the_database_does_not_know_is_taken_over_where_it_is_and_nowhere_else(world: World) -> None:
+    lost, agent = uuid_of("lost"), world.agents["n2"]
+    agent.strays[lost] = (1, "running")
+    agent.sync()
+    assert world.alarms() == [("vm-unknown", lost)]
+    refusal = world.refuse(m.VmCreate, name="lost", uuid=lost, spec=SPEC, node="n1")
+    assert refusal.code == "conflict" and "--node n2" in refusal.message
+    world.crash()
+    world.start("n1")
+    refusal = world.refuse(m.VmCreate, name="lost", uuid=lost, spec=SPEC, node="n1")
+    assert refusal.code == "conflict" and "vm-unknown" in refusal.message
+    world.start("n2")
+    world.do(m.VmCreate, name="lost", uuid=lost, spec=SPEC, node="n2")
+    assert world.vm("lost")["node"] == "n2"
