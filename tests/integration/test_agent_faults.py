@@ -26,13 +26,6 @@ def whole(needs_hosts: None) -> Iterator[Chime]:
         yield chime
 
 
-@pytest.fixture
-def chime(whole: Chime) -> Iterator[Chime]:
-    yield whole
-    print(whole.logs())  # pytest shows it when the test failed
-    whole.tidy()
-
-
 def test_a_killed_agent_adopts_its_vms(chime: Chime) -> None:
     """Row 13: nothing happens to the VMs, also to one that died meanwhile: it is started once."""
     names = [unique("adopted") for _ in range(3)]

@@ -279,13 +279,6 @@ def whole(needs_hosts: None) -> Iterator[Chime]:
         yield chime
 
 
-@pytest.fixture
-def chime(whole: Chime) -> Iterator[Chime]:
-    yield whole
-    print(whole.logs())  # pytest shows it when the test failed
-    whole.tidy()
-
-
 def written_by(chime: Chime, name: str) -> tuple[Path, ...]:
     """The paths that the agent of a node saves its state with."""
     state = chime.agent_state(name)

@@ -22,13 +22,6 @@ def whole(needs_hosts: None) -> Iterator[Chime]:
         yield chime
 
 
-@pytest.fixture
-def chime(whole: Chime) -> Iterator[Chime]:
-    yield whole
-    print(whole.logs())  # pytest shows it when the test failed
-    whole.tidy()
-
-
 def raised(chime: Chime, subject: str) -> set[str]:
     """Codes of the alarms about a node or VM."""
     return {alarm["code"] for alarm in chime.alarms() if alarm["subject"] == subject}

@@ -26,13 +26,6 @@ def whole(needs_hosts: None) -> Iterator[Chime]:
         yield chime
 
 
-@pytest.fixture
-def chime(whole: Chime) -> Iterator[Chime]:
-    yield whole
-    print(whole.logs())  # pytest shows it when the test failed
-    whole.tidy()
-
-
 def test_a_killed_server_and_a_client_that_tries_again(chime: Chime) -> None:
     """Row 31: killed at a random moment around the commit; the same key gives one effect and one answer."""
     seed = random.randrange(1 << 32)

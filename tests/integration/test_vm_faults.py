@@ -28,13 +28,6 @@ def whole(needs_hosts: None) -> Iterator[Chime]:
         yield chime
 
 
-@pytest.fixture
-def chime(whole: Chime) -> Iterator[Chime]:
-    yield whole
-    print(whole.logs())  # pytest shows it when the test failed
-    whole.tidy()
-
-
 def linux(guest: tuple[Path, Path], serial: Path, extra: str, **values: object) -> m.VmSpec:
     """A VM whose Linux does as `extra` on its command line says."""
     kernel, initrd = (str(path) for path in guest)

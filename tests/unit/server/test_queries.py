@@ -13,14 +13,6 @@ from wire.types import Observed
 WEB = uuid_of("web")
 
 
-@pytest.fixture
-def world() -> World:
-    world = World("n1", "n2")
-    world.start()
-    world.create("web", "n1")
-    return world
-
-
 def explained(world: World, kind: str, name: str) -> str:
     return "\n".join(world.ask(m.Explain(kind=kind, name=name))["lines"])
 

@@ -17,14 +17,6 @@ from wire.types import AdminState, Observed, Outcome
 WEB = uuid_of("web")
 
 
-@pytest.fixture
-def world() -> World:
-    world = World("n1", "n2")
-    world.start()
-    world.create("web", "n1")
-    return world
-
-
 def memory(world: World) -> dict[str, object]:
     return {name: world._memory(name) for name in world.disk.tables}
 

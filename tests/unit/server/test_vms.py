@@ -15,14 +15,6 @@ from wire.types import Desired, Evidence, NetworkKind, Observed, Outcome
 WEB = uuid_of("web")
 
 
-@pytest.fixture
-def world() -> World:
-    world = World("n1", "n2")
-    world.start()
-    world.create("web", "n1")
-    return world
-
-
 def test_create_start_stop_reboot_delete(world: World) -> None:
     agent = world.agents["n1"]
     assert world.vm("web")["observed"] == "running" and world.vm("web")["operation"] is None
