@@ -45,13 +45,13 @@ down:
 bench: system
 	@$(SUDO) $(PY) -m tests.bench; $(OWN)
 
-SIM := .venv/bin/python -m tests.sim
+SIM := $(PY) -m tests.sim
 sim: venv
 	@$(if $(SCENARIO),$(SIM) scenario $(SCENARIO),$(if $(STORY),$(SIM) story $(STORY),\
 	$(SIM) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))))
 
 sim-mutants: venv
-	@.venv/bin/python -m tests.sim.mutants
+	@$(PY) -m tests.sim.mutants
 
 model: system
 	@$(PY) tests/model/run.py

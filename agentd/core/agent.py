@@ -85,8 +85,7 @@ class AgentCore:
         self._applying = False
         self._must_save = False
         self._undone = False  # what was derived from the draft belongs to a turn that has not happened
-        self._judged: Durable | None = None
-        self._is_unconfirmed = False
+        self._unconfirmed = False  # the server has to hear of a result, or of a release that was carried out
 
     def _recovered(self) -> Durable:
         """What is saved, as it counts in this boot: what ran before it did not end by itself."""
@@ -302,7 +301,6 @@ class AgentCore:
 
     def _on_hypervisor_up(self, event: fx.HypervisorUp, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._scanning, self._next_scan = True, False, now
-        self._drain.connected(now + self._policy.settle_s)
         self.vms.connected(now + self._policy.settle_s)
         self._returned("connect", now)
         self._returned("scan", now)
@@ -348,12 +346,14 @@ class AgentCore:
         self._draft, reboots, wake_commands = self.commands.plan(self._draft, self.vms, now)
         self._wake = min(wake, wake_commands)
         out: list[fx.Effect] = [*acts, *reboots]
-        busy = NEVER if self.vms.starting or not self._hypervisor_up else self.vms.last_start_ended
+        busy = self.vms.busy_until if self._hypervisor_up else NEVER
         look_at = self._drain.judge(self._draft, self.vms.facts, busy, self._last_good_scan, now)
         self._next_scan = min(self._next_scan, look_at)
         blocked = self.vms.blocked_reasons()
         self._reports = self._reporter.reports(self._draft, self.vms.facts, blocked, self._ignored)
         self._digest = reporting.digest_of(self._reports, self._drain.proof, self._draft.local_drain)
+        released = any(t.done and not t.acked for t in self._draft.tombstones.values())
+        self._unconfirmed = released or self.commands.unacked(self._draft)
         return out
 
     def _look(self, now: float) -> list[fx.Effect]:
@@ -382,7 +382,7 @@ class AgentCore:
         return (
             self.link.report_wanted
             or self.outbox.pending(self._digest)
-            or self._unconfirmed()
+            or self._unconfirmed
         )
 
     @property
@@ -390,14 +390,6 @@ class AgentCore:
         """It knows what is on its host. Before that it reports nothing: after a lost snapshot that would read as if
         there were nothing, and the server may wait for just that word."""
         return self._last_good_scan > -NEVER
-
-    def _unconfirmed(self) -> bool:
-        """Whether the server has to hear of a result or of a release that was carried out; as of the present draft."""
-        if self._judged is not self._draft:
-            self._judged = self._draft
-            done = any(t.done and not t.acked for t in self._draft.tombstones.values())
-            self._is_unconfirmed = done or self.commands.unacked(self._draft)
-        return self._is_unconfirmed
 
     def _report(self, now: float) -> list[fx.Effect]:
         done = [(uuid, t.epoch) for uuid, t in self._draft.tombstones.items() if t.done and not t.acked]

@@ -20,19 +20,14 @@ class DrainWatch:
 
     def __init__(self, boot_id: str) -> None:
         self.proof: DrainProof | None = None
-        self._boot_id, self._settled_at = boot_id, NEVER
+        self._boot_id = boot_id
         self._doubt = -NEVER
-
-    def connected(self, settled_at: float) -> None:
-        """libvirt answers. No proof before `settled_at`: a start that a dead predecessor ordered, or one that waited in
-        a libvirt that hung, may still be under way there."""
-        self._settled_at = settled_at
 
     def judge(
         self, durable: Durable, facts: dict[str, VmFacts], busy_until: float, looked_at: float, now: float
     ) -> float:
-        """Judges anew and returns when a look at the host is wanted. `busy_until`: when the last start ended, infinite
-        while one is under way or libvirt does not answer (other actions make no process: removing a released definition
+        """Judges anew and returns when a look at the host is wanted. `busy_until`: until when a start may be under way,
+        infinite while one is or libvirt does not answer (other actions make no process: removing a released definition
         must not end the proof); `looked_at`: when the last good look began."""
         if not durable.drained:
             self.proof = None
@@ -41,7 +36,7 @@ class DrainWatch:
         if running or busy_until == NEVER or not all(seen.libvirt_ok for seen in facts.values()):
             self._doubt = now
         confirmed = durable.confirmed_boot == self._boot_id or durable.local_drain
-        quiet_since = max(self._doubt, busy_until, self._settled_at)
+        quiet_since = max(self._doubt, busy_until)
         clean = confirmed and looked_at > quiet_since and not running
         self.proof = DrainProof(
             drain_serial=durable.order.drain_serial, boot_id=self._boot_id, clean=clean, running=running[:10_000]

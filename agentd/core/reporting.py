@@ -6,12 +6,13 @@ The outbox is bounded; what is lost when it overflows is the oldest event, and t
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import msgspec
 from msgspec import Struct
 
 from agentd.core import planner
-from agentd.core.durable import Durable, Held, Tombstone
+from agentd.core.durable import Durable, Held
 from agentd.core.facts import VmFacts
 from wire import messages as m
 from wire.text import clean_line, clean_text
@@ -27,30 +28,25 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Reporter:
-    """What is reported of each VM. What a report follows from is compared before it is made again: most VMs stay as
-    they are while something happens to another."""
+    """What is reported of each VM. A report is made again only when something that it follows from is another object
+    than before: most VMs stay as they are while something happens to one."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[Held, VmFacts | None, str, Tombstone | None, bool, m.VmReport]] = {}
+        self._made: dict[str, tuple[tuple[object, ...], m.VmReport]] = {}
 
     def reports(
         self, durable: Durable, facts: dict[str, VmFacts], blocked: dict[str, str], ignored: dict[str, str]
     ) -> dict[str, m.VmReport]:
         """One report for each VM that this node owns, for each domain that is or was ours without being owned, and for
         each assignment that was ignored because of its epoch (`ignored`: why, by VM)."""
-        drained = durable.drained
-        made = {
-            uuid: self._held(durable, held, facts.get(uuid), blocked.get(uuid, ""), drained)
+        self._made = {
+            uuid: self._held(durable, held, facts.get(uuid), blocked.get(uuid, ""))
             for uuid, held in durable.held.items()
         }
-        self._made = made
-        reports = {uuid: entry[-1] for uuid, entry in made.items()}
+        reports = {uuid: report for uuid, (_, report) in self._made.items()}
         for uuid, seen in facts.items():
             if uuid not in reports and (stray := _stray(durable, seen)):
                 reports[uuid] = stray
-        for uuid, tombstone in durable.tombstones.items():
-            if not tombstone.done and uuid not in facts and uuid not in reports:
-                reports[uuid] = _not_held(durable, VmFacts(uuid, False))  # not looked at yet: unknown, not gone
         for uuid, why in ignored.items():
             seen = facts.get(uuid) or VmFacts(uuid, False)
             if uuid not in reports:
@@ -58,17 +54,13 @@ class Reporter:
         return reports if len(reports) <= MAX_VMS else dict(list(reports.items())[:MAX_VMS])
 
     def _held(
-        self, durable: Durable, held: Held, seen: VmFacts | None, blocked: str, drained: bool
-    ) -> tuple[Held, VmFacts | None, str, Tombstone | None, bool, m.VmReport]:
-        uuid = held.vm.uuid
-        tombstone = durable.tombstones.get(uuid)
-        old = self._made.get(uuid)
-        if (
-            old is not None and old[0] is held and old[1] is seen and old[2] == blocked and old[3] is tombstone
-            and old[4] == drained
-        ):  # fmt: skip
+        self, durable: Durable, held: Held, seen: VmFacts | None, blocked: str
+    ) -> tuple[tuple[object, ...], m.VmReport]:
+        basis = (held, seen, durable.tombstones.get(held.vm.uuid), blocked, durable.drained)
+        old = self._made.get(held.vm.uuid)
+        if old is not None and all(map(operator.is_, old[0], basis)):
             return old
-        return held, seen, blocked, tombstone, drained, _held_report(durable, held, seen, blocked)
+        return basis, _held_report(durable, held, seen, blocked)
 
 
 def _held_report(durable: Durable, held: Held, seen: VmFacts | None, blocked: str) -> m.VmReport:

@@ -49,18 +49,24 @@ class Vms:
         self._counted: set[str] = set()
         self._foreign: set[str] = set()
         self._next_token = 1
-        self.last_start_ended = float("-inf")
+        self._last_start_ended = -NEVER
         self._settled_at = NEVER
 
     def connected(self, settled_at: float) -> None:
-        """libvirt answers. Before `settled_at` nothing is undefined and no release is confirmed: a start that a dead
-        predecessor ordered, or one that waited in a libvirt that hung, may still be under way there."""
+        """libvirt answers. Before `settled_at` no drain is proven, nothing is undefined and no release is confirmed: a
+        start that a dead predecessor ordered, or one that waited in a libvirt that hung, may still be under way there.
+        """
         self._settled_at = settled_at
 
     @property
     def starting(self) -> bool:
         """A start is under way: the one action that makes a process."""
         return any(action == Action.START for _, action in self.in_flight.values())
+
+    @property
+    def busy_until(self) -> float:
+        """When the last start ended, or will surely have ended; infinite while one is under way."""
+        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)
 
     @property
     def facts(self) -> dict[str, VmFacts]:
@@ -239,7 +245,7 @@ class Vms:
         """An action returned. The second part: a look at the host is needed."""
         del self.in_flight[event.uuid]
         if event.action == Action.START:
-            self.last_start_ended = now
+            self._last_start_ended = now
         look = self.sightings.acted(event, now)
         why = self._restarting.pop(event.uuid, "")
         if event.refused:

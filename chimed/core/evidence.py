@@ -80,6 +80,12 @@ def judge(ctx: Context, node: r.Node, session: Session, proof: DrainProof | None
     return node
 
 
+def check_word(given: Evidence | None) -> None:
+    """Raises `ChimeError` when a request gives evidence other than a person's word."""
+    if given not in (None, Evidence.OPERATOR):
+        raise ChimeError("invalid", f"evidence {given} cannot be given by a request, only operator")
+
+
 def check_attestable(node: r.Node, lost: bool) -> None:
     """Raises `ChimeError` when a person's word cannot be taken: the node's own agent knows better, or may be heard yet.
     `lost`: the node was judged, and its agent is not heard."""

@@ -61,10 +61,6 @@ class Sessions:
         """The node's session, if it has one in this life of the server."""
         return self._by_node.get(node)
 
-    def all(self) -> dict[str, Session]:
-        """Every session, by node."""
-        return dict(self._by_node)
-
     def drop(self, node: str) -> None:
         """Ends the node's session, and what it reported."""
         session = self._by_node.pop(node, None)

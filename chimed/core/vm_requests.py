@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import inventory, placement, progress
+from chimed.core import evidence, inventory, placement, progress
 from chimed.core import rows as r
 from chimed.core.queries import find_node, find_vm
 from chimed.core.request_parts import Done, RequestParts
@@ -133,8 +133,7 @@ class VmRequests:
 
     def _check_away(self, vm: r.Vm, given: Evidence | None) -> bool:
         """Whether the VM was migrated away without Chime, and a person says that it runs nowhere."""
-        if given not in (None, Evidence.OPERATOR):
-            raise ChimeError("invalid", f"evidence {given} cannot be given by a request, only operator")
+        evidence.check_word(given)
         report = self._facts.report(vm)
         away = report is not None and report.problem == "migrated-away"
         if away and given is None:

@@ -133,24 +133,31 @@ DEFECTS: tuple[Mutant, ...] = (
     # --- the drain's proof --------------------------------------------------------------------------------------------
     Mutant(
         "drain-proven-without-settling",
-        "agentd.core.drain",
-        "        quiet_since = max(self._doubt, busy_until, self._settled_at)\n",
-        "        quiet_since = max(self._doubt, busy_until)\n",
+        "agentd.core.vms",
+        "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
+        "        return NEVER if self.starting else self._last_start_ended\n",
         "S2: a start that a dead agent ordered is under way",
     ),
     Mutant(
         "drain-proven-while-starting",
-        _AGENT,
-        "        busy = NEVER if self.vms.starting or not self._hypervisor_up else self.vms.last_start_ended\n",
-        "        busy = NEVER if not self._hypervisor_up else self.vms.last_start_ended\n",
+        "agentd.core.vms",
+        "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
+        "        return max(self._last_start_ended, self._settled_at)\n",
         "S2: the process of a start under way is not seen by a look at the host",
     ),
     Mutant(
         "drain-proven-by-an-old-look",
         "agentd.core.drain",
-        "        clean = confirmed and looked_at > quiet_since and not running\n",
-        "        clean = confirmed and looked_at > self._settled_at and not running\n",
+        "        quiet_since = max(self._doubt, busy_until)\n",
+        "        quiet_since = busy_until\n",
         "S2: the look began before the last start had ended",
+        also=(
+            (
+                "agentd.core.vms",
+                "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
+                "        return self._settled_at\n",
+            ),
+        ),
     ),
     Mutant(
         "evidence-without-clean-proof",

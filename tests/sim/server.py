@@ -134,7 +134,7 @@ class Process:
         self.router, self._pinger = Router(world.network, self), Pinger(self)
         self.daemon = Daemon(self.core, store, self.router, self._pinger, Retention(), world.clock.now)  # type: ignore[arg-type]
         self.daemon.allow_keys()
-        self.sessions_before: dict[str, Session] = {}  # what a turn began with: in it, one may open after a decision
+        self.sessions_before: dict[str, Session | None] = {}  # at the turn's beginning: one may open after a decision
         self._wake_at = float("inf")
         self._wake_now()
 
@@ -173,7 +173,7 @@ class Process:
         if self.engine.now < self.stalled_until:
             self._wake_now()
             return
-        self.sessions_before = self.core.sessions.all()
+        self.sessions_before = {name: self.core.sessions.get(name) for name in self.world.oracle.hosts}
         try:
             turns = 1
             while self.daemon.turn():

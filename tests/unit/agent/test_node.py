@@ -463,24 +463,24 @@ def test_local_drain_is_not_cleared_by_an_inventory_pulled_before_the_server_kne
     assert running.saved.local_drain and not running.runs(VM_1)
 
 
-CLEAN_AT = 100.0
+CALM_AT, CLEAN_AT = 5.0, 100.0
 OFF_HERE = VmFacts(VM_1, True, Domain(VM_1, "vm", DomainState.OFF, epoch=1))
 DRAINED = Durable(
     node="n1", confirmed_boot="b", order=m.NodeOrder(admin_state=AdminState.DRAINED, drain_serial=4),
     held={VM_1: Held(vm=assignment())},
 )  # fmt: skip
 NOT_CLEAN = {
-    "not confirmed in this boot": (msgspec.structs.replace(DRAINED, confirmed_boot="a"), OFF_HERE, 0.0, CLEAN_AT),
+    "not confirmed in this boot": (msgspec.structs.replace(DRAINED, confirmed_boot="a"), OFF_HERE, CALM_AT, CLEAN_AT),
     "an action under way": (DRAINED, OFF_HERE, float("inf"), CLEAN_AT),
     "an action ended after the look began": (DRAINED, OFF_HERE, CLEAN_AT + 1, CLEAN_AT),
-    "not settled": (DRAINED, OFF_HERE, 0.0, 4.0),
-    "libvirt unknown": (DRAINED, VmFacts(VM_1, False), 0.0, CLEAN_AT),
-    "libvirt unknown, last seen off": (DRAINED, msgspec.structs.replace(OFF_HERE, libvirt_ok=False), 0.0, CLEAN_AT),
-    "a process": (DRAINED, VmFacts(VM_1, True, None, (Process(VM_1, 1, "D"),)), 0.0, CLEAN_AT),
+    "not settled": (DRAINED, OFF_HERE, CALM_AT, 4.0),
+    "libvirt unknown": (DRAINED, VmFacts(VM_1, False), CALM_AT, CLEAN_AT),
+    "libvirt unknown, last seen off": (DRAINED, msgspec.structs.replace(OFF_HERE, libvirt_ok=False), CALM_AT, CLEAN_AT),
+    "a process": (DRAINED, VmFacts(VM_1, True, None, (Process(VM_1, 1, "D"),)), CALM_AT, CLEAN_AT),
     "a domain of Chime that this node does not know": (
         msgspec.structs.replace(DRAINED, held={}),
         VmFacts(VM_1, True, Domain(VM_1, "vm", DomainState.PAUSED, epoch=1)),
-        0.0,
+        CALM_AT,
         CLEAN_AT,
     ),
 }
@@ -490,12 +490,10 @@ NOT_CLEAN = {
 def test_each_doubt_alone_keeps_a_drain_unproven(case: str) -> None:
     durable, seen, busy_until, looked_at = NOT_CLEAN[case]
     watch = DrainWatch("b")
-    watch.connected(5.0)
     watch.judge(durable, {VM_1: seen}, busy_until, looked_at, CLEAN_AT + 2)
     assert watch.proof is not None and not watch.proof.clean
     watch = DrainWatch("b")
-    watch.connected(5.0)
-    watch.judge(DRAINED, {VM_1: OFF_HERE}, 0.0, CLEAN_AT, CLEAN_AT + 2)
+    watch.judge(DRAINED, {VM_1: OFF_HERE}, CALM_AT, CLEAN_AT, CLEAN_AT + 2)
     assert watch.proof is not None and watch.proof.clean and watch.proof.drain_serial == 4
     watch.judge(durable, {VM_1: seen}, busy_until, looked_at, CLEAN_AT + 3)
     assert not watch.proof.clean
@@ -503,11 +501,10 @@ def test_each_doubt_alone_keeps_a_drain_unproven(case: str) -> None:
 
 def test_after_a_doubt_only_a_later_look_proves_the_drain() -> None:
     watch = DrainWatch("b")
-    watch.connected(5.0)
-    watch.judge(DRAINED, {VM_1: VmFacts(VM_1, False)}, 0.0, CLEAN_AT, CLEAN_AT + 1)
-    watch.judge(DRAINED, {VM_1: OFF_HERE}, 0.0, CLEAN_AT, CLEAN_AT + 2)
+    watch.judge(DRAINED, {VM_1: VmFacts(VM_1, False)}, CALM_AT, CLEAN_AT, CLEAN_AT + 1)
+    watch.judge(DRAINED, {VM_1: OFF_HERE}, CALM_AT, CLEAN_AT, CLEAN_AT + 2)
     assert watch.proof is not None and not watch.proof.clean
-    watch.judge(DRAINED, {VM_1: OFF_HERE}, 0.0, CLEAN_AT + 3, CLEAN_AT + 4)
+    watch.judge(DRAINED, {VM_1: OFF_HERE}, CALM_AT, CLEAN_AT + 3, CLEAN_AT + 4)
     assert watch.proof.clean
 
 
