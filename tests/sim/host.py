@@ -15,11 +15,12 @@ from agentd.core.durable import Durable
 from agentd.core.facts import Lifecycle
 from agentd.hypervisor import HypervisorError, InvalidVm
 from agentd.snapshot import SnapshotError, decode, encode
-from tests.fakes.names import key_of, uuid_of
+from tests.fakes.names import address_of, key_of, uuid_of
 from tests.sim.engine import Clock, Engine, Violation
 from tests.sim.hypervisor import SimHypervisor
 from tests.sim.network import Network
 from tests.sim.story import in_words, is_noise
+from tests.sim.transfer import Transfer
 from wire import codec
 from wire import messages as m
 
@@ -35,6 +36,7 @@ RESTART_S = (1.0, 5.0)  # systemd
 BOOT_S = (5.0, 20.0)
 MAX_TICKS_AT_ONCE = 50
 TICK = fx.Tick()
+POLL_S = 0.2  # how often a settling migration is looked at
 TICK_S = 1e-6  # a timer never fires early
 
 
@@ -79,7 +81,9 @@ class Host:
         self.powered = self.wanted = True
         self.agent: Agent | None = None
         self.hung: list[Callable[[], None]] | None = None  # calls that libvirt does not answer
-        self.hangs_in_start = False
+        self.hangs_in_start = self.finish_lost = False
+        self.transfers: dict[str, Transfer] = {}  # migrations away from here
+        self.peers: dict[str, Host] = {}
         self.boots, self.lives = 0, 0
         self.boot_id = ""
         self.faults: tuple[m.Fault, ...] = ()
@@ -106,6 +110,7 @@ class Host:
             if self.agent is not None:
                 self.agent.die(silently=True)
             self.hung, self.hangs_in_start = None, False
+            self.transfers.clear()
             self.hypervisor.power_loss()
 
     def power_on(self) -> None:
@@ -146,6 +151,20 @@ class Host:
             self.start_agent()
 
     # --- libvirt ------------------------------------------------------------------------------------------------------
+
+    def at(self, address: str) -> Host | None:
+        """The host that has the address."""
+        return next((host for host in self.peers.values() if address_of(host.name) == address), None)
+
+    def let_run(self, uuid: str) -> None:
+        """A paused VM goes on; a copy that came by a migration begins to run. Raises HypervisorError."""
+        if uuid in self.hypervisor.handed_over:
+            domain = self.hypervisor.domains[uuid]
+            self.tell(f"the copy of {uuid} that came by {domain.stamp and domain.stamp.attempt} runs", uuid)
+            self.oracle.copy_runs(self, uuid, domain.stamp.attempt if domain.stamp else "")
+            self.hypervisor.resume_copy(uuid)
+        else:
+            self.hypervisor.resume(uuid)
 
     def hang(self) -> None:
         """libvirt answers nothing any more."""
@@ -300,7 +319,10 @@ class Agent:
 
     def _check_host(self, _effect: fx.CheckHost) -> None:
         host = self.host
-        facts = m.HostFacts(hostname=host.name, vcpus=host.vcpus, memory_mib=host.memory_mib)
+        address = m.HostNetwork(interface="eth0", address=address_of(host.name), prefix=8)
+        facts = m.HostFacts(
+            hostname=host.name, vcpus=host.vcpus, memory_mib=host.memory_mib, networks=(address,)
+        )
         self._later(fx.HostChecked(host.faults, m.Load(), facts))
 
     def _answer(self, effect: fx.Answer) -> None:
@@ -338,8 +360,8 @@ class Agent:
         self.engine.after(self.engine.rng.uniform(*CALL_S), run)
 
     def _act(self, act: fx.Act) -> None:
-        start = act.action == fx.Action.START
-        self._call(f"{act.action} of {act.uuid}", lambda: self._start(act) if start else self._act_now(act))
+        do = _ACTIONS.get(act.action, Agent._act_now)
+        self._call(f"{act.action} of {act.uuid}", lambda: do(self, act))
 
     def _act_now(self, act: fx.Act) -> None:
         hypervisor, error, invalid = self.host.hypervisor, "", False
@@ -390,6 +412,84 @@ class Agent:
             error = str(problem)
         self._acted(act, error)
 
+    def _resume(self, act: fx.Act) -> None:
+        """Guarded like a start."""
+        hypervisor = self.host.hypervisor
+        refused = self.core.may_do(act.action, act.uuid, hypervisor.inspect(act.uuid)) or ""
+        error = ""
+        if not refused:
+            try:
+                self.host.let_run(act.uuid)
+            except HypervisorError as problem:
+                error = str(problem)
+        self._acted(act, error, refused=refused)
+
+    def _migrate(self, act: fx.Act) -> None:
+        assert act.attempt is not None
+        host = self.host
+        host.oracle.agent_migrates(host, act.uuid, act.attempt.id)
+        target = host.at(act.attempt.address)
+
+        def progressed(progress: m.MigrationProgress) -> None:
+            if self.alive and act.attempt is not None:
+                self._later(fx.Progressed(act.uuid, act.attempt.id, progress))
+
+        try:
+            if target is None or target is host:
+                raise HypervisorError(f"nobody at {act.attempt.address}")
+            transfer = Transfer(host, target, act.uuid, act.attempt.id, progressed, lambda error: self._acted(act, error))
+            transfer.begin()
+        except HypervisorError as problem:
+            self._acted(act, str(problem))
+
+    def _settle(self, act: fx.Act) -> None:
+        """Ends when libvirt migrates the VM no more."""
+        if act.uuid in self.host.transfers:
+            self.engine.after(POLL_S, self._call, "settle", lambda: self._settle(act))
+        else:
+            self._acted(act)
+
+    def _hand_over(self, act: fx.Act) -> None:
+        """The order reaches the target's libvirt, which may hang, and carry it out much later."""
+        left, host = act.left, self.host
+        assert left is not None
+        host.oracle.agent_hands_over(host, act.uuid, left)
+        target = host.at(left.address)
+        if target is None or not target.powered or not host.network.carries_data(host.name, target.name):
+            self._acted(act, "the target cannot be reached")
+            return
+        boots = target.boots
+
+        def there() -> None:
+            if target.powered and target.boots == boots:
+                self._hand_over_there(act, target, left.attempt)
+
+        if target.hung is not None:
+            target.hung.append(there)
+        else:
+            there()
+
+    def _hand_over_there(self, act: fx.Act, target: Host, attempt: str) -> None:
+        hypervisor = target.hypervisor
+        stamp = hypervisor.domains[act.uuid].stamp if act.uuid in hypervisor.domains else None
+        if not hypervisor.reachable:
+            self._acted(act, "the target's libvirt cannot be reached")
+        elif stamp is None or stamp.attempt != attempt:
+            self._acted(act, "there is no such copy", invalid=True)
+        elif hypervisor.is_paused(act.uuid) and hypervisor.domains[act.uuid].job:
+            self._acted(act, "it is still being migrated")
+        else:
+            if hypervisor.is_paused(act.uuid):
+                target.let_run(act.uuid)
+            self._acted(act)
+
+    def _abort(self, effect: fx.AbortMigration) -> None:
+        def now() -> None:
+            if effect.uuid in self.host.transfers:
+                self.host.transfers[effect.uuid].abort("cancelled")
+
+        self._call(f"abort of {effect.uuid}", now)
+
     def _acted(self, act: fx.Act, error: str = "", invalid: bool = False, refused: str = "") -> None:
         if not self.alive:
             return
@@ -420,8 +520,18 @@ class Agent:
         self.engine.after(EVENT_S, self.give, fx.Happened(event))
 
 
+_ACTIONS = {
+    fx.Action.START: Agent._start,
+    fx.Action.RESUME: Agent._resume,
+    fx.Action.MIGRATE: Agent._migrate,
+    fx.Action.SETTLE: Agent._settle,
+    fx.Action.HAND_OVER: Agent._hand_over,
+}
+"""Actions that take their own time or concern another host; the others are done at once."""
+
 _EFFECTS = {
     fx.Send: Agent._send,
+    fx.AbortMigration: Agent._abort,
     fx.Act: Agent._act,
     fx.Scan: Agent._scan,
     fx.ConnectHypervisor: Agent._connect,

@@ -24,7 +24,7 @@ class SimHypervisor(FakeHypervisor):
         self.handed_over: set[str] = set()
         self.creating: set[str] = set()
         self.reboots: list[str] = []
-        self.boots = 0
+        self.boots = self.losses = 0
 
     # --- what is true -------------------------------------------------------------------------------------------------
 
@@ -128,19 +128,65 @@ class SimHypervisor(FakeHypervisor):
         self._touched(uuid)
         super()._tell(uuid, happening, reason)
 
-    # --- live migration, by a person ----------------------------------------------------------------------------------
+    def lose(self, reason: str = "libvirt closed it") -> None:
+        """As the fake's; what libvirtd was doing is cut short."""
+        self.losses += 1
+        super().lose(reason)
 
-    def incoming(self, source: FakeDomain) -> None:
-        """The target's qemu begins, paused; raises HypervisorError when there is one already."""
+    @property
+    def reachable(self) -> bool:
+        """libvirtd runs."""
+        return self._reachable
+
+    # --- live migration -----------------------------------------------------------------------------------------------
+
+    def incoming(self, source: FakeDomain, attempt: str = "", origin: str = "") -> None:
+        """The target's qemu begins, paused; raises HypervisorError when there is one already. Without an attempt a
+        person migrates it."""
         if self.domains.get(source.uuid, FakeDomain("", "")).state != DomainState.OFF:
             raise HypervisorError("it runs on the target already")
-        copy = FakeDomain(source.uuid, source.name, source.xml, source.stamp, DomainState.PAUSED, persistent=False)
+        stamp = source.stamp
+        if attempt and stamp is not None:
+            stamp = stamp._replace(attempt=attempt, origin=origin)
+        copy = FakeDomain(source.uuid, source.name, source.xml, stamp, DomainState.PAUSED, persistent=False)
         self._next_pid += 1
-        copy.pid = self._next_pid
+        copy.pid, copy.job = self._next_pid, True
         self.domains[source.uuid] = copy
         self.handed_over.add(source.uuid)
-        self.by_hand.add(source.uuid)
+        if not attempt:
+            self.by_hand.add(source.uuid)
         self._tell(source.uuid, Happening.STARTED)
+
+    def has_copy(self, uuid: str, attempt: str) -> bool:
+        """Whether a paused copy is here that came, or comes, by this attempt."""
+        domain = self.domains.get(uuid)
+        marked = domain is not None and domain.stamp is not None and domain.stamp.attempt == attempt
+        return marked and uuid in self.handed_over and self.is_paused(uuid)
+
+    def complete(self, uuid: str) -> None:
+        """All memory is here: the copy stays, whatever becomes of the source."""
+        domain = self._active(uuid)
+        domain.job, domain.persistent = False, True
+        self._tell(uuid, Happening.DEFINED)
+
+    def throw_away(self, uuid: str, attempt: str) -> None:
+        """The migration failed: its copy ends, if it is here."""
+        if self.has_copy(uuid, attempt) and self.domains[uuid].job:
+            self.domains[uuid].persistent = False
+            self._end(uuid, OffReason.FAILED)
+
+    def undefined(self, uuid: str) -> None:
+        """The definition goes with the process that has left."""
+        if uuid in self.domains and self.domains[uuid].state == DomainState.OFF:
+            del self.domains[uuid]
+            super()._tell(uuid, Happening.UNDEFINED)
+
+    def resume_copy(self, uuid: str) -> None:
+        """The copy's vCPUs run."""
+        domain = self._active(uuid)
+        self.handed_over.discard(uuid)
+        domain.state = DomainState.RUNNING
+        self._tell(uuid, Happening.RESUMED)
 
     def pause_for_handover(self, uuid: str) -> None:
         """The source's vCPUs stop for good, unless the migration fails."""
@@ -151,7 +197,7 @@ class SimHypervisor(FakeHypervisor):
         """The target's vCPUs run."""
         domain = self._active(uuid)
         self.handed_over.discard(uuid)
-        domain.state, domain.persistent = DomainState.RUNNING, True
+        domain.state, domain.persistent, domain.job = DomainState.RUNNING, True, False
         self._tell(uuid, Happening.RESUMED)
 
     def destroy_by_hand(self, uuid: str) -> None:
