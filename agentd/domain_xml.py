@@ -32,10 +32,13 @@ ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 
 class Stamp(NamedTuple):
-    """What Chime's metadata says of a domain."""
+    """What Chime's metadata says of a domain. `attempt`, `origin`: it is the copy that this attempt to migrate the VM
+    has made, from that node; a definition by Chime has none."""
 
     epoch: int
     revision: int
+    attempt: str = ""
+    origin: str = ""
 
 
 # --- building ---------------------------------------------------------------------------------------------
@@ -54,10 +57,11 @@ def metadata_element(epoch: int, revision: int) -> str:
 
 
 def read_metadata(text: str) -> Stamp | None:
-    """Epoch and revision of our metadata element; None if it does not say them."""
+    """What our metadata element says; None if it has no epoch or revision."""
     try:
         element = ET.fromstring(text)
-        return Stamp(int(element.get("epoch", "")), int(element.get("revision", "")))
+        numbers = int(element.get("epoch", "")), int(element.get("revision", ""))
+        return Stamp(*numbers, element.get("attempt", ""), element.get("from", ""))
     except (ET.ParseError, ValueError):
         return None
 
