@@ -409,7 +409,7 @@ def _migrate(c: Cluster, vm: str, node: str) -> None:
     target = c.host(node)
     if host is None or host is target or not target.powered or not host.hypervisor.is_running(uuid):
         return
-    if uuid in host.transfers:
+    if uuid in host.hypervisor.moves:
         return  # libvirt refuses
     c.oracle.excused.add(uuid)
     try:

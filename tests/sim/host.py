@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
-from agentd.core.durable import Durable
+from agentd.core.durable import Durable, Left
 from agentd.core.facts import Lifecycle
-from agentd.hypervisor import HypervisorError, InvalidVm
+from agentd.hypervisor import HypervisorError, InvalidVm, NoArrival
 from agentd.snapshot import SnapshotError, decode, encode
 from tests.fakes.names import address_of, key_of, uuid_of
 from tests.sim.engine import Clock, Engine, Violation
@@ -74,7 +74,8 @@ class Host:
 
     def __init__(self, name: str, engine: Engine, network: Network, oracle: Oracle) -> None:
         self.name, self.engine, self.network, self.oracle = name, engine, network, oracle
-        self.hypervisor = SimHypervisor(oracle.touched)
+        self.hypervisor = SimHypervisor(oracle.touched, self._copy_runs)
+        self.hypervisor.route = self._route
         self.disk = SnapshotDisk(name)
         self.key = key_of(name)
         self.clock = Clock(engine)
@@ -82,7 +83,6 @@ class Host:
         self.agent: Agent | None = None
         self.hung: list[Callable[[], None]] | None = None  # calls that libvirt does not answer
         self.hangs_in_start = self.finish_lost = False
-        self.transfers: dict[str, Transfer] = {}  # migrations away from here
         self.peers: dict[str, Host] = {}
         self.boots, self.lives = 0, 0
         self.boot_id = ""
@@ -110,7 +110,6 @@ class Host:
             if self.agent is not None:
                 self.agent.die(silently=True)
             self.hung, self.hangs_in_start = None, False
-            self.transfers.clear()
             self.hypervisor.power_loss()
 
     def power_on(self) -> None:
@@ -156,15 +155,14 @@ class Host:
         """The host that has the address."""
         return next((host for host in self.peers.values() if address_of(host.name) == address), None)
 
-    def let_run(self, uuid: str) -> None:
-        """A paused VM goes on; a copy that came by a migration begins to run. Raises HypervisorError."""
-        if uuid in self.hypervisor.handed_over:
-            domain = self.hypervisor.domains[uuid]
-            self.tell(f"the copy of {uuid} that came by {domain.stamp and domain.stamp.attempt} runs", uuid)
-            self.oracle.copy_runs(self, uuid, domain.stamp.attempt if domain.stamp else "")
-            self.hypervisor.resume_copy(uuid)
-        else:
-            self.hypervisor.resume(uuid)
+    def _route(self, address: str) -> SimHypervisor | None:
+        host = self.at(address)
+        linked = host is not None and host.powered and self.network.carries_data(self.name, host.name)
+        return host.hypervisor if host is not None and linked else None
+
+    def _copy_runs(self, uuid: str, attempt: str) -> None:
+        self.tell(f"the copy of {uuid} that came by {attempt} runs", uuid)
+        self.oracle.copy_runs(self, uuid, attempt)
 
     def hang(self) -> None:
         """libvirt answers nothing any more."""
@@ -414,37 +412,33 @@ class Agent:
 
     def _resume(self, act: fx.Act) -> None:
         """Guarded like a start."""
-        hypervisor = self.host.hypervisor
+        hypervisor, error = self.host.hypervisor, ""
         refused = self.core.may_do(act.action, act.uuid, hypervisor.inspect(act.uuid)) or ""
-        error = ""
-        if not refused:
-            try:
-                self.host.let_run(act.uuid)
-            except HypervisorError as problem:
-                error = str(problem)
+        try:
+            if not refused:
+                hypervisor.resume(act.uuid)
+        except HypervisorError as problem:
+            error = str(problem)
         self._acted(act, error, refused=refused)
 
     def _migrate(self, act: fx.Act) -> None:
-        assert act.attempt is not None
-        host = self.host
-        host.oracle.agent_migrates(host, act.uuid, act.attempt.id)
-        target = host.at(act.attempt.address)
+        attempt = act.attempt
+        assert attempt is not None
+        self.host.oracle.agent_migrates(self.host, act.uuid, attempt.id)
+        order = m.MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
 
         def progressed(progress: m.MigrationProgress) -> None:
-            if self.alive and act.attempt is not None:
-                self._later(fx.Progressed(act.uuid, act.attempt.id, progress))
+            if self.alive:
+                self._later(fx.Progressed(act.uuid, attempt.id, progress))
 
         try:
-            if target is None or target is host:
-                raise HypervisorError(f"nobody at {act.attempt.address}")
-            transfer = Transfer(host, target, act.uuid, act.attempt.id, progressed, lambda error: self._acted(act, error))
-            transfer.begin()
+            Transfer(self.host, act.uuid, order, attempt.id, progressed, lambda error: self._acted(act, error))
         except HypervisorError as problem:
             self._acted(act, str(problem))
 
     def _settle(self, act: fx.Act) -> None:
         """Ends when libvirt migrates the VM no more."""
-        if act.uuid in self.host.transfers:
+        if act.uuid in self.host.hypervisor.moves:
             self.engine.after(POLL_S, self._call, "settle", lambda: self._settle(act))
         else:
             self._acted(act)
@@ -455,40 +449,28 @@ class Agent:
         assert left is not None
         host.oracle.agent_hands_over(host, act.uuid, left)
         target = host.at(left.address)
-        if target is None or not target.powered or not host.network.carries_data(host.name, target.name):
-            self._acted(act, "the target cannot be reached")
+        if target is None or target.hung is None:
+            self._hand_over_now(act, left)
             return
         boots = target.boots
+        target.hung.append(lambda: self._hand_over_now(act, left) if target.boots == boots else None)
 
-        def there() -> None:
-            if target.powered and target.boots == boots:
-                self._hand_over_there(act, target, left.attempt)
-
-        if target.hung is not None:
-            target.hung.append(there)
-        else:
-            there()
-
-    def _hand_over_there(self, act: fx.Act, target: Host, attempt: str) -> None:
-        hypervisor = target.hypervisor
-        stamp = hypervisor.domains[act.uuid].stamp if act.uuid in hypervisor.domains else None
-        if not hypervisor.reachable:
-            self._acted(act, "the target's libvirt cannot be reached")
-        elif stamp is None or stamp.attempt != attempt:
-            self._acted(act, "there is no such copy", invalid=True)
-        elif hypervisor.is_paused(act.uuid) and hypervisor.domains[act.uuid].job:
-            self._acted(act, "it is still being migrated")
-        else:
-            if hypervisor.is_paused(act.uuid):
-                target.let_run(act.uuid)
-            self._acted(act)
+    def _hand_over_now(self, act: fx.Act, left: Left) -> None:
+        error, gone = "", False
+        try:
+            self.host.hypervisor.hand_over(act.uuid, left.attempt, left.address)
+        except HypervisorError as problem:
+            error, gone = str(problem), isinstance(problem, NoArrival)
+        self._acted(act, error, invalid=gone)
 
     def _abort(self, effect: fx.AbortMigration) -> None:
-        def now() -> None:
-            if effect.uuid in self.host.transfers:
-                self.host.transfers[effect.uuid].abort("cancelled")
+        self._call(f"abort of {effect.uuid}", lambda: self._abort_now(effect.uuid))
 
-        self._call(f"abort of {effect.uuid}", now)
+    def _abort_now(self, uuid: str) -> None:
+        try:
+            self.host.hypervisor.abort_migration(uuid)
+        except HypervisorError as problem:
+            self.host.tell(f"abort: {problem}", uuid)
 
     def _acted(self, act: fx.Act, error: str = "", invalid: bool = False, refused: str = "") -> None:
         if not self.alive:

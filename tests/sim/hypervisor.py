@@ -1,5 +1,6 @@
 """The hypervisor of a simulated host: the fake one of the contract suite, in which a start takes its time and goes on
-when the agent that ordered it is dead, and from which people migrate VMs away by hand."""
+when the agent that ordered it is dead, which other hosts reach over a network, and from which people migrate VMs by hand.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +14,21 @@ ALIVE = frozenset({DomainState.RUNNING, DomainState.SHUTTING_DOWN, DomainState.O
 
 
 class SimHypervisor(FakeHypervisor):
-    """`touched(uuid)` is called whenever a process may have begun or ended. `by_hand`: VMs whose process here was made
-    by a person. `handed_over`: VMs whose process here is one end of a live migration, and must not run (paused target,
-    or source whose target was resumed)."""
+    """`touched(uuid)` is called whenever a process may have begun or ended, `copy_runs(uuid, attempt)` before a copy that
+    came by a migration runs. `by_hand`: VMs whose process here was made by a person. `handed_over`: VMs whose process
+    here is one end of a live migration, and must not run (paused target, or source whose target was resumed).
+    `route(address)`: the hypervisor that answers there. `losses`: how often libvirtd was lost."""
 
-    def __init__(self, touched: Callable[[str], None]) -> None:
+    def __init__(self, touched: Callable[[str], None], copy_runs: Callable[[str, str], None]) -> None:
         super().__init__()
-        self._touched = touched
+        self._touched, self._copy_runs = touched, copy_runs
+        self.route: Callable[[str], FakeHypervisor | None] = lambda address: None
+        self.losses = 0
         self.by_hand: set[str] = set()
         self.handed_over: set[str] = set()
         self.creating: set[str] = set()
         self.reboots: list[str] = []
-        self.boots = self.losses = 0
+        self.boots = 0
 
     # --- what is true -------------------------------------------------------------------------------------------------
 
@@ -133,29 +137,14 @@ class SimHypervisor(FakeHypervisor):
         self.losses += 1
         super().lose(reason)
 
-    @property
-    def reachable(self) -> bool:
-        """libvirtd runs."""
-        return self._reachable
-
     # --- live migration -----------------------------------------------------------------------------------------------
 
-    def incoming(self, source: FakeDomain, attempt: str = "", origin: str = "") -> None:
-        """The target's qemu begins, paused; raises HypervisorError when there is one already. Without an attempt a
-        person migrates it."""
-        if self.domains.get(source.uuid, FakeDomain("", "")).state != DomainState.OFF:
-            raise HypervisorError("it runs on the target already")
-        stamp = source.stamp
-        if attempt and stamp is not None:
-            stamp = stamp._replace(attempt=attempt, origin=origin)
-        copy = FakeDomain(source.uuid, source.name, source.xml, stamp, DomainState.PAUSED, persistent=False)
-        self._next_pid += 1
-        copy.pid, copy.job = self._next_pid, True
-        self.domains[source.uuid] = copy
-        self.handed_over.add(source.uuid)
-        if not attempt:
-            self.by_hand.add(source.uuid)
-        self._tell(source.uuid, Happening.STARTED)
+    def reach(self, address: str) -> FakeHypervisor:
+        """libvirt of another host. Raises HypervisorError."""
+        peer = self.route(address)
+        if peer is None or not peer._reachable:
+            raise HypervisorError(f"target {address} cannot be reached")
+        return peer
 
     def has_copy(self, uuid: str, attempt: str) -> bool:
         """Whether a paused copy is here that came, or comes, by this attempt."""
@@ -163,30 +152,30 @@ class SimHypervisor(FakeHypervisor):
         marked = domain is not None and domain.stamp is not None and domain.stamp.attempt == attempt
         return marked and uuid in self.handed_over and self.is_paused(uuid)
 
-    def complete(self, uuid: str) -> None:
-        """All memory is here: the copy stays, whatever becomes of the source."""
+    def _receive(self, copy: FakeDomain, with_disks: bool) -> None:
+        super()._receive(copy, with_disks)
+        self.handed_over.add(copy.uuid)
+
+    def _resume(self, uuid: str) -> None:
         domain = self._active(uuid)
-        domain.job, domain.persistent = False, True
-        self._tell(uuid, Happening.DEFINED)
+        if uuid in self.handed_over:
+            self._copy_runs(uuid, domain.stamp.attempt if domain.stamp is not None else "")
+            self.handed_over.discard(uuid)
+        super()._resume(uuid)
 
-    def throw_away(self, uuid: str, attempt: str) -> None:
-        """The migration failed: its copy ends, if it is here."""
-        if self.has_copy(uuid, attempt) and self.domains[uuid].job:
-            self.domains[uuid].persistent = False
-            self._end(uuid, OffReason.FAILED)
+    # --- live migration, by a person ----------------------------------------------------------------------------------
 
-    def undefined(self, uuid: str) -> None:
-        """The definition goes with the process that has left."""
-        if uuid in self.domains and self.domains[uuid].state == DomainState.OFF:
-            del self.domains[uuid]
-            super()._tell(uuid, Happening.UNDEFINED)
-
-    def resume_copy(self, uuid: str) -> None:
-        """The copy's vCPUs run."""
-        domain = self._active(uuid)
-        self.handed_over.discard(uuid)
-        domain.state = DomainState.RUNNING
-        self._tell(uuid, Happening.RESUMED)
+    def incoming(self, source: FakeDomain) -> None:
+        """The target's qemu begins, paused; raises HypervisorError when there is one already."""
+        if self.domains.get(source.uuid, FakeDomain("", "")).state != DomainState.OFF:
+            raise HypervisorError("it runs on the target already")
+        copy = FakeDomain(source.uuid, source.name, source.xml, source.stamp, DomainState.PAUSED, persistent=False)
+        self._next_pid += 1
+        copy.pid = self._next_pid
+        self.domains[source.uuid] = copy
+        self.handed_over.add(source.uuid)
+        self.by_hand.add(source.uuid)
+        self._tell(source.uuid, Happening.STARTED)
 
     def pause_for_handover(self, uuid: str) -> None:
         """The source's vCPUs stop for good, unless the migration fails."""
@@ -197,7 +186,7 @@ class SimHypervisor(FakeHypervisor):
         """The target's vCPUs run."""
         domain = self._active(uuid)
         self.handed_over.discard(uuid)
-        domain.state, domain.persistent, domain.job = DomainState.RUNNING, True, False
+        domain.state, domain.persistent = DomainState.RUNNING, True
         self._tell(uuid, Happening.RESUMED)
 
     def destroy_by_hand(self, uuid: str) -> None:

@@ -128,7 +128,7 @@ class Oracle:
         if here and uuid not in host.hypervisor.by_hand | self.excused:
             raise Violation("S1", f"{host.name} hands {uuid} over by {left.attempt}, which is there", uuid)
 
-    def source_goes_on(self, uuid: str, attempt: str) -> None:
+    def source_goes_on(self, attempt: str) -> None:
         """The source of the attempt runs on: its copy is worth nothing."""
         self._stale.add(attempt)
 
