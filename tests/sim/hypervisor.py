@@ -1,6 +1,6 @@
 """The hypervisor of a simulated host: the fake one of the contract suite, in which a start takes its time and goes on
-when the agent that ordered it is dead, which other hosts reach over a network, and from which people migrate VMs by hand.
-"""
+when the agent that ordered it is dead, which other hosts reach over a network, and from which people migrate VMs away by
+hand."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ALIVE = frozenset({DomainState.RUNNING, DomainState.SHUTTING_DOWN, DomainState.O
 
 
 class SimHypervisor(FakeHypervisor):
-    """`touched(uuid)` is called whenever a process may have begun or ended, `copy_runs(uuid, attempt)` before a copy that
-    came by a migration runs. `by_hand`: VMs whose process here was made by a person. `handed_over`: VMs whose process
-    here is one end of a live migration, and must not run (paused target, or source whose target was resumed).
+    """`touched(uuid)` is called whenever a process may have begun or ended, `copy_runs(uuid, attempt)` before a copy
+    that came by a migration runs. `by_hand`: VMs whose process here was made by a person. `handed_over`: VMs whose
+    process here is one end of a live migration, and must not run (paused target, or source whose target was resumed).
     `route(address)`: the hypervisor that answers there. `losses`: how often libvirtd was lost."""
 
     def __init__(self, touched: Callable[[str], None], copy_runs: Callable[[str, str], None]) -> None:
