@@ -112,6 +112,7 @@ DRAWS: list[tuple[Callable[[Deck], str], float]] = [
     (lambda d: f"evacuate {d.node()} to {d.node()}", 1),
     (lambda d: f"migrate {d.vm()}; cancel", 1),
     (lambda d: f"lose the finish on {d.node()}; evacuate {d.node()}", 1),
+    (lambda d: f"lose the finish on {d.node()}", 2),
     (lambda d: f"cut {d.node()} data", 1.5),
     (lambda d: f"heal {d.node()} data", 2),
     (lambda d: f"qemu of {d.vm()} by hand on {d.node()}", 0.5),

@@ -1,5 +1,5 @@
 """The hypervisor of a simulated host: the fake one of the contract suite, in which a start takes its time and goes on
-when the agent that ordered it is dead, which other hosts reach over a network, and from which people migrate VMs away by
+when the agent that ordered it is dead, which other hosts reach over a network, and from which people migrate VMs by
 hand."""
 
 from __future__ import annotations

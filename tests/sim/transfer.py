@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 COPY_S = (1.0, 15.0)
 FINISH_S = (0.01, 0.3)
 PARTS = 4  # news of the progress while it copies
-LOST_SHARE = 0.15  # of the answers at the end, when nobody ordered that one be lost
 PAUSED_SHARE = 0.3  # of the sources that do not hear it: libvirt leaves them paused
 
 
@@ -76,7 +75,7 @@ class Transfer:
     def _answered(self) -> None:
         """The source hears that the copy is there, or does not."""
         host, rng = self._host, self._host.engine.rng
-        lost, host.finish_lost = host.finish_lost or rng.random() < LOST_SHARE, False
+        lost, host.finish_lost = host.finish_lost, False
         try:
             if self._over:
                 raise HypervisorError("cancelled")
