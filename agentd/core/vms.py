@@ -279,7 +279,8 @@ class Vms:
         self._blocked.pop(uuid, None)
         if after is None:
             self._outbox.add("vm-left", uuid, f"it was migrated to {decided.left[uuid].target or 'another node'}")
-        elif after.attempt is not None:
+        else:
+            assert after.attempt is not None
             self._outbox.add("vm-migration-failed", uuid, after.attempt.detail)
         return decided
 

@@ -268,13 +268,15 @@ class World:
         except HypervisorError as problem:
             self._acted(act, str(problem))
             return
-        life = self._life
-        for second in range(int(self.transfer_s)):
-            progress = m.MigrationProgress(total_mib=64, remaining_mib=64 - second)
-            self.tell(second, fx.Progressed(uuid, attempt.id, progress))
-        self.later(self.transfer_s, lambda: self._arrive_move(act, move, life))
+        self._copy(act, move, self._life, self.now + self.transfer_s)
 
-    def _arrive_move(self, act: fx.Act, move: Move, life: int) -> None:
+    def _copy(self, act: fx.Act, move: Move, life: int, until: float) -> None:
+        if self.now < until and self.hv.moves.get(act.uuid) is move:
+            if life == self._life and act.attempt is not None:
+                progress = m.MigrationProgress(total_mib=64, elapsed_s=until - self.now)
+                self.tell(HEAR_S, fx.Progressed(act.uuid, act.attempt.id, progress))
+            self.later(min(0.5, until - self.now), lambda: self._copy(act, move, life, until))
+            return
         error = ""
         try:
             if self.hv.moves.get(act.uuid) is not move:
