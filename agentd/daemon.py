@@ -54,7 +54,7 @@ class Daemon:
         )
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._workers = Workers(
-            hypervisor, self._core.may_start, self._wake, config.workers, config.call_timeout_s
+            hypervisor, self._core.may_do, self._wake, keys.name, config.workers, config.call_timeout_s
         )
         self._checks = host.HostChecks((config.state_dir, *config.storage_paths), self._limits())
         self._link = LinkSocket(keys)
@@ -104,7 +104,9 @@ class Daemon:
 
     def _asked(self, question: Question) -> fx.Event:
         self._next_ask += 1
-        return fx.Asked(self._next_ask, question.verb, question.graceful_s)
+        return fx.Asked(
+            self._next_ask, question.verb, question.graceful_s, question.uuid, question.attempt, question.migration
+        )
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -148,6 +150,8 @@ class Daemon:
             self._link.send(effect.body, effect.id)
         elif isinstance(effect, fx.Act):
             self._workers.act(effect)
+        elif isinstance(effect, fx.AbortMigration):
+            self._workers.abort_migration(effect.uuid)
         elif isinstance(effect, fx.Scan):
             self._workers.scan()
         elif isinstance(effect, fx.CheckHost):
