@@ -120,10 +120,11 @@ class Welcome(Base, frozen=True, kw_only=True):
 
 
 class Fault(Base, frozen=True, kw_only=True):
-    """A fault that a node reports of itself."""
+    """A fault that a node reports of itself. Of severity `info` it is worth knowing, and the node stays normal."""
 
     code: w.Name
     text: w.Text = ""
+    severity: w.Severity = w.Severity.WARNING
 
 
 class Load(Base, frozen=True, kw_only=True):

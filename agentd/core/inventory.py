@@ -1,6 +1,7 @@
 """What the server says about this node, merged into what the node knows. Pure: pages in, `Durable` out.
 
-Rules: only a release removes; an epoch never falls; a release is never forgotten; all pages count at once or none.
+Rules: only a release removes; an epoch never falls; a release is never forgotten; all pages count at once or none. What
+this node says of a VM that has left by migration ends when the server has drawn its conclusion.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ def _released(durable: Durable, release: Release) -> Durable:
     else:
         tombstone = Tombstone(epoch=release.epoch)
     durable = durable.with_tombstone(release.uuid, tombstone)
+    left = durable.left.get(release.uuid)
+    if left is not None and left.epoch <= release.epoch:
+        durable = durable.without_left(release.uuid)
     held = durable.held.get(release.uuid)
     if held is not None and held.vm.epoch <= release.epoch:
         durable = durable.without_held(release.uuid)
@@ -50,11 +54,13 @@ def _released(durable: Durable, release: Release) -> Durable:
 
 
 def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
-    tombstone, held = durable.tombstones.get(vm.uuid), durable.held.get(vm.uuid)
+    tombstone, held, left = durable.tombstones.get(vm.uuid), durable.held.get(vm.uuid), durable.left.get(vm.uuid)
+    if left is not None and vm.epoch <= left.epoch:
+        return durable, ""  # the server has not heard yet that it left
     if tombstone is not None and tombstone.epoch >= vm.epoch:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but released here up to epoch {tombstone.epoch}"
     if held is not None and held.vm.epoch > vm.epoch:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but held here in epoch {held.vm.epoch}"
     if held is None or held.vm.epoch != vm.epoch:
-        return durable.with_held(Held(vm=vm)), ""
+        return durable.without_left(vm.uuid).with_held(Held(vm=vm)), ""
     return durable.with_held(held.assigned(vm)), ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from agentd.core.facts import Domain, DomainState, Happening, OffReason
-from agentd.hypervisor import HypervisorError, NoArrival
+from agentd.hypervisor import Hypervisor, HypervisorError, NoArrival
 from tests.contract.harness import new_vm, wait
 from tests.contract.pair import Pair, order
 from wire.messages import Assignment, MigrationOrder, MigrationProgress
@@ -40,6 +40,11 @@ def there(pair: Pair, uuid: str) -> Domain:
     domain = pair.target.inspect(uuid).domain
     assert domain is not None
     return domain
+
+
+def under_way(driver: Hypervisor, uuid: str) -> bool:
+    """Whether a scan says that the VM is being migrated."""
+    return [domain.job for domain in driver.scan().domains if domain.uuid == uuid] == [True]
 
 
 class Moving:
@@ -81,8 +86,9 @@ class MigrationContract:
         assert (copy.epoch, copy.revision, copy.persistent, copy.job) == (3, 7, True, False)
         assert copy in pair.target.scan().domains
         assert pair.source_events.wait_for(vm.uuid, Happening.STOPPED) == OffReason.MIGRATED
-        pair.source_events.wait_for(vm.uuid, Happening.UNDEFINED)
-        pair.target_events.wait_for(vm.uuid, Happening.STARTED)
+        pair.target_events.wait_for(vm.uuid, Happening.PAUSED)
+        told = [happening for happening, _ in pair.target_events.of(vm.uuid)]
+        assert told == [Happening.STARTED, Happening.DEFINED, Happening.PAUSED]
 
     def test_handover_lets_the_copy_run_and_can_be_repeated(self, pair: Pair) -> None:
         vm = running(pair)
@@ -139,7 +145,7 @@ class MigrationContract:
         copy = there(pair, vm.uuid)
         assert (copy.state, copy.attempt) == (DomainState.PAUSED, "a1")
         for driver in (pair.source, pair.target):
-            assert [domain.job for domain in driver.scan().domains if domain.uuid == vm.uuid] == [True]
+            wait(lambda driver=driver: under_way(driver, vm.uuid), "the scan tells it too")
         assert wait(lambda: moving.progress, "progress")[0].total_mib > 0
         settled = self.settling(pair, vm.uuid)
         assert not settled()

@@ -39,7 +39,7 @@ def test_copy_whose_source_is_gone_is_ended_by_the_target() -> None:
     assert there is not None and there.job and there.attempt == "a1"
     pair.fake_target.incoming_lost(vm.uuid)
     assert pair.target.inspect(vm.uuid).domain is None
-    assert pair.target_events.of(vm.uuid)[-1] == (Happening.STOPPED, OffReason.FAILED)
+    assert pair.target_events.of(vm.uuid)[-1] == (Happening.STOPPED, OffReason.CRASHED)
 
 
 def test_definition_under_a_copy_that_did_not_arrive_is_there_again() -> None:

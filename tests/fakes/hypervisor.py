@@ -281,6 +281,7 @@ class FakeHypervisor:
         move.arrived = True
         copy.job, copy.persistent, copy.replaced = False, True, None
         move.peer._tell(uuid, Happening.DEFINED)
+        move.peer._tell(uuid, Happening.PAUSED)
 
     def migrate_confirm(self, uuid: str) -> None:
         """The source hears that the copy has arrived, and is gone, with its definition. Fails if the target's reply is
@@ -291,9 +292,7 @@ class FakeHypervisor:
             raise HypervisorError(f"cannot migrate {uuid}: nothing has arrived")
         self._end_move(uuid)
         self._end(uuid, OffReason.MIGRATED)
-        if uuid in self.domains:
-            del self.domains[uuid]
-            self._tell(uuid, Happening.UNDEFINED)
+        self.domains.pop(uuid, None)  # no event says so
 
     def migrate_fail(self, uuid: str, paused: bool = False) -> None:
         """The source gives up and goes on as it was, or stays paused. A copy that has not arrived is ended, if the
@@ -315,7 +314,7 @@ class FakeHypervisor:
             del self.domains[uuid]
         else:
             self.domains[uuid] = copy.replaced
-        self._tell(uuid, Happening.STOPPED, OffReason.FAILED)
+        self._tell(uuid, Happening.STOPPED, OffReason.CRASHED)
 
     def tell_moves(self) -> None:
         """Wakes what waits for migrations, after `slow_transfers` was changed."""
