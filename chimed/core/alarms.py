@@ -5,8 +5,10 @@ Rule: what nobody can see any more is not therefore over: an alarm about a VM is
 
 from __future__ import annotations
 
+from chimed.core import arrivals
 from chimed.core import rows as r
 from chimed.core.context import Context
+from chimed.core.facts import Facts
 from chimed.core.sessions import Session, Sessions
 from wire import messages as m
 from wire.types import Health, Observed, Severity
@@ -75,8 +77,9 @@ def sync_mass(ctx: Context) -> bool:
     return mass
 
 
-def sync_vm(ctx: Context, sessions: Sessions, uuid: str) -> None:
+def sync_vm(facts: Facts, uuid: str) -> None:
     """Alarms of one VM, from what all nodes report of it."""
+    ctx, sessions = facts.ctx, facts.sessions
     vm = ctx.tables.vms.get(uuid)
     sightings = [(s, report) for s, report in sessions.sightings(uuid) if _heard(ctx, s.node)]
     if vm is None:
@@ -87,7 +90,7 @@ def sync_vm(ctx: Context, sessions: Sessions, uuid: str) -> None:
             ctx.sync_alarms(uuid, wanted, VM_CODES)
         return
     owner_is_seen = _is_seen(ctx, sessions, vm.node, uuid)
-    copies = _elsewhere(vm, sightings)
+    copies = _elsewhere(facts, vm, sightings)
     if not owner_is_seen and copies:  # whether it runs there too is not known now: the alarm stays what it was
         copies = {next((c for c in COPIES if ctx.alarm_active(c, uuid)), code): what for code, what in copies.items()}
     wanted = {**copies, **_of_owner(vm, sightings)}
@@ -127,8 +130,9 @@ def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]
     return {"vm-unknown": (Severity.WARNING, text)}
 
 
-def _elsewhere(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
-    others = sorted(s.node for s, report in sightings if s.node != vm.node and report.observed in ALIVE)
+def _elsewhere(facts: Facts, vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
+    alive = [(s, report) for s, report in sightings if s.node != vm.node and report.observed in ALIVE]
+    others = sorted(s.node for s, report in alive if not arrivals.is_expected(facts, vm, report))
     if not others:
         return {}
     owner_runs = any(s.node == vm.node and report.observed in ALIVE for s, report in sightings)

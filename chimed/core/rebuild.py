@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import inventory, placement
+from chimed.core import attempts, inventory, placement
 from chimed.core import rows as r
 from chimed.core.alarms import ALIVE
 from chimed.core.context import Context
@@ -107,6 +107,15 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, 
     if facts.is_live(node.name) and not facts.in_session(node.name):
         text = f"{node.name} is back: its report is awaited"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
+    row = facts.ctx.tables.migrations.get(vm.uuid)
+    if row is not None and facts.in_session(node.name):
+        text = f"is being migrated to {row.target}: {node.name} is heard, and says how that ends"
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
+    if row is not None and (awaited := attempts.give_up(facts, row)):
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=awaited)
+    vm = facts.ctx.tables.vms.get(vm.uuid) or vm
+    if vm.node != op.subject:
+        return msgspec.structs.replace(step, state=StepState.RUNNING, detail=f"on {vm.node}, where it was migrated to")
     choice = targets.choose(vm.spec)
     if choice.node is None:
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=f"no room: {choice.why_not()}")

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from chimed.core import operations, recovery
+from chimed.core import migration, operations, recovery
 from chimed.core import rows as r
+from chimed.core.migration_requests import MigrationRequests
 from chimed.core.node_requests import NodeRequests
 from chimed.core.queries import find_operation
 from chimed.core.request_parts import Done, RequestParts
@@ -34,6 +35,7 @@ class Requests:
         self.handlers: dict[type[m.Base], Callable[..., Done]] = {
             **NodeRequests(parts).handlers,
             **VmRequests(parts).handlers,
+            **MigrationRequests(parts).handlers,
             m.OpCancel: self._op_cancel,
             m.AlarmAck: self._alarm_ack,
             m.OperatorAdd: self._operator_add,
@@ -79,9 +81,14 @@ class Requests:
         if op.kind == "delete":
             raise ChimeError("conflict", "a deletion cannot be cancelled")
         plan = [f"cancels {op.id} ({op.label}); what it has done so far stays"]
+        if op.moving is not None:
+            plan = [f"cancels {op.id} ({op.label}): nothing more begins, and it ends when what is under way is decided"]
         if not body.dry_run:
             self._ctx.audit(actor, "operation-cancelled", op.subject, f"{op.id}: {op.label}")
-            operations.cancel(self._ctx, op, f"cancelled by {actor}")
+            if op.moving is not None:
+                migration.cancel_operation(self._facts, op, actor)
+            else:
+                operations.cancel(self._ctx, op, f"cancelled by {actor}")
         return Done(plan, op)
 
     def _alarm_ack(self, body: m.AlarmAck, actor: str, _now: float) -> Done:

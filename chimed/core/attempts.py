@@ -1,0 +1,163 @@
+"""The life of an attempt to migrate a VM: begun, cancelled, decided.
+
+Rules: an attempt is decided by the word of its source alone, or by a copy that runs while the source is lost; never by
+time, and never by the result of its command while the source says that the VM is leaving or has left. The VM's row
+names the attempt while it is open, so that its agent starts nothing. A beginning or a decision and its traces (commands,
+the operation's step, the new owner) are one turn.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chimed.core import arrivals, inventory, operations
+from chimed.core import rows as r
+from chimed.core.arrivals import Verdict
+from chimed.core.context import Context
+from chimed.core.facts import Facts
+from wire import messages as m
+from wire.types import AdminState, MigrationPhase, StepState
+
+CANCELLED = "cancelled: "
+"""How the detail of a step begins that somebody did not want any more."""
+
+
+def begin(ctx: Context, op: r.Operation, vm: r.Vm, attempt: str, target: str, address: str) -> r.Migration:
+    """Gives the order to the VM's node. The command comes before the new assignment, which names it."""
+    assert op.moving is not None
+    options = op.moving.options
+    row = r.Migration(
+        uuid=vm.uuid,
+        attempt=attempt,
+        source=vm.node,
+        target=target,
+        epoch=vm.epoch,
+        operation=op.id,
+        address=address,
+        options=options,
+    )
+    ctx.tables.migrations.put(row)
+    order = m.MigrationOrder(target=target, address=address, options=options)
+    _command(ctx, row, attempt, operations.MIGRATE, migration=order)
+    ctx.tables.vms.put(msgspec.structs.replace(vm, attempt=attempt, revision=ctx.bump(vm.node)))
+    ctx.counters["migrations-begun"] += 1
+    ctx.audit("chimed", "migration-begun", vm.uuid, f"{vm.node} -> {target} by {address}, attempt {attempt}")
+    return row
+
+
+def cancel(ctx: Context, row: r.Migration) -> None:
+    """Asks the source to give up. What it has not been told yet it is not told any more."""
+    _withdraw(ctx, row)
+    ctx.tables.migrations.put(msgspec.structs.replace(row, cancelled=True))
+    node = ctx.tables.nodes.get(row.source)
+    assert node is not None  # it owns the VM
+    _command(ctx, row, f"{row.attempt}-c{node.revision}", operations.CANCEL_MIGRATION, attempt=row.attempt)
+
+
+def _command(
+    ctx: Context, row: r.Migration, command_id: str, kind: str, attempt: str = "",
+    migration: m.MigrationOrder | None = None,
+) -> None:  # fmt: skip
+    ctx.tables.commands.put(
+        r.Command(
+            id=command_id,
+            node=row.source,
+            uuid=row.uuid,
+            epoch=row.epoch,
+            kind=kind,
+            force=False,
+            revision=ctx.bump(row.source),
+            timeout_s=ctx.policy.command_timeout_s,
+            operation=row.operation,
+            attempt=attempt,
+            migration=migration,
+        )
+    )
+
+
+def _withdraw(ctx: Context, row: r.Migration) -> None:
+    for command in ctx.tables.commands.by("operation", row.operation):
+        if command.uuid == row.uuid:
+            ctx.tables.commands.delete(command)
+
+
+def decide(facts: Facts, row: r.Migration) -> None:
+    """Closes the attempt if the facts decide it; may be asked at any time."""
+    ctx, vm = facts.ctx, facts.ctx.tables.vms.get(row.uuid)
+    if vm is None or (vm.node, vm.epoch) != (row.source, row.epoch):
+        _close(ctx, row, StepState.FAILED, "something else decided where the VM is")
+        return
+    said = arrivals.word(facts, row.uuid, row.epoch, row.attempt)
+    if said is not None and said.phase == MigrationPhase.LEFT:
+        arrive(ctx, vm, row.target, row.attempt, f"{row.source} says that it has left")
+    elif said is not None and said.phase == MigrationPhase.FAILED:
+        stays(ctx, row, said.detail)
+    elif said is None and row.refused and facts.in_session(row.source):
+        stays(ctx, row, row.refused)
+    else:
+        for session, report in facts.sessions.sightings(row.uuid):
+            is_copy = session.node != vm.node and report.epoch == vm.epoch
+            if is_copy and arrivals.judge(facts, vm, report) is Verdict.MOVE:
+                arrive(ctx, vm, session.node, arrivals.mark(report), f"it runs there, and {vm.node} has left it")
+                return
+
+
+def stays(ctx: Context, row: r.Migration, why: str) -> None:
+    """The source has kept the VM."""
+    why = why or "no reason was given"
+    if row.cancelled:
+        _close(ctx, row, StepState.SKIPPED, f"{CANCELLED}it stays on {row.source} ({why})")
+    else:
+        ctx.counters["migrations-failed"] += 1
+        _close(ctx, row, StepState.FAILED, why)
+
+
+def arrive(ctx: Context, vm: r.Vm, target: str, attempt: str, why: str) -> None:
+    """The copy on `target` is the VM from now on."""
+    row = ctx.tables.migrations.get(vm.uuid)
+    if row is not None and (row.attempt, row.target) == (attempt, target):
+        ctx.counters["migrations-left"] += 1
+        _close(ctx, row, StepState.RUNNING, f"left {vm.node}: {target} takes it over")
+    elif row is not None:
+        _close(ctx, row, StepState.FAILED, f"it was migrated to {target} by somebody else")
+    vm = ctx.tables.vms.get(vm.uuid) or vm
+    inventory.move(ctx, vm, target, f"migrated: {why}" + (f" (attempt {attempt})" if attempt else ""), attempt)
+
+
+def give_up(facts: Facts, row: r.Migration) -> str:
+    """The source is proven not to run the VM, and cannot be heard: before it is placed anew its target must have no
+    copy of it. Returns what is awaited, or nothing when the attempt is closed."""
+    ctx, vm = facts.ctx, facts.ctx.tables.vms.get(row.uuid)
+    target = ctx.tables.nodes.get(row.target)
+    assert vm is not None and target is not None  # both are kept while the attempt is open
+    decide(facts, row)
+    if ctx.tables.migrations.get(row.uuid) is None:
+        return ""
+    is_drained = target.admin_state == AdminState.DRAINED and target.evidence is not None
+    is_proven = is_drained and not facts.is_live(target.name)
+    if not row.asked and not is_proven:
+        inventory.release(ctx, row.target, vm, row.epoch)
+        ctx.tables.migrations.put(msgspec.structs.replace(row, asked=True))
+    if is_proven or (row.asked and ctx.tables.releases.get(row.target, row.uuid) is None):
+        stays(ctx, row, f"{row.source} was lost before it had left")
+        return ""
+    return f"{row.target} may have a copy that was being migrated: it is asked to remove it"
+
+
+def _close(ctx: Context, row: r.Migration, state: StepState, detail: str) -> None:
+    _withdraw(ctx, row)
+    ctx.tables.migrations.delete(row)
+    vm = ctx.tables.vms.get(row.uuid)
+    if vm is not None and vm.attempt == row.attempt:
+        ctx.tables.vms.put(msgspec.structs.replace(vm, attempt="", revision=ctx.bump(vm.node)))
+    if state != StepState.RUNNING:
+        ctx.audit("chimed", "migration-ended", row.uuid, f"{row.source} -> {row.target}: {detail}")
+    op = ctx.tables.operations.get(row.operation)
+    if op is not None:
+        steps = tuple(
+            msgspec.structs.replace(s, state=state, detail=detail)
+            if s.name == row.uuid and s.state in operations.OPEN_STEPS
+            else s
+            for s in op.steps
+        )
+        ctx.tables.operations.put(msgspec.structs.replace(op, steps=steps))
