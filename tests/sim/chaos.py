@@ -108,6 +108,7 @@ DRAWS: list[tuple[Callable[[Deck], str], float]] = [
     (lambda d: f"virsh migrate {d.vm()} to {d.node()}", 0.3),
     (lambda d: f"migrate {d.vm()} to {d.node()}", 6),
     (lambda d: f"migrate {d.vm()}", 3),
+    (lambda d: f"local migrate {d.vm()} to {d.node()}", 2),
     (lambda d: f"evacuate {d.node()}", 4),
     (lambda d: f"evacuate {d.node()} to {d.node()}", 1),
     (lambda d: f"migrate {d.vm()}; cancel", 1),

@@ -234,6 +234,16 @@ def _local_drain(c: Cluster, node: str) -> None:
         agent.ask("drain", 10.0)
 
 
+@_word("local migrate {vm} to {node}")
+def _local_migrate(c: Cluster, vm: str, node: str) -> None:
+    """`chime-agent migrate` on the node where it runs, without the server."""
+    host, uuid = _on(c, vm)
+    c.host(node)
+    if host is not None and host.agent is not None:
+        c.oracle.on_the_node.add((host.name, uuid))
+        host.agent.ask_to_migrate(uuid, node)
+
+
 # --- libvirt ----------------------------------------------------------------------------------------------------------
 
 

@@ -259,6 +259,13 @@ class Agent:
         self._asks += 1
         self.give(fx.Asked(self._asks, verb, graceful_s))
 
+    def ask_to_migrate(self, uuid: str, target: str) -> None:
+        """`chime-agent migrate` on the node."""
+        self._asks += 1
+        attempt = f"{self.host.name}-{self.host.lives}-{self._asks}"
+        order = m.MigrationOrder(target="", address=address_of(target))
+        self.give(fx.Asked(self._asks, "migrate", uuid=uuid, attempt=attempt, migration=order))
+
     def _later(self, event: fx.Event) -> None:
         self.engine.after(self.engine.rng.uniform(0.0005, 0.01), self.give, event)
 
@@ -359,6 +366,8 @@ class Agent:
 
     def _act(self, act: fx.Act) -> None:
         do = _ACTIONS.get(act.action, Agent._act_now)
+        if act.left is not None:
+            self.host.oracle.agent_hands_over(self.host, act.uuid, act.left)
         self._call(f"{act.action} of {act.uuid}", lambda: do(self, act))
 
     def _act_now(self, act: fx.Act) -> None:
@@ -424,6 +433,10 @@ class Agent:
     def _migrate(self, act: fx.Act) -> None:
         attempt = act.attempt
         assert attempt is not None
+        refused = self.core.may_do(act.action, act.uuid, self.host.hypervisor.inspect(act.uuid), attempt.id)
+        if refused:
+            self._acted(act, refused=refused)
+            return
         self.host.oracle.agent_migrates(self.host, act.uuid, attempt.id)
         order = m.MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
 
@@ -447,7 +460,6 @@ class Agent:
         """The order reaches the target's libvirt, which may hang, and carry it out much later."""
         left, host = act.left, self.host
         assert left is not None
-        host.oracle.agent_hands_over(host, act.uuid, left)
         target = host.at(left.address)
         if target is None or target.hung is None:
             self._hand_over_now(act, left)
