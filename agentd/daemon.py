@@ -57,7 +57,7 @@ class Daemon:
         )
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._workers = Workers(
-            hypervisor, self._core.may_do, self._wake, keys.name, config.workers, config.call_timeout_s
+            hypervisor, self._core.may_start, self._wake, config.workers, config.call_timeout_s
         )
         self._faults_changed = threading.Event()
         found = find(config)
@@ -159,8 +159,6 @@ class Daemon:
             self._link.send(effect.body, effect.id)
         elif isinstance(effect, fx.Act):
             self._workers.act(effect)
-        elif isinstance(effect, fx.AbortMigration):
-            self._workers.abort_migration(effect.uuid)
         elif isinstance(effect, fx.Scan):
             self._workers.scan()
         elif isinstance(effect, fx.CheckHost):

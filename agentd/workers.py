@@ -1,13 +1,11 @@
 """Blocking libvirt calls off the main loop, with time-outs that tell but never interrupt.
 
 A call that does not return keeps its thread; the core is told once that it is overdue, and hears the outcome when it
-comes. The guard is asked here, with facts looked at in this moment, immediately before a VM is started, resumed or
-migrated. Migrations take their time: they have threads of their own, and are never overdue.
+comes. The guard is asked here, with facts looked at in this moment, immediately before a VM is started.
 """
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
@@ -17,33 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from agentd.core import effects as fx
 from agentd.core.facts import HostScan, VmFacts
 from agentd.host import boottime
-from agentd.hypervisor import Hypervisor, HypervisorError, InvalidVm, NoArrival
-from wire.messages import Assignment, MigrationOrder, MigrationProgress
+from agentd.hypervisor import Hypervisor, HypervisorError, InvalidVm
+from wire.messages import Assignment
 
-Guard = Callable[[fx.Action, str, VmFacts, str], str | None]
-MOVES = 16  # migrations at once; more wait for a thread
-ASIDE = 4
-GUARDED = (fx.Action.START, fx.Action.RESUME, fx.Action.MIGRATE)
+Guard = Callable[[str, VmFacts], str | None]
 
 
 class Workers:
-    """`node`: this one's name. `wake` is called from worker threads when an event is ready for `take`."""
+    """`wake` is called from worker threads when an event is ready for `take`."""
 
     def __init__(
-        self,
-        hypervisor: Hypervisor,
-        guard: Guard,
-        wake: Callable[[], None],
-        node: str,
-        count: int,
-        timeout_s: float,
+        self, hypervisor: Hypervisor, guard: Guard, wake: Callable[[], None], count: int, timeout_s: float
     ) -> None:
-        self._hypervisor, self._guard, self._wake = hypervisor, guard, wake
-        self._node, self._timeout_s = node, timeout_s
+        self._hypervisor, self._guard, self._wake, self._timeout_s = hypervisor, guard, wake, timeout_s
         self._events: queue.SimpleQueue[fx.Event] = queue.SimpleQueue()
         self._acts = ThreadPoolExecutor(count, thread_name_prefix="act")
-        self._moves = ThreadPoolExecutor(MOVES, thread_name_prefix="move")
-        self._aside = ThreadPoolExecutor(ASIDE, thread_name_prefix="aside")
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._checks = ThreadPoolExecutor(1, thread_name_prefix="check")
         self._connects = ThreadPoolExecutor(1, thread_name_prefix="connect")
@@ -56,15 +42,7 @@ class Workers:
 
     def act(self, act: fx.Act) -> None:
         """Does one thing to a VM; `Acted` follows."""
-        if act.action in (fx.Action.MIGRATE, fx.Action.SETTLE):
-            self._moves.submit(lambda: self.post(self._act(act)))
-            return
-        pool = self._aside if act.action == fx.Action.HAND_OVER else self._acts
-        self._submit(pool, f"{act.action} of {act.uuid}", lambda: self._act(act))
-
-    def abort_migration(self, uuid: str) -> None:
-        """Asks libvirt to give up the VM's migration, whose `Acted` tells the end."""
-        self._aside.submit(self._abort, uuid)
+        self._submit(self._acts, f"{act.action} of {act.uuid}", lambda: self._act(act))
 
     def scan(self) -> None:
         """Looks at the host; `Scanned` follows."""
@@ -127,14 +105,11 @@ class Workers:
     def _act(self, act: fx.Act) -> fx.Event:
         error, invalid, refused = "", False, ""
         try:
-            if act.action in GUARDED:
-                attempt_id = act.attempt.id if act.attempt is not None else ""
-                refused = self._guard(act.action, act.uuid, self._hypervisor.inspect(act.uuid), attempt_id) or ""
-            if not refused and act.action == fx.Action.MIGRATE:
-                self._migrate(act)
-            elif not refused:
+            if act.action == fx.Action.START:
+                refused = self._guard(act.uuid, self._hypervisor.inspect(act.uuid)) or ""
+            if not refused:
                 _CALLS[act.action](self._hypervisor, act)
-        except (InvalidVm, NoArrival) as problem:
+        except InvalidVm as problem:
             error, invalid = str(problem), True
         except HypervisorError as problem:
             error = str(problem)
@@ -142,21 +117,6 @@ class Workers:
             error = f"internal: {problem!r}"
         facts = self._hypervisor.inspect(act.uuid)
         return fx.Acted(act.uuid, act.action, act.token, facts, error=error, invalid=invalid, refused=refused)
-
-    def _migrate(self, act: fx.Act) -> None:
-        attempt = act.attempt
-        if attempt is None:
-            raise HypervisorError("nowhere to migrate to")
-        order = MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
-
-        def progressed(progress: MigrationProgress) -> None:
-            self.post(fx.Progressed(act.uuid, attempt.id, progress))
-
-        self._hypervisor.migrate(act.uuid, order, attempt.id, self._node, progressed)
-
-    def _abort(self, uuid: str) -> None:
-        with contextlib.suppress(HypervisorError):  # it is asked again while the migration goes on
-            self._hypervisor.abort_migration(uuid)
 
     def _scan(self) -> fx.Event:
         started = boottime()
@@ -185,12 +145,6 @@ def _define(hypervisor: Hypervisor, act: fx.Act) -> None:
     hypervisor.define(vm)
 
 
-def _hand_over(hypervisor: Hypervisor, act: fx.Act) -> None:
-    if act.left is None:
-        raise HypervisorError("nothing to hand over")
-    hypervisor.hand_over(act.uuid, act.left.attempt, act.left.address)
-
-
 _CALLS: dict[fx.Action, Callable[[Hypervisor, fx.Act], None]] = {
     fx.Action.DEFINE: _define,
     fx.Action.START: lambda hypervisor, act: hypervisor.start(act.uuid),
@@ -198,8 +152,5 @@ _CALLS: dict[fx.Action, Callable[[Hypervisor, fx.Act], None]] = {
     fx.Action.DESTROY: lambda hypervisor, act: hypervisor.destroy(act.uuid),
     fx.Action.UNDEFINE: lambda hypervisor, act: hypervisor.undefine(act.uuid),
     fx.Action.REBOOT: lambda hypervisor, act: hypervisor.reboot(act.uuid, act.force),
-    fx.Action.SETTLE: lambda hypervisor, act: hypervisor.settle(act.uuid),
-    fx.Action.RESUME: lambda hypervisor, act: hypervisor.resume(act.uuid),
-    fx.Action.HAND_OVER: _hand_over,
 }
-"""What is called for each action; a migration has its own way."""
+"""What is called for each action."""
