@@ -23,6 +23,7 @@ from agentd.config import Config
 from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
 from agentd.core.budget import RestartPolicy
+from agentd.core.facts import VmFacts
 from agentd.hypervisor import Hypervisor
 from agentd.link_socket import LinkSocket
 from agentd.local_socket import LocalSocket, Question
@@ -57,7 +58,7 @@ class Daemon:
         )
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._workers = Workers(
-            hypervisor, self._core.may_do, self._wake, keys.name, config.workers, config.call_timeout_s
+            hypervisor, durable.node, self._may, self._wake, config.workers, config.call_timeout_s
         )
         self._faults_changed = threading.Event()
         found = find(config)
@@ -138,6 +139,14 @@ class Daemon:
         if self._core.link.session:
             self._link.send(m.Bye(session=self._core.link.session), "")
 
+    def _may(self, act: fx.Act, facts: VmFacts) -> str | None:
+        """The guard; from a worker's thread, with facts of this moment."""
+        if act.action == fx.Action.MIGRATE:
+            return self._core.may_migrate(act.uuid, "" if act.attempt is None else act.attempt.id)
+        if act.action == fx.Action.RESUME:
+            return self._core.may_resume(act.uuid, facts)
+        return self._core.may_start(act.uuid, facts)
+
     # --- effects ------------------------------------------------------------------------------------------------------
 
     def _do(self, effects: list[fx.Effect]) -> None:
@@ -181,8 +190,11 @@ class Daemon:
     def _look_at_host(self, running: int) -> fx.Event:
         kvm = self._config.virt_type != VirtType.QEMU and os.access("/dev/kvm", os.R_OK | os.W_OK)
         return fx.HostChecked(
-            faults=self._checks.faults(), load=host.load(running), host=host.host_facts(kvm, "", __version__)
+            faults=self._checks.faults(), load=host.load(running), host=self._host_facts(kvm)
         )
+
+    def _host_facts(self, kvm: bool) -> m.HostFacts:
+        return host.host_facts(kvm, "", __version__, self._config.business_interface)
 
     def _reconnect(self) -> None:
         for socket in (self._link.socket, self._link.monitor):

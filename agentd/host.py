@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from wire.messages import HostFacts, Load
+from wire.messages import HostFacts, HostNetwork, Load
 
 MIB = 1024 * 1024
+MAX_NETWORKS = 256
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -24,8 +28,8 @@ def boot_id() -> str:
     return BOOT_ID.read_text().strip().lower()
 
 
-def host_facts(kvm: bool, hypervisor: str, agent_version: str) -> HostFacts:
-    """What the host is; the caller knows hypervisor and agent."""
+def host_facts(kvm: bool, hypervisor: str, agent_version: str, business_interface: str) -> HostFacts:
+    """What the host is; the caller knows hypervisor, agent, and by which network its VMs are reached."""
     return HostFacts(
         hostname=socket.gethostname(),
         vcpus=psutil.cpu_count() or 1,
@@ -33,7 +37,27 @@ def host_facts(kvm: bool, hypervisor: str, agent_version: str) -> HostFacts:
         kvm=kvm,
         hypervisor=hypervisor,
         agent_version=agent_version,
+        networks=networks(psutil.net_if_addrs()),
+        business_interface=business_interface,
     )
+
+
+def networks(addresses: Mapping[str, list[Any]]) -> tuple[HostNetwork, ...]:
+    """The host's addresses, as psutil gives them, by which others may reach it; the first 256."""
+    found: list[HostNetwork] = []
+    for interface in sorted(addresses):
+        for entry in addresses[interface]:
+            if entry.family in (socket.AF_INET, socket.AF_INET6) and entry.netmask:
+                found += _network(interface, entry.address, entry.netmask)
+    return tuple(found[:MAX_NETWORKS])
+
+
+def _network(interface: str, address: str, netmask: str) -> list[HostNetwork]:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if ip.is_loopback or ip.is_link_local:
+        return []
+    prefix = int(ipaddress.ip_address(netmask)).bit_count()
+    return [HostNetwork(interface=interface, address=str(ip), prefix=prefix)]
 
 
 def load(vms_running: int) -> Load:

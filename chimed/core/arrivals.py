@@ -2,7 +2,8 @@
 
 Rules: the source's word decides, and nothing else: `left` makes the copy the VM, `leaving` leaves it open, anything
 else makes it stale. A source that is lost says nothing; only a copy that runs shows then that the source had left,
-because nobody but the source starts it. A source that may be heard any moment is waited for.
+because nobody but the source starts it. A source that may be heard any moment is waited for, and one that does not
+speak of the copy is asked first: its newest report may be older than the copy.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Verdict(Enum):
     RELEASE = "it is told to go"
     MOVE = "its node is the owner from now on"
     WAIT = "nobody can tell yet"
+    ASK = "the owner has to look again: it has not spoken since the copy was seen"
 
 
 def mark(report: VmReport) -> str:
@@ -63,12 +65,20 @@ def judge(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     said = word(facts, vm.uuid, report.epoch, attempt)
     if said is not None and said.phase == MigrationPhase.LEFT:
         return Verdict.MOVE
-    if said is not None and said.phase == MigrationPhase.LEAVING:
-        return Verdict.WAIT
+    if said is not None:
+        return Verdict.WAIT if said.phase == MigrationPhase.LEAVING else Verdict.RELEASE
     is_gone = _is_lost(facts, vm) or left(facts.said(vm.node, vm.uuid)) is not None
     if report.observed == Observed.RUNNING and (is_gone or report.epoch > vm.epoch):
         return Verdict.MOVE
-    return Verdict.WAIT if is_gone or is_open or not _speaks(facts, vm) else Verdict.RELEASE
+    if is_gone or is_open or not _speaks(facts, vm):
+        return Verdict.WAIT
+    return Verdict.RELEASE if _has_looked(facts, vm, attempt) else Verdict.ASK
+
+
+def _has_looked(facts: Facts, vm: r.Vm, attempt: str) -> bool:
+    """Whether the owner has reported the VM after it was asked: it holds the revision that asks."""
+    report = facts.said(vm.node, vm.uuid)
+    return vm.doubt == attempt and report is not None and report.revision >= vm.revision
 
 
 def _unmarked(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
@@ -97,5 +107,5 @@ def is_expected(facts: Facts, vm: r.Vm, report: VmReport) -> bool:
     if not mark(report):
         return False
     return report.observed != Observed.RUNNING or (
-        report.epoch >= vm.epoch and judge(facts, vm, report) != Verdict.RELEASE
+        report.epoch >= vm.epoch and judge(facts, vm, report) is not Verdict.RELEASE
     )

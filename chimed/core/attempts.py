@@ -2,8 +2,8 @@
 
 Rules: an attempt is decided by the word of its source alone, or by a copy that runs while the source is lost; never by
 time, and never by the result of its command while the source says that the VM is leaving or has left. The VM's row
-names the attempt while it is open, so that its agent starts nothing. A beginning or a decision and its traces (commands,
-the operation's step, the new owner) are one turn.
+names the attempt while it is open, so that its agent starts nothing. A beginning or a decision and its traces (the
+commands, the operation's step, the new owner) are one turn.
 """
 
 from __future__ import annotations

@@ -114,6 +114,9 @@ def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None
         inventory.release(facts.ctx, node_name, vm, report.epoch)
     elif verdict is Verdict.MOVE:
         attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), f"{node_name} has it, {vm.node} has not")
+    elif verdict is Verdict.ASK and vm.doubt != arrivals.mark(report):
+        revision = facts.ctx.bump(vm.node)
+        facts.ctx.tables.vms.put(msgspec.structs.replace(vm, doubt=arrivals.mark(report), revision=revision))
 
 
 def _is_owners(report: VmReport) -> bool:

@@ -134,7 +134,7 @@ def move(ctx: Context, vm: r.Vm, target: str, why: str, arrival: str = "") -> r.
     old = vm.node
     revision = ctx.bump(target)
     moved = msgspec.structs.replace(
-        vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True, attempt="", arrival=arrival
+        vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True, attempt="", arrival=arrival, doubt=""
     )
     ctx.tables.vms.put(moved)
     release(ctx, old, moved, vm.epoch)
@@ -146,7 +146,7 @@ def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
     revision = ctx.bump(node_name)
     adopted = msgspec.structs.replace(
-        vm, node=node_name, epoch=epoch, revision=revision, exists=True, attempt="", arrival=""
+        vm, node=node_name, epoch=epoch, revision=revision, exists=True, attempt="", arrival="", doubt=""
     )
     ctx.tables.vms.put(adopted)
     release(ctx, vm.node, adopted, vm.epoch)

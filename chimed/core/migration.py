@@ -38,8 +38,8 @@ def is_live(facts: Facts, vm: r.Vm) -> bool:
         return False
     raise ChimeError(
         "refused-unsafe",
-        f"{vm.name} should be {vm.desired} and is {report.observed}: only a VM that runs, or is known to be stopped, can "
-        "be migrated",
+        f"{vm.name} should be {vm.desired} and is {report.observed}: only a VM that runs, or is known to be stopped, "
+        "can be migrated",
     )
 
 

@@ -66,7 +66,8 @@ class Node(Row, frozen=True, kw_only=True):
 class Vm(Row, frozen=True, kw_only=True):
     """A virtual machine. `node` is its owner; only the owner may run it, in this `epoch`.
     `exists`: it ran once or had another owner, so that its disks exist and are never made again. `attempt`: the open
-    migration away from its owner; `arrival`: the attempt by which it came to its owner."""
+    migration away from its owner; `arrival`: the attempt by which it came to its owner;
+    `doubt`: one that its owner was asked about, because another node has a copy that names it."""
 
     uuid: str
     name: str
@@ -80,6 +81,7 @@ class Vm(Row, frozen=True, kw_only=True):
     exists: bool = False
     attempt: str = ""
     arrival: str = ""
+    doubt: str = ""
     operation: str = ""
     last_operation: str = ""
     created: float = 0.0

@@ -360,6 +360,9 @@ class Agent:
         self.said: dict[str, m.MigrationReport] = {}  # of migrations away from here
         self.gone: dict[str, int] = {}  # VMs that have left, and their epoch
         self.arrivals: dict[str, Arrival] = {}
+        self.taken: set[str] = set()  # ids of commands: each takes effect once
+        self.cancels: list[m.Command] = []
+        self.host: dict[str, Any] = {}
         self.stuck = False  # nothing that should stop does
         self.digest = ""
         self.next_beat = 0.0
@@ -400,7 +403,7 @@ class Agent:
         """Says hello; no more."""
         values = {
             "versions": (1,), "node": self.name, "boot_id": self.boot, "incarnation": f"i{self.lives}", "nonce": "n",
-            "host": m.HostFacts(hostname=self.name, vcpus=self.vcpus, memory_mib=self.memory_mib),
+            "host": m.HostFacts(hostname=self.name, vcpus=self.vcpus, memory_mib=self.memory_mib, **self.host),
         }  # fmt: skip
         return self.say(m.Hello(**{**values, **fields}))
 
@@ -503,10 +506,15 @@ class Agent:
             if arrival is not None and arrival.attempt == vm.arrival:
                 self.running.add(vm.uuid)
         for command in page.commands:
+            if command.id in self.taken:
+                continue
+            self.taken.add(command.id)
             if command.migration is not None:
                 self.said[command.uuid] = m.MigrationReport(
                     attempt=command.id, phase=MigrationPhase.LEAVING, peer=command.migration.target
                 )
+            elif command.attempt:
+                self.cancels.append(command)
             else:
                 self.commands.append(command)
 
