@@ -104,11 +104,32 @@ def test_a_vm_that_comes_back_later_is_started_here(running: World) -> None:
     running.run_until(lambda: running.runs_on_peer(VM_1))
     running.run(3.0)
     running.peer.destroy(VM_1)
-    running.server.change(VM_1, epoch=3, attempt="")
+    again = msgspec.structs.replace(running.server.vms[VM_1], epoch=3, attempt="")
+    running.server.release(VM_1, 2)
+    running.server.assign(again)
     running.poke()
     running.run_until(lambda: running.runs(VM_1))
     running.run(3.0)
     assert running.saved.left == {} and "vm-migrated-away" not in running.events()
+
+
+def test_a_higher_epoch_that_crosses_the_news_that_it_left_starts_nothing(running: World) -> None:
+    migrate(running)
+    running.run_until(lambda: running.runs_on_peer(VM_1))
+    running.server.change(VM_1, epoch=3, attempt="")
+    running.poke()
+    running.run(30.0)
+    assert not running.runs(VM_1) and running.saved.left[VM_1].epoch == 1
+
+
+def test_a_higher_epoch_does_not_end_a_migration_that_is_under_way(running: World) -> None:
+    running.transfer_s = 8.0
+    migrate(running)
+    running.run_until(lambda: leaving_now(running))
+    running.server.change(VM_1, epoch=2)
+    running.poke()
+    running.run_until(lambda: running.runs_on_peer(VM_1))
+    assert not running.runs(VM_1) and running.saved.left[VM_1].epoch == 2
 
 
 def test_progress_is_told_once_a_second_and_not_recorded(running: World) -> None:
