@@ -362,8 +362,8 @@ def _virsh(c: Cluster, verb: str, vm: str) -> None:
         raise Usage(f"virsh can: {', '.join(_VIRSH)}")
     if host is None:
         host = next((h for h in c.hosts.values() if uuid in h.hypervisor.domains), None)
-    if host is not None:
-        try:
+    if host is not None and not (verb == "resume" and uuid in host.hypervisor.handed_over):
+        try:  # a copy that a person lets run is out of Chime's hands
             getattr(host.hypervisor, _VIRSH[verb])(uuid)
         except HypervisorError as error:
             host.tell(f"virsh {verb} {vm}: {error}")
