@@ -719,6 +719,19 @@ def test_a_step_whose_node_is_drained_there(world: World) -> None:
     assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: web")
 
 
+def test_a_migration_that_has_not_begun_when_its_node_is_drained() -> None:
+    world = World("n1", "n2", policy=Policy(migrations_per_node=1))
+    world.start()
+    world.create("web", "n1")
+    world.create("db", "n1")
+    migrate(world)
+    answer = migrate(world, "db")
+    assert step(world, answer)[0] == "pending"
+    world.do(m.NodeDrain, name="n1")
+    world.run(2)
+    assert state(world, answer) == ("failed", "n1 was drained")
+
+
 def test_a_step_whose_vm_is_gone_or_elsewhere(world: World) -> None:
     answer = waiting(world)
     vm = world.tables().vms.get(WEB)
@@ -791,19 +804,32 @@ def test_a_rebuild_asks_the_target_first(world: World) -> None:
     world.deaf.add("n2")
     lose(world)
     rebuild = world.do(m.NodeRebuild, name="n1")
-    assert step(world, rebuild) == (
-        "waiting", "n2 may have a copy that was being migrated: it is asked to remove it"
-    )  # fmt: skip
-    assert owner(world) == ("n1", epoch)
+    text = "n2 may have a copy that was being migrated: "
+    assert step(world, rebuild) == ("waiting", f"{text}it is not heard") and owner(world) == ("n1", epoch)
     world.run(1000)
     assert state(world, rebuild)[0] == "running" and owner(world) == ("n1", epoch)
     world.crash()
-    world.run(100)
     world.deaf.clear()
-    world.run(100)
+    world.agents["n2"].start()
+    world.run(1)
+    assert step(world, rebuild) == ("waiting", f"{text}it is asked to remove it") and owner(world) == ("n1", epoch)
+    world.crash()
+    world.run(60)
     assert not world.agents["n2"].arrivals
     assert owner(world)[1] == epoch + 1 and state(world, rebuild)[0] == "succeeded"
     assert state(world, answer) == ("failed", "n1 was lost before it had left")
+
+
+def test_a_target_that_comes_back_with_a_copy_that_runs_is_the_owner(world: World) -> None:
+    answer = migrate(world)
+    leave(world)
+    world.deaf.add("n2")
+    lose(world)
+    rebuild = world.do(m.NodeRebuild, name="n1")
+    world.deaf.clear()
+    world.run(60)
+    assert owner(world)[0] == "n2" and world.agents["n2"].running == {WEB} and not world.agents["n2"].arrivals
+    assert state(world, answer)[0] == "succeeded" and state(world, rebuild)[0] == "succeeded"
 
 
 def test_the_target_may_be_proven_too(world: World) -> None:
@@ -838,7 +864,7 @@ def test_a_source_that_comes_back_during_its_rebuild_is_heard(world: World) -> N
     agent = world.agents["n1"]
     agent.boot_again()
     world.run(2)
-    assert "n1 is heard, and says how that ends" in step(world, rebuild)[1] or "withdrawn" in step(world, rebuild)[1]
+    assert step(world, rebuild)[1] == "was being migrated to n2: n1 is heard, and says how that ended"
     agent.stay(WEB, "the host lost its power")
     said(world, "n1")
     world.deaf.clear()
