@@ -17,12 +17,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentd import disks, domain_xml, processes
+from agentd import disks, domain_xml, libvirt_migration, processes
 from agentd.core.facts import Domain, DomainState, HostScan, Lifecycle, OffReason, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm
-from agentd.libvirt_connection import Link, libvirt, one_line
+from agentd.libvirt_connection import Link, libvirt, one_line, own_connection
+from agentd.libvirt_target import Settings
 from agentd.libvirt_words import OFF_REASONS, STATES
-from wire.messages import Assignment
+from wire.messages import Assignment, MigrationOrder, MigrationProgress
 from wire.types import VirtType
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,16 @@ REFUSED_XML = (
 
 class LibvirtDriver:
     """`agentd.hypervisor.Hypervisor` on libvirt. `virt_type`: what VMs get that leave it open (`auto`: kvm
-    where the node offers it). libvirt allows one embedded root for a process."""
+    where the node offers it). `migration`: how others are reached. libvirt allows one embedded root for a process."""
 
-    def __init__(self, uri: str = "qemu:///system", virt_type: VirtType = VirtType.AUTO) -> None:
+    def __init__(
+        self,
+        uri: str = "qemu:///system",
+        virt_type: VirtType = VirtType.AUTO,
+        migration: Settings = Settings(),  # noqa: B008 - it is immutable
+    ) -> None:
         self._uri = uri
+        self._migration = migration
         self._virt_type = virt_type
         self._kvm: bool | None = None
         self._link: Link | None = None
@@ -100,7 +107,7 @@ class LibvirtDriver:
         try:
             with _explained(f"look at {uuid}"):
                 handle = self._find(uuid)
-                domain = None if handle is None else _domain(handle, bool(handle.isPersistent()))
+                domain = None if handle is None else _domain(handle, bool(handle.isPersistent()), alone=True)
         except HypervisorError as error:
             log.debug("%s", error)
             known = False
@@ -168,6 +175,50 @@ class LibvirtDriver:
             else:
                 domain.reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
 
+    def resume(self, uuid: str) -> None:
+        """Lets a paused VM run."""
+        with _explained(f"resume {uuid}"):
+            libvirt_migration.resume(self._found(uuid))
+
+    def migrate(
+        self,
+        uuid: str,
+        order: MigrationOrder,
+        attempt: str,
+        origin: str,
+        on_progress: Callable[[MigrationProgress], None],
+    ) -> None:
+        """Migrates a running VM to another libvirtd. See `Hypervisor`."""
+        with _explained(f"migrate {uuid}"):
+            if not self._is_active(uuid):
+                raise HypervisorError(f"cannot migrate {uuid}: it does not run on this node")
+            marks = attempt, origin
+            with own_connection(self._uri) as conn:
+                domain = conn.lookupByUUIDString(uuid)
+                libvirt_migration.migrate(
+                    domain, self._migration, order, marks, lambda: self._find(uuid), on_progress
+                )
+
+    def settle(self, uuid: str) -> None:
+        """Waits for the end of a migration."""
+        with _explained(f"wait for the migration of {uuid}"):
+            libvirt_migration.settle(lambda: self._find(uuid))
+
+    def abort_migration(self, uuid: str) -> None:
+        """Asks libvirt to give up."""
+        with _explained(f"cancel the migration of {uuid}"):
+            domain = self._find(uuid)
+            if domain is not None and domain.isActive() and libvirt_migration.is_migrating(domain):
+                try:
+                    domain.abortJob()
+                except libvirt.libvirtError:
+                    if libvirt_migration.is_migrating(domain):
+                        raise
+
+    def hand_over(self, uuid: str, attempt: str, address: str) -> None:
+        """Lets the copy on the target run."""
+        libvirt_migration.hand_over(self._migration, uuid, attempt, address)
+
     def _connection(self) -> Any:
         link = self._link
         if link is None:
@@ -231,14 +282,14 @@ def _uuids(conn: Any, flags: int) -> frozenset[str]:
     return frozenset(domain.UUIDString() for domain in conn.listAllDomains(flags))
 
 
-def _domain(handle: Any, persistent: bool) -> Domain:
+def _domain(handle: Any, persistent: bool, alone: bool = False) -> Domain:
     code, reason = handle.state()
     state, off = STATES.get(code, DomainState.OTHER), OffReason.UNKNOWN
     if code == libvirt.VIR_DOMAIN_SHUTOFF:
         off = OFF_REASONS.get(reason, OffReason.UNKNOWN)
     elif code == libvirt.VIR_DOMAIN_CRASHED and not handle.isActive():
         state, off = DomainState.OFF, OffReason.CRASHED
-    stamp = _read_stamp(handle)
+    stamp = libvirt_migration.read_stamp(handle)
     return Domain(
         uuid=handle.UUIDString().lower(),
         name=handle.name(),
@@ -248,17 +299,10 @@ def _domain(handle: Any, persistent: bool) -> Domain:
         revision=None if stamp is None else stamp.revision,
         persistent=persistent,
         io_error=(code, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
+        attempt="" if stamp is None else stamp.attempt,
+        origin="" if stamp is None else stamp.origin,
+        job=libvirt_migration.job(handle, code, reason, alone),
     )
-
-
-def _read_stamp(handle: Any) -> domain_xml.Stamp | None:
-    try:
-        text = handle.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            return None
-        raise
-    return domain_xml.read_metadata(text)
 
 
 # --- small parts ------------------------------------------------------------------------------------------

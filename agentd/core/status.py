@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from agentd.core.durable import Durable
 from agentd.core.link import Link
 from wire.messages import DrainProof, Fault, VmReport
@@ -28,9 +30,45 @@ def show(
         "local_drain": durable.local_drain,
         "drain_clean": proof.clean if proof else None,
         "revision": durable.revision,
-        "faults": [{"code": fault.code, "text": fault.text} for fault in faults],
+        "faults": [{"code": f.code, "severity": f.severity.value, "text": f.text} for f in faults],
         "vms": [_vm(report) for report in reports.values()],
+        **leaving_vms(durable, reports),
     }
+
+
+def leaving_vms(durable: Durable, reports: dict[str, VmReport]) -> dict[str, Any]:
+    """The attempts to migrate VMs away that are known here, and the VMs that have left."""
+    attempts = [
+        {
+            "uuid": uuid,
+            "name": held.vm.name,
+            "attempt": held.attempt.id,
+            "phase": held.attempt.phase.value,
+            "target": held.attempt.target or held.attempt.address,
+            "detail": held.attempt.detail,
+            "progress": _progress(reports.get(uuid)),
+        }
+        for uuid, held in durable.held.items()
+        if held.attempt is not None
+    ]
+    left = [
+        {
+            "uuid": uuid,
+            "name": gone.name,
+            "attempt": gone.attempt,
+            "target": gone.target or gone.address,
+            "handed_over": gone.handed_over,
+            "detail": gone.detail,
+        }
+        for uuid, gone in durable.left.items()
+    ]
+    return {"migrations": attempts, "left": left}
+
+
+def _progress(report: VmReport | None) -> dict[str, Any] | None:
+    if report is None or report.migration is None or report.migration.progress is None:
+        return None
+    return dict(msgspec.structs.asdict(report.migration.progress))
 
 
 def _vm(report: VmReport) -> dict[str, Any]:

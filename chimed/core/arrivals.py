@@ -11,6 +11,7 @@ from __future__ import annotations
 from enum import Enum
 
 from chimed.core import rows as r
+from chimed.core.evidence import OFF
 from chimed.core.facts import Facts
 from wire.messages import MigrationReport, VmReport
 from wire.types import MigrationPhase, Observed
@@ -67,12 +68,33 @@ def judge(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
         return Verdict.MOVE
     if said is not None:
         return Verdict.WAIT if said.phase == MigrationPhase.LEAVING else Verdict.RELEASE
+    if report.observed == Observed.RUNNING and _is_held_off(facts, vm):
+        return Verdict.MOVE
     is_gone = _is_lost(facts, vm) or left(facts.said(vm.node, vm.uuid)) is not None
     if report.observed == Observed.RUNNING and (is_gone or report.epoch > vm.epoch):
         return Verdict.MOVE
     if is_gone or is_open or not _speaks(facts, vm):
         return Verdict.WAIT
     return Verdict.RELEASE if _has_looked(facts, vm, attempt) else Verdict.ASK
+
+
+def judge_older(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
+    """The copy of a node that does not own the VM, in an epoch before the present one: no more than what is left of
+    another time, unless the owner got the present epoch when the VM had left it, and has not taken it."""
+    attempt, owners = mark(report), left(facts.said(vm.node, vm.uuid))
+    if not attempt:
+        return Verdict.RELEASE
+    if owners is not None and owners.attempt == attempt:
+        return Verdict.MOVE
+    came_from_owner = report.migration is not None and report.migration.peer == vm.node
+    unheard = came_from_owner and report.observed == Observed.RUNNING and not facts.in_session(vm.node)
+    return Verdict.WAIT if unheard else Verdict.RELEASE
+
+
+def _is_held_off(facts: Facts, vm: r.Vm) -> bool:
+    """During the recovery after a restore: the owner does not run the VM, and starts nothing before it is over."""
+    owners = facts.said(vm.node, vm.uuid)
+    return facts.ctx.tables.meta.recovering and owners is not None and owners.observed in OFF
 
 
 def _has_looked(facts: Facts, vm: r.Vm, attempt: str) -> bool:

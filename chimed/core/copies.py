@@ -95,8 +95,10 @@ def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
 
 def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     ctx = facts.ctx
-    if report.epoch < vm.epoch or (vm.desired == Desired.DELETED and report.epoch == vm.epoch):
+    if vm.desired == Desired.DELETED and report.epoch <= vm.epoch:
         inventory.release(ctx, node_name, vm, report.epoch)
+    elif report.epoch < vm.epoch:
+        _from_older(facts, vm, node_name, report)
     elif report.epoch > vm.epoch and (_of_this_generation(ctx, vm) or vm.desired == Desired.DELETED):
         ctx.counters["impossible-epochs"] += _of_this_generation(ctx, vm)
     elif report.epoch == vm.epoch or arrivals.mark(report):
@@ -105,9 +107,20 @@ def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Non
         inventory.adopt(ctx, vm, node_name, report.epoch)
 
 
+def _from_older(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
+    verdict = arrivals.judge_older(facts, vm, report)
+    if verdict is Verdict.RELEASE:
+        inventory.release(facts.ctx, node_name, vm, report.epoch)
+    elif verdict is Verdict.MOVE:
+        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), f"{node_name} has it, {vm.node} has not")
+
+
 def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     verdict = Verdict.RELEASE if arrivals.left(report) else arrivals.judge(facts, vm, report)
     if verdict is Verdict.RELEASE:
+        if arrivals.mark(report) and report.epoch == vm.epoch:  # or a later copy would fall under this release too
+            _raise_epoch(facts.ctx, vm, facts.ctx.next_epoch(vm), f"{node_name} has a stale copy of epoch {vm.epoch}")
+            vm = facts.ctx.tables.vms.get(vm.uuid) or vm
         inventory.release(facts.ctx, node_name, vm, report.epoch)
     elif verdict is Verdict.MOVE:
         attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), f"{node_name} has it, {vm.node} has not")

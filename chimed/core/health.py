@@ -80,7 +80,7 @@ class NodeHealth:
         session = self._sessions.get(node.name)
         if session is None:  # it said bye: nothing is known to be wrong until it is missed
             return node.health, node.reasons
-        codes = sorted({fault.code for fault in session.faults})
+        codes = sorted({fault.code for fault in session.faults if fault.severity != Severity.INFO})
         return (Health.ERROR, tuple(codes)) if codes else (Health.NORMAL, ())
 
     def _sync_health(self, node_name: str, now: float) -> None:

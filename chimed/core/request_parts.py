@@ -15,7 +15,7 @@ from chimed.core.queries import find_node
 from chimed.core.views import Views
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import Desired
+from wire.types import Desired, MigrationPhase
 
 
 class Done(Struct):
@@ -73,6 +73,17 @@ class RequestParts:
                 "locked",
                 f"{vm.name} is being migrated to {row.target}: wait for it (chime-tool op wait {row.operation}) or "
                 f"cancel it (chime-tool op cancel {row.operation})",
+            )
+
+    def here(self, vm: r.Vm) -> None:
+        """Raises `ChimeError` locked while its node says that it leaves or has left, and it has no new owner yet."""
+        report = self.facts.said(vm.node, vm.uuid)
+        said = report.migration if report is not None else None
+        if said is not None and said.phase in (MigrationPhase.LEAVING, MigrationPhase.LEFT):
+            raise ChimeError(
+                "locked",
+                f"{vm.name} is being migrated away from {vm.node} to {said.peer or 'another node'}, by an order on the "
+                "node: try again when its new node is known",
             )
 
     def commandable(self, vm: r.Vm) -> r.Node:

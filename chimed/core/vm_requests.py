@@ -110,9 +110,12 @@ class VmRequests:
         changed = msgspec.structs.replace(
             vm, desired=Desired.RUNNING, start_serial=vm.start_serial + 1, revision=self._ctx.bump(vm.node)
         )
-        if arrivals.left(self._facts.said(vm.node, vm.uuid)):  # its node takes the present epoch for gone
+        gone = self._facts.said(vm.node, vm.uuid) if arrivals.left(self._facts.said(vm.node, vm.uuid)) else None
+        if gone is not None:  # its node takes the present epoch for gone, until it hears that this is known
             changed = msgspec.structs.replace(changed, epoch=self._ctx.next_epoch(vm), arrival="")
         self._ctx.tables.vms.put(changed)
+        if gone is not None:
+            inventory.release(self._ctx, vm.node, changed, gone.epoch)
         step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         op = self._parts.begin("start", vm.uuid, f"start {vm.name}", actor, (step,), changed.start_serial, now)
         return Done(plan, op)
@@ -194,6 +197,7 @@ class VmRequests:
         proven = node.admin_state == AdminState.DRAINED and node.evidence is not None and not node.lock
         absent = proven and not self._facts.is_live(node.name)
         self._parts.decided(vm)
+        self._parts.here(vm)
         if vm.desired == Desired.DELETED and not absent:
             op = self._ctx.tables.operations.get(vm.operation)
             return Done([f"{vm.name} is being deleted already"], op, changed=False)

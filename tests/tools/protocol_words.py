@@ -44,8 +44,8 @@ FIELDS = {
     "faults": "what is wrong with the node now; empty: nothing",
     "address": "address that the server pings; absent: the one the agent connects from",
     "to": "name of the target; absent: the server chooses one with room",
-    "network": "`management`, `business`, an interface, a subnet or an address of the target: the way of the data; empty: "
-    "the server's default",
+    "network": "`management`, `business`, an interface, a subnet or an address of the target: the way of the data; "
+    "empty: the server's default",
     "options": "how",
     # parts of a VM
     "Disk.path": "image file or block device",
@@ -84,6 +84,7 @@ FIELDS = {
     "Welcome.revision": "newest inventory revision of this node",
     "Welcome.server_version": "version of the server",
     "Fault.code": "stable code of the fault",
+    "Fault.severity": "how urgent it is; `warning` and `critical` make the node's health `error`, `info` does not",
     "Load.cpu_percent": "use of all cores together, 0 to 100",
     "Load.memory_available_mib": "memory that can be had, in MiB",
     "Load.vms_running": "running VMs",
@@ -136,7 +137,7 @@ FIELDS = {
     "VmReport.start_serial": "the start request acted upon",
     "VmReport.halted": "the guest powered itself off and is to stay off",
     "VmReport.problem": "stable code of what keeps the VM from its desired state; empty: nothing",
-    "VmReport.migration": "the newest attempt to migrate the VM from here, or the one that brought the copy that is here",
+    "VmReport.migration": "the newest attempt to migrate the VM from here, or the one that brought the copy here",
     "VmReport.name": "name of the domain, for VMs that the server may not know",
     "AgentEvent.id": "unique for the node; an id that is recorded already is ignored",
     "AgentEvent.code": "stable code of what happened",

@@ -188,8 +188,8 @@ def test_the_source_keeps_it(world: World) -> None:
     said(world, "n1")
     world.run(2)
     assert state(world, answer) == ("failed", "the target's libvirt closed the connection")
-    assert owner(world) == before and world.vm("web")["observed"] == "running"
-    assert not world.agents["n2"].arrivals, "the stale copy is told to go"
+    assert owner(world) == ("n1", before[1] + 1) and world.vm("web")["observed"] == "running"
+    assert not world.agents["n2"].arrivals, "the stale copy is told to go, and a later one is of another epoch"
     assert not world.agents["n1"].held[WEB].attempt and world.alarms(all=True) == []
 
 
@@ -908,7 +908,8 @@ def test_begun_on_the_node_and_not_decided(world: World) -> None:
     assert owner(world) == before and world.agents["n2"].arrivals and world.alarms() == []
     world.agents["n1"].stay(WEB, "given up")
     said(world, "n1")
-    assert owner(world) == before and not world.agents["n2"].arrivals and world.alarms(all=True) == []
+    assert owner(world) == ("n1", before[1] + 1)
+    assert not world.agents["n2"].arrivals and world.alarms(all=True) == []
 
 
 def test_a_stale_copy_that_runs_is_an_alarm(world: World) -> None:
@@ -919,7 +920,7 @@ def test_a_stale_copy_that_runs_is_an_alarm(world: World) -> None:
     world.agents["n1"].report()
     assert world.alarms() == [], "it has not looked since"
     world.agents["n1"].sync()
-    assert world.alarms() == [("vm-duplicate", "web")] and owner(world) == before
+    assert world.alarms() == [("vm-duplicate", "web")] and owner(world) == ("n1", before[1] + 1)
     world.settle()
     assert not world.agents["n2"].arrivals
 

@@ -1,0 +1,242 @@
+"""Live migration by libvirt: from this node's libvirt to the target's (peer to peer), as one watched call.
+
+Rules:
+- The copy stays paused on the target and its metadata names the attempt; only a handover lets it run.
+- What a call returns says nothing about what runs where: the core looks. An error is one line for the operator.
+- The call has a connection of its own: libvirt 9 lets other calls on its connection wait for seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agentd import domain_xml, storage
+from agentd.hypervisor import HypervisorError, NoArrival
+from agentd.libvirt_connection import libvirt, one_line
+from agentd.libvirt_target import Settings, bracketed, is_ip, opened, probe, uri_of
+from agentd.qemu_tls import has_migration_keys
+from wire.messages import MigrationOptions, MigrationOrder, MigrationProgress
+from wire.types import OnTimeout, Tls
+
+log = logging.getLogger(__name__)
+
+FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    | libvirt.VIR_MIGRATE_PAUSED
+)
+WATCH_PERIOD_S = 1.0
+SETTLE_PERIOD_S = 0.5
+BUSY_TIMEOUT_S = 30.0
+PATIENCE_S, PATIENCE_ALONE_S = 0.1, 0.5  # with a busy domain; libvirt is busy for moments in a migration too
+FORCED_FACTOR = 2.0  # a guest that was paused to let it converge gets this many time-outs in all
+MIB = 1024 * 1024
+
+
+def hand_over(settings: Settings, uuid: str, attempt: str, address: str) -> None:
+    """See `Hypervisor.hand_over`."""
+    with opened(settings.uri, address) as conn:
+        try:
+            copy = conn.lookupByUUIDString(uuid)
+            stamp, (state, _) = read_stamp(copy), copy.state()
+            if stamp is None or stamp.attempt != attempt or state == libvirt.VIR_DOMAIN_SHUTOFF:
+                raise NoArrival(f"{address} has no copy of {uuid} that came by {attempt}")
+            if is_migrating(copy):
+                raise HypervisorError(f"cannot resume {uuid} on {address}: it is still coming")
+            resume(copy)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                raise NoArrival(f"{address} has no domain {uuid}") from None
+            raise HypervisorError(f"cannot resume {uuid} on {address}: {one_line(error)}") from None
+
+
+# --- domains ----------------------------------------------------------------------------------------------------------
+
+
+def read_stamp(domain: Any) -> domain_xml.Stamp | None:
+    """Chime's metadata of a domain. Raises libvirtError."""
+    try:
+        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return None
+        raise
+    return domain_xml.read_metadata(text)
+
+
+def resume(domain: Any) -> None:
+    """Lets a paused domain run; one that runs is let be. Raises libvirtError."""
+    if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+        return
+    try:
+        domain.resume()
+    except libvirt.libvirtError:
+        if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+            raise
+
+
+def job(domain: Any, state: int, reason: int, alone: bool) -> bool:
+    """Whether libvirt is migrating a domain, in or out. To ask one that is busy would wait for half a minute. One that
+    stays busy is taken for migrating if it is paused for that; or in any case when it is looked at `alone`, since what
+    is unknown is not over. Raises libvirtError."""
+    if state == libvirt.VIR_DOMAIN_SHUTOFF:
+        return False
+    deadline = time.monotonic() + (PATIENCE_ALONE_S if alone else PATIENCE_S)
+    while domain.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OK:
+        if time.monotonic() >= deadline:
+            return alone or (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+        time.sleep(0.02)
+    return is_migrating(domain)
+
+
+def is_migrating(domain: Any) -> bool:
+    """Asks libvirt for the job of a domain. Raises libvirtError."""
+    try:
+        stats = domain.jobStats()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            return True  # "only available on the source host": it is coming
+        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT):
+            return False
+        raise
+    ways = (libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+    return stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE and stats.get("operation") in ways
+
+
+def settle(find: Callable[[], Any | None]) -> None:
+    """Returns when the domain that `find` gives is not migrated (any more). Raises libvirtError, and HypervisorError
+    when libvirt is busy with it for other reasons for too long."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while (domain := find()) is not None:
+        if domain.controlInfo()[0] == libvirt.VIR_DOMAIN_CONTROL_OK:
+            if not domain.isActive() or not is_migrating(domain):
+                return
+            deadline = time.monotonic() + BUSY_TIMEOUT_S
+        elif time.monotonic() > deadline:
+            raise HypervisorError(f"libvirt has been busy with it for {BUSY_TIMEOUT_S:g} s")
+        time.sleep(SETTLE_PERIOD_S)
+
+
+# --- migrating --------------------------------------------------------------------------------------------------------
+
+
+def migrate(
+    domain: Any,
+    settings: Settings,
+    order: MigrationOrder,
+    marks: tuple[str, str],
+    find: Callable[[], Any | None],
+    on_progress: Callable[[MigrationProgress], None],
+) -> None:
+    """Migrates `domain`, a handle on a connection of its own. `marks`: the attempt and this node. `find` gives a handle
+    on another connection. Raises HypervisorError."""
+    uuid, address = domain.UUIDString(), order.address
+    remote = uri_of(settings.uri, address)
+    probe(remote, address)
+    flags, parameters = FLAGS | _flags(order.options), _parameters(domain, order, marks)
+    with storage.prepared(domain, settings, order) as copied:
+        flags |= copied.flags
+        parameters.update(copied.parameters)
+        with _Watcher(find, order.options, on_progress) as watcher:
+            try:
+                domain.migrateToURI3(remote, parameters, flags)
+            except libvirt.libvirtError as error:
+                text = f"cannot migrate {uuid} to {address}: {watcher.explain(error)}"
+                raise HypervisorError(text) from None
+
+
+def _flags(options: MigrationOptions) -> int:
+    flags = libvirt.VIR_MIGRATE_AUTO_CONVERGE if options.auto_converge else 0
+    if options.tls == Tls.ON or (options.tls == Tls.AUTO and has_migration_keys()):
+        flags |= libvirt.VIR_MIGRATE_TLS
+    return int(flags)
+
+
+def _parameters(domain: Any, order: MigrationOrder, marks: tuple[str, str]) -> dict[str, Any]:
+    secure = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+    live = domain.XMLDesc(secure)
+    defined = domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE)
+    parameters: dict[str, Any] = {
+        libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{bracketed(order.address)}",
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: domain_xml.marked(live, *marks),
+        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: domain_xml.marked(defined, *marks),
+    }
+    if is_ip(order.address):  # nobody listens on the target's other networks
+        parameters[libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS] = order.address
+    if order.options.bandwidth_mib_s:
+        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = order.options.bandwidth_mib_s
+    return parameters
+
+
+class _Watcher:
+    """A thread beside the call: tells how far it is, and does what the time-out asks for."""
+
+    def __init__(
+        self,
+        find: Callable[[], Any | None],
+        options: MigrationOptions,
+        on_progress: Callable[[MigrationProgress], None],
+    ) -> None:
+        self._find, self._options, self._on_progress = find, options, on_progress
+        self._over = threading.Event()
+        self._timed_out = False
+        self._forced = False
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._watch, name="migration-watch", daemon=True)
+
+    def __enter__(self) -> _Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def explain(self, error: Any) -> str:
+        """Why the migration ended."""
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_ABORTED:
+            return one_line(error)
+        if self._timed_out:
+            return f"timed out after {self._limit_s():g} s"
+        return f"cancelled: {one_line(error)}"
+
+    def _limit_s(self) -> float:
+        return self._options.timeout_s * (FORCED_FACTOR if self._forced else 1.0)
+
+    def _watch(self) -> None:
+        while not self._over.wait(WATCH_PERIOD_S):
+            try:
+                domain = self._find()
+                if domain is not None and not self._over.is_set():
+                    self._look(domain)
+            except (libvirt.libvirtError, HypervisorError) as error:  # the next look is soon
+                log.debug("a migration cannot be watched: %s", error)
+
+    def _look(self, domain: Any) -> None:
+        if time.monotonic() - self._began >= self._limit_s():
+            if self._options.on_timeout == OnTimeout.FORCE and not self._forced:
+                domain.suspend()
+                self._forced = True
+            else:
+                self._timed_out = True
+                domain.abortJob()
+        stats = domain.jobStats()
+        if stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+            self._on_progress(progress_of(stats))
+
+
+def progress_of(stats: dict[str, Any]) -> MigrationProgress:
+    """libvirt's statistics of a migration in Chime's words."""
+    return MigrationProgress(
+        total_mib=-(-int(stats.get("data_total", 0)) // MIB),
+        remaining_mib=-(-int(stats.get("data_remaining", 0)) // MIB),
+        rate_mib_s=(int(stats.get("memory_bps", 0)) + int(stats.get("disk_bps", 0))) // MIB,
+        iteration=int(stats.get("memory_iteration", 0)),
+        downtime_ms=int(stats.get("downtime", 0)),
+        elapsed_s=min(86_400.0, int(stats.get("time_elapsed", 0)) / 1000.0),
+    )

@@ -1,0 +1,174 @@
+"""The contract of migrations, kept by two real libvirtd on two hosts; and what only Linux guests can show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.core.facts import DomainState
+from agentd.hypervisor import HypervisorError
+from agentd.libvirt_target import Settings
+from tests.contract.harness import Events, new_vm, wait
+from tests.contract.migrating import MigrationContract, Moving, here, moved, there
+from tests.contract.pair import Pair, order
+from tests.hosts import Cluster, Host, guest_cmdline
+from tests.hosts.guest import GUEST_MEMORY_MIB
+from tests.integration.libvirtd import start_libvirtd
+from wire.messages import Assignment, Boot, Disk
+from wire.types import VirtType
+
+pytestmark = pytest.mark.integration
+
+URI = "qemu+tcp://{host}/system"
+
+
+class RealPair:
+    """Two hosts with a libvirtd each. `slow_down`: the transfer gets 1 MiB/s."""
+
+    slow = {"bandwidth_mib_s": 1, "auto_converge": False}  # noqa: RUF012
+
+    def __init__(self, cluster: Cluster, kernel: Path, initrd: Path) -> None:
+        self.cluster, self.kernel, self.initrd = cluster, str(kernel), str(initrd)
+        self.source_host, self.target_host = cluster["s"], cluster["t"]
+        self.shared = cluster.dir / "shared"
+        self.shared.mkdir(exist_ok=True)
+        self.target_address = self.target_host.address
+        self.nowhere = str(cluster.bridge.subnet[250])
+        self.source_events, self.target_events = Events(), Events()
+        self.source = self._driver(self.source_host, self.source_events)
+        self.target = self._driver(self.target_host, self.target_events)
+
+    def _driver(self, host: Host, events: Events) -> Any:
+        from agentd.libvirt_driver import LibvirtDriver
+
+        if not host.is_on:
+            host.power_on(start_services=False)
+            start_libvirtd(host, listen=True)
+        driver = LibvirtDriver(
+            URI.replace("{host}", host.address), VirtType.QEMU, Settings(URI, shared_paths=(str(self.shared),))
+        )
+
+        def connected() -> bool:
+            try:
+                driver.connect(events.seen.append, events.lost.append)
+            except HypervisorError:
+                return False
+            return True
+
+        wait(connected, f"libvirtd of {host.name}")
+        return driver
+
+    def vm(self) -> dict[str, Any]:
+        boot = Boot(kernel=self.kernel, initrd=self.initrd, cmdline=guest_cmdline("t", 0.1))
+        return {"memory_mib": GUEST_MEMORY_MIB, "boot": boot}
+
+    def counting(self, **more: Any) -> tuple[Assignment, Path]:
+        """A running guest that counts, and the file on shared storage that it counts in."""
+        vm = new_vm(epoch=3, revision=7)
+        log = self.shared / f"{vm.name}.log"
+        vm = new_vm(epoch=3, revision=7, uuid=vm.uuid, **self.vm(), serial_log=str(log), **more)
+        self.source.define(vm)
+        self.source.start(vm.uuid)
+        wait(lambda: log.exists() and "counter 5" in log.read_text(), "the guest counts")
+        return vm, log
+
+    def slow_down(self) -> None:
+        """The options do it."""
+
+    def kill_target(self) -> None:
+        self.target_host.power_off()
+
+    def close(self) -> None:
+        """Nothing is left running or defined."""
+        for driver in (self.source, self.target):
+            for domain in driver.scan().domains:
+                driver.abort_migration(domain.uuid)
+                driver.destroy(domain.uuid)
+                if driver.inspect(domain.uuid).domain is not None:
+                    driver.undefine(domain.uuid)
+            driver.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(needs_hosts: None) -> Iterator[Cluster]:
+    with Cluster(["s", "t"]) as cluster:
+        for host in cluster.hosts.values():
+            start_libvirtd(host, listen=True)
+        yield cluster
+
+
+@pytest.fixture
+def pair(cluster: Cluster, guest: tuple[Path, Path]) -> Iterator[Pair]:
+    pair = RealPair(cluster, *guest)
+    yield pair
+    pair.close()
+
+
+def counters(log: Path) -> list[int]:
+    """All complete counters of the file."""
+    lines = log.read_text(errors="replace").splitlines()
+    return [int(words[3]) for words in (line.split() for line in lines) if words[:1] == ["chime-guest"] and words[3:]]
+
+
+class TestReal(MigrationContract):
+    """The contract, kept by libvirt."""
+
+
+def test_guest_counts_on_after_the_handover_and_not_before(pair: Any) -> None:
+    vm, log = pair.counting()
+    began = time.monotonic()
+    moved(pair, vm.uuid)
+    took = time.monotonic() - began
+    last = counters(log)[-1]
+    time.sleep(1.0)
+    assert counters(log)[-1] == last, "the copy runs before the handover"
+    began = time.monotonic()
+    pair.source.hand_over(vm.uuid, "a1", pair.target_address)
+    wait(lambda: counters(log)[-1] > last, "the copy counts")
+    gap = time.monotonic() - began
+    print(f"migration {took:.2f} s, from handover to the next count {gap:.2f} s")
+    numbers = counters(log)
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # none lost, none twice
+    assert gap < 2.0
+
+
+def test_source_counts_on_when_the_target_dies(pair: Any) -> None:
+    vm, log = pair.counting()
+    moving = Moving(pair, vm.uuid, order(pair.target_address, **pair.slow))
+    wait(lambda: moving.progress, "progress")
+    pair.kill_target()
+    before = counters(log)[-1]
+    wait(lambda: counters(log)[-1] > before + 10, "it counts while libvirt notices nothing")
+    assert wait(moving.end, "the end")
+    after = counters(log)[-1]
+    wait(lambda: counters(log)[-1] > after, "it counts on")
+    assert here(pair, vm.uuid).state == DomainState.RUNNING
+
+
+def test_local_disk_is_refused_or_copied(pair: Any) -> None:
+    folder = pair.cluster.dir / "local"
+    folder.mkdir()
+    pair.target_host.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)])
+    disk = folder / "d.qcow2"
+    made = ["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "8M"]
+    pair.source_host.run(made)
+    pair.source_host.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 64k", str(disk)])
+    vm, _ = pair.counting(disks=(Disk(path=str(disk)),))
+    with pytest.raises(HypervisorError, match=f"disk {disk} is only on this node"):
+        moved(pair, vm.uuid)
+    copying = order(pair.target_address, local_disks=True)
+    pair.target_host.run(made)
+    with pytest.raises(HypervisorError, match="already: it is not written over"):
+        pair.source.migrate(vm.uuid, copying, "a1", "n1", lambda progress: None)
+    pair.target_host.run(["rm", str(disk)])
+    pair.source.migrate(vm.uuid, copying, "a1", "n1", lambda progress: None)
+    assert there(pair, vm.uuid).state == DomainState.PAUSED
+    pair.target.destroy(vm.uuid)
+    pattern = pair.target_host.run(["qemu-io", "-f", "qcow2", "-c", "read -P 7 1M 64k", str(disk)]).stdout
+    assert "Pattern verification failed" not in pattern and "read 65536/65536" in pattern
+    pools = ["virsh", "-q", "-c", "qemu:///system", "pool-list", "--all"]
+    assert not pair.target_host.run(pools).stdout.strip()
