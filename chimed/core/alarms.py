@@ -133,13 +133,15 @@ def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]
 def _elsewhere(facts: Facts, vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
     alive = [(s, report) for s, report in sightings if s.node != vm.node and report.observed in ALIVE]
     others = sorted(s.node for s, report in alive if not arrivals.is_expected(facts, vm, report))
+    ctx = facts.ctx
     if not others:
         return {}
     owner_runs = any(s.node == vm.node and report.observed in ALIVE for s, report in sightings)
     code = "vm-duplicate" if owner_runs else "vm-misplaced"
     also = f"on its owner {vm.node} and " if owner_runs else ""
-    text = f"{vm.name} runs {also}on {', '.join(others)}, which does not own it and is told to end its copy"
-    return {code: (Severity.CRITICAL, text)}
+    told = [node for node in others if ctx.tables.releases.get(node, vm.uuid) is not None]
+    then = "is told to end its copy" if told else f"keeps its copy until {vm.node} is heard"
+    return {code: (Severity.CRITICAL, f"{vm.name} runs {also}on {', '.join(others)}, which does not own it and {then}")}
 
 
 def _of_owner(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:

@@ -12,7 +12,6 @@ import msgspec
 
 from chimed.core import arrivals, inventory, operations
 from chimed.core import rows as r
-from chimed.core.arrivals import Verdict
 from chimed.core.context import Context
 from chimed.core.facts import Facts
 from wire import messages as m
@@ -82,7 +81,7 @@ def _withdraw(ctx: Context, row: r.Migration) -> None:
 
 
 def decide(facts: Facts, row: r.Migration) -> None:
-    """Closes the attempt if the facts decide it; may be asked at any time."""
+    """Closes the attempt if its source's word decides it; may be asked at any time."""
     ctx, vm = facts.ctx, facts.ctx.tables.vms.get(row.uuid)
     if vm is None or (vm.node, vm.epoch) != (row.source, row.epoch):
         _close(ctx, row, StepState.FAILED, "something else decided where the VM is")
@@ -94,12 +93,6 @@ def decide(facts: Facts, row: r.Migration) -> None:
         stays(ctx, row, said.detail)
     elif said is None and row.refused and facts.in_session(row.source):
         stays(ctx, row, row.refused)
-    else:
-        for session, report in facts.sessions.sightings(row.uuid):
-            is_copy = session.node != vm.node and report.epoch == vm.epoch
-            if is_copy and arrivals.judge(facts, vm, report) is Verdict.MOVE:
-                arrive(ctx, vm, session.node, arrivals.mark(report), f"it runs there, and {vm.node} has left it")
-                return
 
 
 def stays(ctx: Context, row: r.Migration, why: str) -> None:
@@ -125,23 +118,33 @@ def arrive(ctx: Context, vm: r.Vm, target: str, attempt: str, why: str) -> None:
 
 
 def give_up(facts: Facts, row: r.Migration) -> str:
-    """The source is proven not to run the VM, and cannot be heard: before it is placed anew its target must have no
-    copy of it. Returns what is awaited, or nothing when the attempt is closed."""
+    """The source is lost, and proven not to run the VM: before it is placed anew its target must have no copy of it. A
+    copy that runs there is the VM, so that it has to tell all that it has first. Returns what is awaited, or nothing
+    when the attempt is closed."""
     ctx, vm = facts.ctx, facts.ctx.tables.vms.get(row.uuid)
     target = ctx.tables.nodes.get(row.target)
     assert vm is not None and target is not None  # both are kept while the attempt is open
-    decide(facts, row)
-    if ctx.tables.migrations.get(row.uuid) is None:
-        return ""
     is_drained = target.admin_state == AdminState.DRAINED and target.evidence is not None
     is_proven = is_drained and not facts.is_live(target.name)
-    if not row.asked and not is_proven:
+    if not row.asked and not is_proven and _has_looked(facts, row):
         inventory.release(ctx, row.target, vm, row.epoch)
         ctx.tables.migrations.put(msgspec.structs.replace(row, asked=True))
     if is_proven or (row.asked and ctx.tables.releases.get(row.target, row.uuid) is None):
         stays(ctx, row, f"{row.source} was lost before it had left")
         return ""
-    return f"{row.target} may have a copy that was being migrated: it is asked to remove it"
+    asked = "it is asked to remove it" if facts.in_session(row.target) else "it is not heard"
+    return f"{row.target} may have a copy that was being migrated: {asked}"
+
+
+def _has_looked(facts: Facts, row: r.Migration) -> bool:
+    """Whether the target has told all that it has since it was asked for this attempt."""
+    session = facts.sessions.get(row.target)
+    if session is None or not facts.in_session(row.target):
+        return False
+    if row.attempt not in session.looks_for:
+        session.looks_for.add(row.attempt)
+        session.full_wanted = True
+    return not session.full_wanted
 
 
 def _close(ctx: Context, row: r.Migration, state: StepState, detail: str) -> None:
@@ -153,11 +156,8 @@ def _close(ctx: Context, row: r.Migration, state: StepState, detail: str) -> Non
     if state != StepState.RUNNING:
         ctx.audit("chimed", "migration-ended", row.uuid, f"{row.source} -> {row.target}: {detail}")
     op = ctx.tables.operations.get(row.operation)
-    if op is not None:
-        steps = tuple(
-            msgspec.structs.replace(s, state=state, detail=detail)
-            if s.name == row.uuid and s.state in operations.OPEN_STEPS
-            else s
-            for s in op.steps
-        )
-        ctx.tables.operations.put(msgspec.structs.replace(op, steps=steps))
+    assert op is not None  # it does not end before
+    steps = tuple(
+        msgspec.structs.replace(s, state=state, detail=detail) if s.name == row.uuid else s for s in op.steps
+    )
+    ctx.tables.operations.put(msgspec.structs.replace(op, steps=steps))

@@ -27,7 +27,7 @@ def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
     for uuid in sorted(uuids):
         report, vm = session.reports.get(uuid), facts.ctx.tables.vms.get(uuid)
         if report is not None and vm is not None:
-            _look(facts, session, report)
+            _look(facts, vm, session.node, report)
             row = facts.ctx.tables.migrations.get(uuid)
             if row is not None:
                 attempts.decide(facts, row)
@@ -45,20 +45,17 @@ def _look_at_others(facts: Facts, uuid: str, node_name: str) -> None:
     for session, report in facts.sessions.sightings(uuid):
         vm = facts.ctx.tables.vms.get(uuid)
         if vm is not None and session.node not in (node_name, vm.node):
-            _look(facts, session, report)
+            _look(facts, vm, session.node, report)
 
 
-def _look(facts: Facts, session: Session, report: VmReport) -> None:
-    vm = facts.ctx.tables.vms.get(report.uuid)
-    if vm is None:
-        return
+def _look(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     if report.epoch > facts.ctx.tables.meta.generation * EPOCHS_PER_GENERATION:
         facts.ctx.counters["impossible-epochs"] += 1
-    elif vm.node == session.node:
+    elif vm.node == node_name:
         _from_owner(facts.ctx, vm, report)
         _has_left(facts, report)
     else:
-        _from_other(facts, vm, session.node, report)
+        _from_other(facts, vm, node_name, report)
 
 
 def raise_ignored(ctx: Context, session: Session, revision: int) -> None:

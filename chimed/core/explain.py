@@ -3,7 +3,7 @@ decisions."""
 
 from __future__ import annotations
 
-from chimed.core import evidence
+from chimed.core import arrivals, evidence
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -52,10 +52,30 @@ def vm_lines(ctx: Context, facts: Facts, views: Views, vm: r.Vm) -> list[str]:
         lines += _why_not_running(facts, node, view.observed)
     if vm.spec.storage == Storage.LOCAL:
         lines.append("It has local disks: it cannot be rebuilt on another node.")
+    lines += _whereabouts(ctx, facts, vm)
     for release in ctx.tables.releases.by("uuid", vm.uuid):
         lines.append(f"{release.node} has not yet confirmed that it removed epoch {release.epoch}.")
     if vm.operation:
         lines.append(f"Operation {vm.operation} is under way.")
+    return lines
+
+
+def _whereabouts(ctx: Context, facts: Facts, vm: r.Vm) -> list[str]:
+    """What is known of migrations: of one that is under way, and of copies on other nodes."""
+    lines = []
+    row, report = ctx.tables.migrations.get(vm.uuid), facts.said(vm.node, vm.uuid)
+    if row is not None:
+        lines.append(f"It is being migrated to {row.target} by {row.address} ({row.operation}, attempt {row.attempt}).")
+        if row.cancelled:
+            lines.append(f"{row.source} was asked to give that up.")
+        if report is None:
+            lines.append(f"{row.source} is not heard: only it can tell whether the VM has left. Else: drain and rebuild.")
+    elif left := arrivals.left(report):
+        lines.append(f"{vm.node} says that it has left for {left.peer}: a report from there is awaited.")
+        lines.append("If it runs nowhere: chime-tool vm start --evidence operator.")
+    for session, seen in facts.sessions.sightings(vm.uuid):
+        if session.node != vm.node and arrivals.mark(seen):
+            lines.append(f"{session.node} has a copy that a migration brought ({seen.observed}).")
     return lines
 
 

@@ -50,10 +50,9 @@ class Facts:
     def room(self, node: r.Node) -> placement.Room:
         """What the node can hold, and holds or is about to: VMs that are being migrated to it count on both ends."""
         vcpus, memory_mib = self.ctx.tables.used(node.name)
-        for row in self.ctx.tables.migrations.by("target", node.name):
-            vm = self.ctx.tables.vms.get(row.uuid)
-            if vm is not None and vm.node != node.name:
-                vcpus, memory_mib = vcpus + vm.spec.vcpus, memory_mib + vm.spec.memory_mib
+        rows = self.ctx.tables.migrations.by("target", node.name)
+        for vm in [vm for row in rows if (vm := self.ctx.tables.vms.get(row.uuid)) is not None]:
+            vcpus, memory_mib = vcpus + vm.spec.vcpus, memory_mib + vm.spec.memory_mib
         return placement.room_of(node, (vcpus, memory_mib), self.ctx.policy)
 
     def candidates(self, without: str = "") -> list[placement.Candidate]:

@@ -108,14 +108,12 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, 
         text = f"{node.name} is back: its report is awaited"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     row = facts.ctx.tables.migrations.get(vm.uuid)
-    if row is not None and facts.in_session(node.name):
-        text = f"is being migrated to {row.target}: {node.name} is heard, and says how that ends"
+    if row is not None and not facts.is_lost(node):
+        text = f"was being migrated to {row.target}: {node.name} is heard, and says how that ended"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     if row is not None and (awaited := attempts.give_up(facts, row)):
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=awaited)
     vm = facts.ctx.tables.vms.get(vm.uuid) or vm
-    if vm.node != op.subject:
-        return msgspec.structs.replace(step, state=StepState.RUNNING, detail=f"on {vm.node}, where it was migrated to")
     choice = targets.choose(vm.spec)
     if choice.node is None:
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=f"no room: {choice.why_not()}")

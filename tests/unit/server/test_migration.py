@@ -719,6 +719,19 @@ def test_a_step_whose_node_is_drained_there(world: World) -> None:
     assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: web")
 
 
+def test_a_migration_that_has_not_begun_when_its_node_is_drained() -> None:
+    world = World("n1", "n2", policy=Policy(migrations_per_node=1))
+    world.start()
+    world.create("web", "n1")
+    world.create("db", "n1")
+    migrate(world)
+    answer = migrate(world, "db")
+    assert step(world, answer)[0] == "pending"
+    world.do(m.NodeDrain, name="n1")
+    world.run(2)
+    assert state(world, answer) == ("failed", "n1 was drained")
+
+
 def test_a_step_whose_vm_is_gone_or_elsewhere(world: World) -> None:
     answer = waiting(world)
     vm = world.tables().vms.get(WEB)
@@ -791,19 +804,58 @@ def test_a_rebuild_asks_the_target_first(world: World) -> None:
     world.deaf.add("n2")
     lose(world)
     rebuild = world.do(m.NodeRebuild, name="n1")
-    assert step(world, rebuild) == (
-        "waiting", "n2 may have a copy that was being migrated: it is asked to remove it"
-    )  # fmt: skip
-    assert owner(world) == ("n1", epoch)
+    text = "n2 may have a copy that was being migrated: "
+    assert step(world, rebuild) == ("waiting", f"{text}it is not heard") and owner(world) == ("n1", epoch)
     world.run(1000)
     assert state(world, rebuild)[0] == "running" and owner(world) == ("n1", epoch)
     world.crash()
-    world.run(100)
     world.deaf.clear()
-    world.run(100)
+    world.agents["n2"].start()
+    world.run(1)
+    assert step(world, rebuild) == ("waiting", f"{text}it is asked to remove it") and owner(world) == ("n1", epoch)
+    agent = world.agents["n2"]
+    agent.apply, apply = lambda page: None, agent.apply  # type: ignore[method-assign]
+    world.run(20)
+    row = world.tables().migrations.get(WEB)
+    assert row is not None and row.asked
+    agent.arrivals[WEB] = agent.arrivals[WEB]._replace(observed="running")
+    agent.report()
+    assert owner(world) == ("n1", epoch), "it has its release already"
+    agent.apply = apply  # type: ignore[method-assign]
+    world.crash()
+    world.run(60)
     assert not world.agents["n2"].arrivals
     assert owner(world)[1] == epoch + 1 and state(world, rebuild)[0] == "succeeded"
     assert state(world, answer) == ("failed", "n1 was lost before it had left")
+
+
+def test_a_target_that_comes_back_with_a_copy_that_runs_is_the_owner(world: World) -> None:
+    answer = migrate(world)
+    leave(world)
+    world.deaf.add("n2")
+    lose(world)
+    rebuild = world.do(m.NodeRebuild, name="n1")
+    world.deaf.clear()
+    world.run(60)
+    assert owner(world)[0] == "n2" and world.agents["n2"].running == {WEB} and not world.agents["n2"].arrivals
+    assert state(world, answer)[0] == "succeeded" and state(world, rebuild)[0] == "succeeded"
+
+
+def test_a_source_that_is_lost_in_its_evacuation() -> None:
+    world = evacuated()
+    world.do(m.VmDelete, vm="local")
+    answer = world.do(m.NodeEvacuate, name="n1", to="n2")
+    world.settle()
+    leave(world, vm="d")
+    said(world, "n2")
+    lose(world)
+    assert state(world, answer)[0] == "running" and owner(world, "d")[0] == "n2"
+    rebuild = world.do(m.NodeRebuild, name="n1")
+    assert world.node("n1")["operation"] == rebuild["operation"]["id"]
+    world.run(60)
+    assert state(world, answer)[0] == "cancelled" and state(world, rebuild)[0] == "succeeded"
+    assert all(world.vm(name)["observed"] == "running" and owner(world, name)[0] != "n1" for name in "abcd")
+    assert world.node("n1")["operation"] is None and not len(world.tables().migrations)
 
 
 def test_the_target_may_be_proven_too(world: World) -> None:
@@ -838,7 +890,7 @@ def test_a_source_that_comes_back_during_its_rebuild_is_heard(world: World) -> N
     agent = world.agents["n1"]
     agent.boot_again()
     world.run(2)
-    assert "n1 is heard, and says how that ends" in step(world, rebuild)[1] or "withdrawn" in step(world, rebuild)[1]
+    assert step(world, rebuild)[1] == "was being migrated to n2: n1 is heard, and says how that ended"
     agent.stay(WEB, "the host lost its power")
     said(world, "n1")
     world.deaf.clear()
@@ -895,6 +947,22 @@ def test_a_stale_copy_that_runs_is_an_alarm(world: World) -> None:
     assert world.alarms() == [("vm-duplicate", "web")] and owner(world) == ("n1", before[1] + 1)
     world.settle()
     assert not world.agents["n2"].arrivals
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_older_copy_that_runs_while_its_source_is_not_heard(world: World, heard: bool) -> None:
+    """The owner was given a new epoch when the VM had left it already: nobody but it can tell."""
+    epoch = owner(world)[1]
+    report = m.VmReport(
+        uuid=WEB, epoch=epoch - 1, revision=0, observed=Observed.RUNNING,
+        migration=m.MigrationReport(attempt="alone", phase=MigrationPhase.ARRIVED, peer="n1"),
+    )  # fmt: skip
+    if not heard:
+        world.agents["n1"].kill()
+        world.run(60)
+    world.agents["n2"].report(vms=(report,))
+    assert owner(world) == ("n1", epoch)
+    assert bool(world.tables().releases.get("n2", WEB)) is heard
 
 
 @pytest.mark.parametrize("observed", ["running", "paused"])
@@ -1118,3 +1186,33 @@ def test_an_evacuation_waits_for_the_recovery(world: World) -> None:
     assert world.refuse(m.VmMigrate, vm="web").code == "locked"
     world.do(m.OpCancel, id=answer["operation"]["id"])
     assert world.refuse(m.VmMigrate, vm="web").code == "recovering"
+
+
+# --- what is said of it -----------------------------------------------------------------------------------------------
+
+
+def explained(world: World) -> str:
+    return " ".join(world.ask(m.Explain(kind="vm", name="web"))["lines"])
+
+
+def test_it_is_explained(world: World) -> None:
+    answer = migrate(world)
+    op, id_ = answer["operation"]["id"], attempt(world)
+    world.agents["n2"].arrive(WEB, owner(world)[1], id_)
+    said(world, "n2")
+    assert f"It is being migrated to n2 by 10.0.0.1 ({op}, attempt {id_})." in explained(world)
+    assert "n2 has a copy that a migration brought (paused)." in explained(world)
+    world.do(m.OpCancel, id=op)
+    assert "n1 was asked to give that up." in explained(world)
+    world.agents["n1"].kill()
+    world.run(60)
+    assert "n1 is not heard: only it can tell whether the VM has left." in explained(world)
+
+
+def test_the_alarm_says_what_becomes_of_the_copy(world: World) -> None:
+    world.agents["n2"].strays[WEB] = (owner(world)[1], "running")
+    world.agents["n1"].kill()
+    world.run(60)
+    world.agents["n2"].report()
+    [alarm] = [a for a in world.ask(m.AlarmList())["items"] if a["code"] == "vm-misplaced"]
+    assert alarm["text"] == "web runs on n2, which does not own it and keeps its copy until n1 is heard"
