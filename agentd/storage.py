@@ -20,7 +20,7 @@ import psutil
 from agentd import domain_xml
 from agentd.hypervisor import HypervisorError
 from agentd.libvirt_connection import libvirt, one_line
-from agentd.libvirt_target import Settings, bracketed, opened
+from agentd.libvirt_target import Settings, bracketed
 from wire.messages import MigrationOrder
 
 SHARED_FILE_SYSTEMS = frozenset(
@@ -61,8 +61,9 @@ def local_disks(xml: str, shared_paths: tuple[str, ...]) -> list[domain_xml.File
 
 
 @contextlib.contextmanager
-def prepared(domain: Any, settings: Settings, order: MigrationOrder) -> Iterator[Copied]:
-    """Makes room for the copies of local disks on the target while it lasts. Raises HypervisorError."""
+def prepared(domain: Any, settings: Settings, order: MigrationOrder, conn: Any) -> Iterator[Copied]:
+    """Makes room for the copies of local disks on the target, which `conn` leads to, while it lasts. Raises
+    HypervisorError."""
     xml = domain.XMLDesc(0)
     local = local_disks(xml, settings.shared_paths)
     if not local:
@@ -72,7 +73,6 @@ def prepared(domain: Any, settings: Settings, order: MigrationOrder) -> Iterator
         text = "copy it (local disks), or list its folder in shared_paths if all nodes share it"
         raise HypervisorError(f"disk {local[0].path} is only on this node: {text}")
     with contextlib.ExitStack() as undo:
-        conn = undo.enter_context(opened(settings.uri, order.address))
         for folder in sorted({os.path.dirname(disk.path) for disk in local}):
             names = [os.path.basename(disk.path) for disk in local if os.path.dirname(disk.path) == folder]
             undo.enter_context(_pool(conn, order.address, folder, names))
