@@ -30,9 +30,9 @@ ASK_AGAIN_S = 10.0
 
 def connect(config: Config) -> Hypervisor:
     """The node's libvirt. Raises `ChimeError` (unreachable)."""
-    from agentd.libvirt_driver import LibvirtDriver
+    from agentd.libvirt_driver import configured
 
-    driver = LibvirtDriver(config.libvirt_uri, config.virt_type)
+    driver = configured(config)
     try:
         driver.connect(lambda _event: None, lambda _why: None)
     except HypervisorError as error:
