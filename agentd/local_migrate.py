@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import time
 import uuid as uuids
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentd.config import Config
+from agentd.hypervisor import HypervisorError
 from agentd.local_agent import ask_agent, node_status, refused_by_person, say, some
 from agentd.local_progress import ProgressLine
 from agentd.local_socket import Question
@@ -19,6 +20,9 @@ from agentd.snapshot import SnapshotError
 from wire.errors import ChimeError
 from wire.messages import MigrationOptions, MigrationOrder
 from wire.types import MigrationPhase
+
+if TYPE_CHECKING:
+    from agentd.target_check import Findings
 
 FOLLOW_S = 0.3
 BUSY_S = 30.0
@@ -64,12 +68,12 @@ def migrate(config: Config, wanted: Wanted) -> int:
     """Checks, asks, migrates, waits for the ends; returns the exit code."""
     status = _status(config, wanted)
     chosen, outcomes = _choose(status, wanted)
-    problems = _problems(config, wanted, list(chosen)) if chosen else []
+    problems, notes = _check(config, wanted, list(chosen))[:2] if chosen else ((), ())
     say(f"migrates {len(chosen)} VMs to {wanted.address} over {wanted.interface}: {some(list(chosen.values()))}")
     for outcome in outcomes:
         say(f"{outcome.name or outcome.uuid}: {outcome.outcome}: {outcome.detail}")
-    for problem in problems:
-        say(f"problem: {problem}")
+    for line in (*notes, *(f"problem: {problem}" for problem in problems)):
+        say(line)
     if problems:
         outcomes += [Outcome(uuid, name, "refused", "the target check failed") for uuid, name in chosen.items()]
     if wanted.dry_run:
@@ -124,11 +128,21 @@ def _choose(status: dict[str, Any], wanted: Wanted) -> tuple[dict[str, str], lis
     return chosen, refused
 
 
-def _problems(config: Config, wanted: Wanted, uuids_: list[str]) -> list[str]:
+def _check(config: Config, wanted: Wanted, names: list[str]) -> Findings:
     """What speaks against the target. Raises ChimeError (unreachable)."""
-    from agentd.target_check import check
+    from agentd.libvirt_driver import configured
 
-    return check(config, wanted.interface, wanted.address, uuids_, wanted.local_disks)
+    driver = configured(config)
+    try:
+        driver.connect(lambda _event: None, lambda _why: None)
+        found = driver.check_target(wanted.address, wanted.interface, names, wanted.local_disks)
+    except HypervisorError as error:
+        raise ChimeError("unreachable", f"libvirt at {config.libvirt_uri}: {error}") from None
+    finally:
+        driver.close()
+    if not found.reached:
+        raise ChimeError("unreachable", "; ".join(found.problems))
+    return found
 
 
 # --- one VM -----------------------------------------------------------------------------------------------------------
@@ -227,7 +241,7 @@ def _documents(outcomes: list[Outcome]) -> list[dict[str, str]]:
     return [{"uuid": o.uuid, "name": o.name, "outcome": o.outcome, "detail": o.detail} for o in outcomes]
 
 
-def _planned(wanted: Wanted, chosen: dict[str, str], outcomes: list[Outcome], problems: list[str]) -> int:
+def _planned(wanted: Wanted, chosen: dict[str, str], outcomes: list[Outcome], problems: tuple[str, ...]) -> int:
     if wanted.json:
         plan = [f"migrates {name or uuid} to {wanted.address}" for uuid, name in chosen.items()]
         print(json.dumps({"plan": plan, "problems": problems, "vms": _documents(outcomes), "changed": False}))

@@ -43,7 +43,7 @@ def connect(config: Config) -> Hypervisor:
 class Offline:
     """The node as the snapshot and libvirt show it. Keeps agents out until it is closed: use as a context manager."""
 
-    def __init__(self, config: Config, open_hypervisor: Callable[[Config], Hypervisor] = connect) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
         node = keys.load(config.key_file, keys.Kind.NODE).name
         self._snapshot = Snapshot(Path(config.state_dir), node)
@@ -52,7 +52,7 @@ class Offline:
             self.durable, why = self._snapshot.load()
             if why:
                 raise ChimeError("internal", f"{why}; stop the VMs with virsh, and see to it that agentd does not run")
-            self.hypervisor = open_hypervisor(config)
+            self.hypervisor = connect(config)
             self.connected_at = time.monotonic()
             self.settle_s = config.settle_s
         except BaseException:

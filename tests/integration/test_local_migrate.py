@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentd import host, local_agent, local_migrate
+from agentd import host, local_agent, local_migrate, offline
 from agentd.core import effects as fx
 from agentd.core import leaving
 from agentd.core.durable import Attempt, Durable, Held, Tombstone
@@ -20,6 +20,7 @@ from agentd.hypervisor import HypervisorError
 from agentd.local_main import main
 from agentd.local_socket import LocalSocket
 from agentd.snapshot import Snapshot
+from agentd.target_check import Findings
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import PEER, World
@@ -54,6 +55,13 @@ class Node:
         self._capsys = capsys
         self.said = ""
 
+    def connect(self, _config: object) -> FakeHypervisor:
+        try:
+            self.hv.connect(lambda event: None, lambda why: None)
+        except HypervisorError as error:
+            raise ChimeError("unreachable", str(error)) from None
+        return self.hv
+
     @property
     def saved(self) -> Durable:
         durable, why = self.snapshot.load()
@@ -84,12 +92,12 @@ def problems(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the check of the target finds."""
     found: list[str] = []
 
-    def check(*_: object) -> list[str]:
-        if "unreachable" in found:
-            raise ChimeError("unreachable", "target 10.0.0.2 cannot be reached")
-        return found
+    class Checking(FakeHypervisor):
+        def check_target(self, address: str, interface: str, uuids: list[str], local_disks: bool) -> Findings:
+            assert (address, interface, local_disks) == (PEER, "eth1", False) and uuids
+            return Findings(tuple(found), ("the way was not measured",), reached="unreachable" not in found)
 
-    monkeypatch.setattr(local_migrate, "_problems", check)
+    monkeypatch.setattr("agentd.libvirt_driver.configured", lambda _config: Checking())
     return found
 
 
@@ -98,7 +106,7 @@ def node(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problems: list[str]
 ) -> Iterator[Node]:
     made = Node(short_dir, capsys)
-    monkeypatch.setattr("agentd.libvirt_driver.LibvirtDriver", lambda *_, **__: made.hv)
+    monkeypatch.setattr(offline, "connect", made.connect)
     yield made
     made.check()
 
@@ -435,7 +443,7 @@ def test_an_agent_that_ends_is_replaced(node: Node, monkeypatch: pytest.MonkeyPa
             assert question is not None
             if question.migration is not None:
                 attempt = leaving.ordered(question.attempt, question.migration)
-                node.change(lambda durable: leaving.begin(durable, VM_1, attempt))
+                node.snapshot.save(leaving.begin(node.saved, VM_1, attempt))
             socket.answer(answer)
         socket.socket.poll(10_000)  # the next question is never answered
         socket.close()
