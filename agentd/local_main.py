@@ -138,12 +138,12 @@ def _show(status: dict[str, Any], form: str) -> None:
         print(f"link: {status['last_error']}")
     for fault in status.get("faults", []):
         print(f"fault {fault['code']} ({fault['severity']}): {fault['text']}")
-    rows = [("VM", "OBSERVED", "EPOCH", "RESTARTS", "DETAIL")]
+    rows = [("VM", "UUID", "OBSERVED", "EPOCH", "RESTARTS", "DETAIL")]
     rows += [
-        (vm["name"] or vm["uuid"], vm["observed"], str(vm["epoch"]), str(vm["restarts"]), vm["detail"])
+        (vm["name"], vm["uuid"], vm["observed"], str(vm["epoch"]), str(vm["restarts"]), vm["detail"])
         for vm in status["vms"]
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for line in _migrations(status):

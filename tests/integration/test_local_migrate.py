@@ -18,6 +18,7 @@ from agentd.core.durable import Attempt, Durable, Held, Tombstone
 from agentd.core.facts import DomainState
 from agentd.hypervisor import HypervisorError
 from agentd.local_main import main
+from agentd.local_progress import ProgressLine
 from agentd.local_socket import LocalSocket
 from agentd.snapshot import Snapshot
 from agentd.target_check import Findings
@@ -26,6 +27,7 @@ from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import PEER, World
 from wire import curve, keys
 from wire.errors import ChimeError
+from wire.messages import MigrationProgress
 from wire.types import Desired, MigrationPhase
 
 
@@ -316,6 +318,32 @@ def test_a_drain_after_it_counts_nothing_that_has_left(node: Node) -> None:
     assert node.run("--all", "--yes")[0] == 0
     code, document = node.run("--yes", "--graceful", "0", verb="drain")
     assert code == 0 and document["drained"] and node.runs_there(VM_1)
+
+
+def test_status_says_in_words_what_leaves(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    node.hv.fail_next("migrate_confirm", HypervisorError("the reply was lost"))
+    node.run("--uuid", VM_1, "--yes")
+    node.run("--uuid", VM_2, "--yes")
+    assert main(["status", "--config", str(node.config)]) == 0
+    shown = capsys.readouterr().out
+    assert f"migration of vm-01 to {PEER}: failed: the reply was lost" in shown and VM_1 in shown
+    assert f"vm-02 has left to {PEER}: it was told to run there" in shown
+
+
+def test_progress_is_a_line_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = MigrationProgress(total_mib=64, remaining_mib=32, rate_mib_s=8, iteration=2)
+    with ProgressLine("vm") as line:
+        for _ in range(3):
+            line.show(half)
+        line.show(MigrationProgress())
+    assert capsys.readouterr().err == "vm: 50 %, 32 of 64 MiB left, 8 MiB/s, pass 2\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with ProgressLine("vm") as line:
+        line.show(half)
+    shown = capsys.readouterr().err
+    assert shown.startswith("\rvm [###############...............] 50 %") and shown.endswith("\r")
 
 
 # --- through the agent ------------------------------------------------------------------------------------------------
