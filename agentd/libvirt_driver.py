@@ -17,12 +17,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentd import disks, domain_xml, libvirt_migration, processes
+from agentd import disks, domain_xml, libvirt_migration, processes, target_check
+from agentd.config import Config
 from agentd.core.facts import Domain, DomainState, HostScan, Lifecycle, OffReason, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm
 from agentd.libvirt_connection import Link, libvirt, one_line, own_connection
 from agentd.libvirt_target import Settings
 from agentd.libvirt_words import OFF_REASONS, STATES
+from agentd.target_check import Findings
 from wire.messages import Assignment, MigrationOrder, MigrationProgress
 from wire.types import VirtType
 
@@ -219,6 +221,14 @@ class LibvirtDriver:
         """Lets the copy on the target run."""
         libvirt_migration.hand_over(self._migration, uuid, attempt, address)
 
+    def check_target(self, address: str, interface: str, uuids: list[str], local_disks: bool = False) -> Findings:
+        """What stands against migrating these VMs to `address` over `interface`. Changes nothing."""
+        with _explained("look at the VMs"):
+            here = target_check.Here(
+                self._connection().getCapabilities(), [target_check.needs(self._found(uuid)) for uuid in uuids]
+            )
+        return target_check.check(here, self._migration, address, interface, local_disks)
+
     def _connection(self) -> Any:
         link = self._link
         if link is None:
@@ -255,6 +265,11 @@ class LibvirtDriver:
         if self._virt_type != VirtType.AUTO or vm.spec.virt_type != VirtType.AUTO or vm.spec.xml is not None:
             return self._virt_type
         return VirtType.KVM if self.has_kvm() else VirtType.QEMU
+
+
+def configured(config: Config) -> LibvirtDriver:
+    """The driver of a node with this configuration."""
+    return LibvirtDriver(config.libvirt_uri, config.virt_type, Settings(config.migration_uri, config.shared_paths))
 
 
 # --- reading domains --------------------------------------------------------------------------------------

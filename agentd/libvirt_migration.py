@@ -3,6 +3,7 @@
 Rules:
 - The copy stays paused on the target and its metadata names the attempt; only a handover lets it run.
 - What a call returns says nothing about what runs where: the core looks. An error is one line for the operator.
+- Before it begins, the target's libvirt has answered: the source's would wait for ever for one that hangs.
 - The call has a connection of its own: libvirt 9 lets other calls on its connection wait for seconds.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 from agentd import domain_xml, storage
 from agentd.hypervisor import HypervisorError, NoArrival
 from agentd.libvirt_connection import libvirt, one_line
-from agentd.libvirt_target import Settings, bracketed, is_ip, opened, probe, uri_of
+from agentd.libvirt_target import Settings, bracketed, is_ip, opened, uri_of
 from agentd.qemu_tls import has_migration_keys
 from wire.messages import MigrationOptions, MigrationOrder, MigrationProgress
 from wire.types import OnTimeout, Tls
@@ -35,7 +36,8 @@ WATCH_PERIOD_S = 1.0
 SETTLE_PERIOD_S = 0.5
 BUSY_TIMEOUT_S = 30.0
 PATIENCE_S, PATIENCE_ALONE_S = 0.1, 0.5  # with a busy domain; libvirt is busy for moments in a migration too
-FORCED_FACTOR = 2.0  # a guest that was paused to let it converge gets this many time-outs in all
+FORCED_MIN_S = 60.0  # a migration that is forced gets its time-out once more, or this
+NO_LIMIT_MIB_S = 1_000_000
 MIB = 1024 * 1024
 
 
@@ -137,15 +139,13 @@ def migrate(
     """Migrates `domain`, a handle on a connection of its own. `marks`: the attempt and this node. `find` gives a handle
     on another connection. Raises HypervisorError."""
     uuid, address = domain.UUIDString(), order.address
-    remote = uri_of(settings.uri, address)
-    probe(remote, address)
     flags, parameters = FLAGS | _flags(order.options), _parameters(domain, order, marks)
-    with storage.prepared(domain, settings, order) as copied:
+    with opened(settings.uri, address) as conn, storage.prepared(domain, settings, order, conn) as copied:
         flags |= copied.flags
         parameters.update(copied.parameters)
         with _Watcher(find, order.options, on_progress) as watcher:
             try:
-                domain.migrateToURI3(remote, parameters, flags)
+                domain.migrateToURI3(uri_of(settings.uri, address), parameters, flags)
             except libvirt.libvirtError as error:
                 text = f"cannot migrate {uuid} to {address}: {watcher.explain(error)}"
                 raise HypervisorError(text) from None
@@ -206,7 +206,8 @@ class _Watcher:
         return f"cancelled: {one_line(error)}"
 
     def _limit_s(self) -> float:
-        return self._options.timeout_s * (FORCED_FACTOR if self._forced else 1.0)
+        timeout_s = self._options.timeout_s
+        return timeout_s + max(timeout_s, FORCED_MIN_S) if self._forced else timeout_s
 
     def _watch(self) -> None:
         while not self._over.wait(WATCH_PERIOD_S):
@@ -222,6 +223,7 @@ class _Watcher:
             if self._options.on_timeout == OnTimeout.FORCE and not self._forced:
                 domain.suspend()
                 self._forced = True
+                domain.migrateSetMaxSpeed(NO_LIMIT_MIB_S)  # it stands still now: nothing is worse than slow
             else:
                 self._timed_out = True
                 domain.abortJob()

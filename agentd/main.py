@@ -81,9 +81,9 @@ def _run(config: Config) -> int:
     snapshot = Snapshot(Path(config.state_dir), bundle.name)
     snapshot.lock()
     from agentd.daemon import Daemon  # only now: the commands above need neither libvirt nor psutil
-    from agentd.libvirt_driver import LibvirtDriver
+    from agentd.libvirt_driver import configured
 
-    Daemon(config, bundle, LibvirtDriver(config.libvirt_uri, config.virt_type), snapshot).run()
+    Daemon(config, bundle, configured(config), snapshot).run()
     sys.stderr.flush()
     os._exit(0)  # a libvirt call that hangs must not keep the process; everything is saved already
 

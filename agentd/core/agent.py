@@ -498,7 +498,8 @@ class AgentCore:
     def status(self, now: float) -> dict[str, Any]:
         """What `chime-agent status` shows."""
         faults = (*self._own_faults.values(), *self._host_faults)
-        return status.show(self.durable, self._boot_id, self.link, self._drain.proof, faults, self._reports)
+        seen, proof = self.vms.facts, self._drain.proof
+        return status.show(self.durable, self._boot_id, self.link, proof, faults, self._reports, seen)
 
 
 def _is_quiet(event: fx.Event) -> bool:

@@ -446,7 +446,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "command-not-in-the-journal",
         "agentd.core.commands",
-        "            durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))\n",
+        "        durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))\n",
         "",
         "S3: an agent that dies does the command again",
     ),
