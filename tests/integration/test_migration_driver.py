@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,3 +173,59 @@ def test_local_disk_is_refused_or_copied(pair: Any) -> None:
     assert "Pattern verification failed" not in pattern and "read 65536/65536" in pattern
     pools = ["virsh", "-q", "-c", "qemu:///system", "pool-list", "--all"]
     assert not pair.target_host.run(pools).stdout.strip()
+
+
+def test_target_is_checked_before_anything_begins(pair: Any) -> None:
+    vm, _ = pair.counting()
+    bridge = pair.cluster.bridge.name
+    findings = pair.source.check_target(pair.target_address, bridge, [vm.uuid])
+    assert findings.problems == () and findings.notes == ()
+    assert problem(pair, vm, pair.target_address, "nosuch0").startswith("this node has no interface nosuch0")
+    assert "would leave by" in problem(pair, vm, pair.target_address, "lo")
+    assert "is an address of this node itself" in problem(pair, vm, pair.cluster.address, bridge)
+    assert problem(pair, vm, pair.nowhere, bridge).startswith(f"target {pair.nowhere} cannot be reached over {bridge}")
+    assert "is this node itself" in problem(pair, vm, pair.source_host.address, bridge)
+    moved(pair, vm.uuid)
+    assert pair.source.inspect(vm.uuid).domain is None
+    with pytest.raises(HypervisorError, match=f"no domain {vm.uuid}"):
+        pair.source.check_target(pair.target_address, bridge, [vm.uuid])
+
+
+def test_disk_that_the_target_does_not_have_is_found_out(pair: Any) -> None:
+    folder = pair.shared / "late"
+    folder.mkdir()
+    made = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    pair.source_host.run([*made, str(folder / "d.qcow2"), "8M"])
+    vm, _ = pair.counting(disks=(Disk(path=str(folder / "d.qcow2")),))
+    bridge = pair.cluster.bridge.name
+    assert pair.source.check_target(pair.target_address, bridge, [vm.uuid]).problems == ()
+    pair.target_host.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)])  # its storage is not there
+    missing = f"{folder}/d.qcow2 of {vm.name} does not exist on {pair.target_address}"
+    assert problem(pair, vm, pair.target_address, bridge) == missing
+    with pytest.raises(HypervisorError, match=vm.uuid):
+        moved(pair, vm.uuid)
+    assert here(pair, vm.uuid).state == DomainState.RUNNING
+
+
+def test_libvirtd_of_the_target_that_hangs_holds_nobody_up_for_long(pair: Any) -> None:
+    vm, _ = pair.counting()
+    libvirtd = pair.target_host.service("libvirtd")
+    libvirtd.kill(signal.SIGSTOP)
+    try:
+        for call in (
+            lambda: moved(pair, vm.uuid),
+            lambda: pair.source.hand_over(vm.uuid, "a1", pair.target_address),
+        ):
+            began = time.monotonic()
+            with pytest.raises(HypervisorError, match="does not answer"):
+                call()
+            assert time.monotonic() - began < 25.0
+    finally:
+        libvirtd.kill(signal.SIGCONT)
+    assert here(pair, vm.uuid).state == DomainState.RUNNING
+
+
+def problem(pair: Any, vm: Assignment, address: str, interface: str) -> str:
+    """The only problem that is found."""
+    (only,) = pair.source.check_target(address, interface, [vm.uuid]).problems
+    return str(only)
