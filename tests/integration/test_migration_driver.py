@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,19 @@ from wire.types import VirtType
 pytestmark = pytest.mark.integration
 
 URI = "qemu+tcp://{host}/system"
+
+
+AGENT = """
+import sys
+from agentd.libvirt_driver import LibvirtDriver
+from agentd.libvirt_target import Settings
+from wire.messages import MigrationOptions, MigrationOrder
+uri, others, address, uuid = sys.argv[1:]
+driver = LibvirtDriver(uri, migration=Settings(others))
+driver.connect(lambda lifecycle: None, lambda why: None)
+options = MigrationOptions(bandwidth_mib_s=8, auto_converge=False)
+driver.migrate(uuid, MigrationOrder(target="t", address=address, options=options), "a9", "n1", lambda progress: None)
+"""
 
 
 class RealPair:
@@ -150,6 +165,23 @@ def test_source_counts_on_when_the_target_dies(pair: Any) -> None:
     assert here(pair, vm.uuid).state == DomainState.RUNNING
 
 
+def test_migration_goes_on_without_the_agent_that_ordered_it(pair: Any) -> None:
+    vm, log = pair.counting()
+    words = [URI.replace("{host}", pair.source_host.address), URI, pair.target_address, vm.uuid]
+    agent = subprocess.Popen([sys.executable, "-c", AGENT, *words])
+    try:
+        wait(lambda: (seen := pair.source.inspect(vm.uuid).domain) is not None and seen.job, "the migration")
+    finally:
+        agent.kill()
+        agent.wait()
+    pair.source.settle(vm.uuid)
+    facts = pair.source.inspect(vm.uuid)
+    assert facts.libvirt_ok and facts.domain is None
+    last = counters(log)[-1]
+    pair.source.hand_over(vm.uuid, "a9", pair.target_address)
+    wait(lambda: counters(log)[-1] > last, "the copy counts")
+
+
 def test_local_disk_is_refused_or_copied(pair: Any) -> None:
     folder = pair.cluster.dir / "local"
     folder.mkdir()
@@ -164,6 +196,13 @@ def test_local_disk_is_refused_or_copied(pair: Any) -> None:
     copying = order(pair.target_address, local_disks=True)
     pair.target_host.run(made)
     with pytest.raises(HypervisorError, match="already: it is not written over"):
+        pair.source.migrate(vm.uuid, copying, "a1", "n1", lambda progress: None)
+    pair.target_host.run(["rm", str(disk)])
+    moving = Moving(pair, vm.uuid, order(pair.target_address, local_disks=True, **pair.slow))
+    wait(lambda: moving.progress, "progress")
+    pair.source.abort_migration(vm.uuid)
+    assert "cancelled" in moving.end()
+    with pytest.raises(HypervisorError, match="already: it is not written over"):  # the half of a copy stays
         pair.source.migrate(vm.uuid, copying, "a1", "n1", lambda progress: None)
     pair.target_host.run(["rm", str(disk)])
     pair.source.migrate(vm.uuid, copying, "a1", "n1", lambda progress: None)

@@ -125,9 +125,22 @@ def test_abort_ends_a_migration_that_holds_its_thread(make: Callable[..., World]
     wait(lambda: world.here.moves, "the transfer")
     world.here.fail_next("abort_migration")  # is logged; the core asks again
     world.workers.abort_migration(world.uuid)
-    world.workers.abort_migration(world.uuid)
+    wait(lambda: world.here.calls.count(("abort_migration", world.uuid)) == 1, "the abort that fails")
+    wait(lambda: (world.workers.abort_migration(world.uuid), not world.here.moves)[1], "one that is heard")
     acted = world.acted(fx.Action.MIGRATE)
     assert "cancelled" in acted.error and acted.facts.domain is not None and not acted.facts.domain.job
+
+
+def test_aborts_of_one_vm_do_not_pile_up_while_libvirt_hangs(make: Callable[..., World]) -> None:
+    world = make()
+    world.here.hang()
+    for _ in range(50):
+        world.workers.abort_migration(world.uuid)
+    world.here.release()
+    world.act(fx.Action.SETTLE, attempt=ATTEMPT)
+    world.acted(fx.Action.SETTLE)
+    wait(lambda: ("abort_migration", world.uuid) in world.here.calls, "the abort")
+    assert world.here.calls.count(("abort_migration", world.uuid)) == 1
 
 
 def test_copy_that_is_not_there_is_told_as_such(make: Callable[..., World]) -> None:
