@@ -109,7 +109,9 @@ class Daemon:
 
     def _asked(self, question: Question) -> fx.Event:
         self._next_ask += 1
-        return fx.Asked(self._next_ask, question.verb, question.graceful_s)
+        return fx.Asked(
+            self._next_ask, question.verb, question.graceful_s, question.uuid, question.attempt, question.migration
+        )
 
     def _stop(self, *_: object) -> None:
         self._stopping = True

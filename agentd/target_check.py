@@ -23,10 +23,12 @@ MIB = 1024 * 1024
 
 
 class Findings(NamedTuple):
-    """Problems, each with what to do where there is something; notes on what was not checked."""
+    """Problems, each with what to do where there is something; notes on what was not checked. `reached`: the target's
+    libvirt has answered, or was not asked."""
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    reached: bool = True
 
 
 class Needs(NamedTuple):
@@ -105,6 +107,9 @@ def check(here: Here, settings: Settings, address: str, interface: str, local_di
     """Everything, as far as it can be reached. Never raises for what the target is or says."""
     try:
         check_way(address, interface)
+    except HypervisorError as problem:
+        return Findings((str(problem),))
+    try:
         probe(uri_of(settings.uri, address), address, interface)
         with opened(settings.uri, address) as conn:
             if _host_uuid(conn.getCapabilities()) == _host_uuid(here.capabilities):
@@ -112,9 +117,9 @@ def check(here: Here, settings: Settings, address: str, interface: str, local_di
                 return Findings((text,))
             return _check_host(conn, here, settings, address, local_disks)
     except HypervisorError as problem:
-        return Findings((str(problem),))
+        return Findings((str(problem),), reached=False)
     except libvirt.libvirtError as error:
-        return Findings((f"libvirt on {address}: {one_line(error)}",))
+        return Findings((f"libvirt on {address}: {one_line(error)}",), reached=False)
 
 
 def _check_host(conn: Any, here: Here, settings: Settings, address: str, local_disks: bool) -> Findings:

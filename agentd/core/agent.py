@@ -117,6 +117,14 @@ class AgentCore:
             return "it was cancelled before it began"
         return guard.migrate_refusal(self.durable, uuid, attempt_id)
 
+    def may_do(self, action: fx.Action, uuid: str, facts: VmFacts, attempt_id: str = "") -> str | None:
+        """The same in front of whatever lets a VM run or go."""
+        if action == fx.Action.START:
+            return self.may_start(uuid, facts)
+        if action == fx.Action.RESUME:
+            return self.may_resume(uuid, facts)
+        return self.may_migrate(uuid, attempt_id) if action == fx.Action.MIGRATE else None
+
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in CLOCK_BOOTTIME seconds."""
         connect = NEVER if self._hypervisor_up else self._next_connect
@@ -490,7 +498,8 @@ class AgentCore:
     def status(self, now: float) -> dict[str, Any]:
         """What `chime-agent status` shows."""
         faults = (*self._own_faults.values(), *self._host_faults)
-        return status.show(self.durable, self._boot_id, self.link, self._drain.proof, faults, self._reports)
+        seen, proof = self.vms.facts, self._drain.proof
+        return status.show(self.durable, self._boot_id, self.link, proof, faults, self._reports, seen)
 
 
 def _is_quiet(event: fx.Event) -> bool:

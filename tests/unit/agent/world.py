@@ -239,11 +239,7 @@ class World:
         self._acted(act, error, invalid, refused)
 
     def _refusal(self, act: fx.Act) -> str:
-        if act.action == fx.Action.START:
-            return self.agent.may_start(act.uuid, self.hv.inspect(act.uuid)) or ""
-        if act.action == fx.Action.RESUME:
-            return self.agent.may_resume(act.uuid, self.hv.inspect(act.uuid)) or ""
-        return ""
+        return self.agent.may_do(act.action, act.uuid, self.hv.inspect(act.uuid)) or ""
 
     def _acted(self, act: fx.Act, error: str = "", invalid: bool = False, refused: str = "") -> None:
         facts = self.hv.inspect(act.uuid)
@@ -255,7 +251,7 @@ class World:
         uuid, attempt = act.uuid, act.attempt
         assert attempt is not None
         known = self.saved.held[uuid].attempt if uuid in self.saved.held else None
-        refused = self.agent.may_migrate(uuid, attempt.id)
+        refused = self.agent.may_do(act.action, uuid, self.hv.inspect(uuid), attempt.id)
         if refused is not None:
             self._acted(act, refused=refused)
             return
