@@ -60,7 +60,7 @@ class Daemon:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self, notifier: Notifier) -> None:
-        """Until SIGTERM or SIGINT. The socket is bound already: ready is said at once, and each turn feeds the watchdog."""
+        """Until SIGTERM or SIGINT. The socket is bound before; each turn feeds the watchdog."""
         self._wake = WakeUp()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)

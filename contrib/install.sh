@@ -116,7 +116,7 @@ put_part() {
 
 put_config() {
     local target=$DESTDIR/etc/chime/$1
-    [ -e "$target" ] && say "kept $target" || install -D -m 644 "contrib/examples/$1" "$target"
+    if [ -e "$target" ]; then say "kept $target"; else install -D -m 644 "contrib/examples/$1" "$target"; fi
 }
 
 do_install() {

@@ -1,9 +1,9 @@
 """What a daemon tells its supervisor: ready, alive, stopping (systemd's notification protocol, sd_notify(3)).
 
 Rules: nothing here blocks or raises, whatever the supervisor does; what could not be said is said again with the next
-beat. Without a supervisor (`NOTIFY_SOCKET` not set) everything does nothing. The main loop calls `beat` in each turn and
-waits no longer than `wait_s`: a loop that hangs falls silent, and that is what the watchdog waits for. A thread of its
-own would go on feeding it.
+beat. Without a supervisor (`NOTIFY_SOCKET` not set) everything does nothing. The main loop calls `beat` in each turn,
+and waits no longer than `wait_s`: a loop that hangs falls silent, and that is what the watchdog waits for. A thread of
+its own would go on feeding it.
 """
 
 from __future__ import annotations
