@@ -93,7 +93,7 @@ def node(short_dir: Path) -> Path:
     )  # fmt: skip
     keys.save(state / "node.key", file)
     config = short_dir / "agentd.toml"
-    uri = f"qemu:///embed?root={short_dir}/absent"
+    uri = f"test://{short_dir}/absent.xml"
     config.write_text(toml({"state_dir": str(state), "socket": str(short_dir / "a.sock"), "libvirt_uri": uri}))
     return config
 
