@@ -76,6 +76,7 @@ build() {
     cp -R docs "$new/share/doc/chime"
     cp README.md CHANGELOG.md LICENSE "$new/share/doc/chime/"
     echo "$PARTS" >"$new/$MARK"
+    chmod -R a+rX "$new"  # whatever the checkout's modes: chimed runs as a user of its own
 }
 
 # On one line after the other the machine has the old version, the new one, or (for a moment) none.
