@@ -116,7 +116,12 @@ def _shower(terminal: Terminal, operation: Row) -> Callable[[], None]:
     """Shows the progress of `operation`, which the caller keeps up to date, at each call."""
     if not terminal.err_is_terminal:
         lines = progress.Lines()
-        return lambda: terminal.progress(lines.text(operation))
+
+        def say_new() -> None:
+            for line in lines.new(operation):
+                terminal.say(line)
+
+        return say_new
     began = time.monotonic()
     terminal.live_progress(
         lambda columns, lines: progress.display(operation, time.monotonic() - began, columns, lines)

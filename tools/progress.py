@@ -1,8 +1,8 @@
 """How far an operation is, while somebody waits for it.
 
 On a terminal: one line for the whole, a bar for each VM that is being copied, a line for each step that
-failed or waits; what is done is only counted, and nothing is ever longer than the screen. Elsewhere: one
-line, and a new one only when it differs. A copy that goes on changes it at each quarter, not each second.
+failed or waits; what is done is only counted, and nothing is ever longer than the screen. Elsewhere: a line
+for each change that a log should have. That is not each second in which a copy goes on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from tools.session import Row
 from wire.text import clean_line
 
 FAILED_LINES = 5
-NAMED = 4
 QUARTER = 25
 MIGRATIONS = ("migrate", "evacuate")
 """The kinds of operations whose steps are migrations."""
@@ -33,7 +32,7 @@ def percent(copied: Row) -> int:
 
 CELLS: tuple[tuple[str, Callable[[Row], str], bool, int], ...] = (
     ("COPIED", lambda copied: f"{percent(copied)} %", False, 0),
-    ("LEFT", lambda copied: f"{copied['remaining_mib']} MiB", False, 34),
+    ("LEFT", lambda copied: units.size(copied["remaining_mib"]), False, 34),
     ("RATE", lambda copied: f"{copied['rate_mib_s']} MiB/s", True, 46),
     ("ITERATION", lambda copied: str(copied["iteration"]), True, 58),
     ("DOWNTIME", lambda copied: f"{copied['downtime_ms']} ms", True, 70),
@@ -50,17 +49,20 @@ def summary(operation: Row) -> str:
     if not steps:
         return text + _state(operation)
     states = [step["state"] for step in steps]
-    word = "migrated" if operation["kind"] in MIGRATIONS else "done"
-    counts = [f"{states.count('done')} of {len(steps)} {word}"]
-    for word, number in (
-        ("failed", states.count("failed")),
-        ("skipped", states.count("skipped")),
-        ("under way", states.count("running")),
-        ("waiting", states.count("waiting")),
-        ("to go", states.count("pending")),
-    ):
-        counts += [f"{number} {word}"] if number else []
-    return text + (f"{_state(operation)}, " if _state(operation) != "running" else "") + ", ".join(counts)
+    counts = [
+        f"{states.count(state)} {word}"
+        for state, word in (("failed", "failed"), ("skipped", "skipped"), ("running", "under way"),
+                            ("waiting", "waiting"), ("pending", "to go"))
+        if state in states
+    ]  # fmt: skip
+    state = _state(operation)
+    return text + ", ".join(([] if state == "running" else [state]) + [_done(operation)] + counts)
+
+
+def _done(operation: Row) -> str:
+    steps = operation["steps"]
+    done = sum(step["state"] == "done" for step in steps)
+    return f"{done} of {len(steps)} {'migrated' if operation['kind'] in MIGRATIONS else 'done'}"
 
 
 def _state(operation: Row) -> str:
@@ -73,29 +75,38 @@ def _state(operation: Row) -> str:
 
 
 class Lines:
-    """One line for each state of an operation. Of a copy only quarters count, and only forward."""
+    """What is new since the last look, as lines of a log: of a copy only each quarter, and only forward."""
 
     def __init__(self) -> None:
-        self._quarters: dict[str, int] = {}
+        self._said: dict[str, tuple[str, int, str]] = {}  # by step: state, quarter, detail
+        self._outcome: str | None = None
 
-    def text(self, operation: Row) -> str:
-        """The line for `operation`; the same as before if nothing changed that a log should have."""
-        active = [step for step in operation.get("steps") or [] if step["state"] in ("running", "waiting")]
-        if not active or operation["state"] != "running":
-            return summary(operation)
-        named = [self._step(step) for step in active[:NAMED]]
-        more = [f"{len(active) - NAMED} more"] if len(active) > NAMED else []
-        return f"{summary(operation)}: {'; '.join(named + more)}"
+    def new(self, operation: Row) -> list[str]:
+        """The lines to add for `operation` as it is now."""
+        head, lines = f"{operation['kind']} {operation['subject']}: ", []
+        if operation["outcome"] != self._outcome and operation["state"] == "running":
+            self._outcome = operation["outcome"]
+            lines = [summary(operation)]
+        for step in operation.get("steps") or []:
+            said, now = self._said.get(step["name"], ("pending", 0, "")), self._now(step)
+            self._said[step["name"]] = now
+            if now != said and now[0] != "pending":
+                lines.append(head + _step_text(step, now[1]) + (f": {_done(operation)}" if now[0] == "done" else ""))
+        return lines
 
-    def _step(self, step: Row) -> str:
-        words = [clean_line(step["name"]), step["state"]]
+    def _now(self, step: Row) -> tuple[str, int, str]:
+        _, quarter, _ = self._said.get(step["name"], ("", 0, ""))
         copied = step.get("progress")
-        if copied:
-            quarter = QUARTER * (percent(copied) // QUARTER)
-            quarter = self._quarters[step["name"]] = max(quarter, self._quarters.get(step["name"], 0))
-            words.append(f"{quarter} %")
-        detail = clean_line(step["detail"])
-        return " ".join(words) + (f" ({detail})" if detail else "")
+        if not copied:
+            return step["state"], quarter, step["detail"]
+        return step["state"], max(quarter, QUARTER * (percent(copied) // QUARTER)), ""
+
+
+def _step_text(step: Row, quarter: int) -> str:
+    text = f"{clean_line(step['name'])} {step['state']}"
+    if step.get("progress") and step["state"] == "running":
+        text += f", {quarter} % copied"
+    return text + (f" ({clean_line(step['detail'])})" if step["detail"] else "")
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ class Terminal:
     def __init__(self, stdin: TextIO, stdout: TextIO, stderr: TextIO, environ: Mapping[str, str]) -> None:
         self._in, self._out, self._err = stdin, stdout, stderr
         self._environ = environ
-        self._progress = ""  # the last line of progress where there is no terminal
         self._live: Live | None = None
         self.closed = False  # nobody reads stdout any more
         self.out_is_terminal = stdout.isatty() and environ.get("TERM") != "dumb"
@@ -66,12 +65,6 @@ class Terminal:
         except BrokenPipeError:
             _forget(self._err)
 
-    def progress(self, text: str) -> None:
-        """How far it is, where there is no terminal: a line, if it differs from the one before."""
-        if text != self._progress:
-            self.say(text)
-            self._progress = text
-
     def live_progress(self, draw: Draw) -> None:
         """How far it is, on a terminal: a picture, drawn again and again in its place until `end_progress`."""
         console = Console(file=self._err, force_terminal=True, highlight=False, _environ=self._environ)
@@ -95,7 +88,6 @@ class Terminal:
         live, self._live = self._live, None
         if live:
             live.stop()
-        self._progress = ""
 
     def pause(self, seconds: float) -> None:
         """Waits between two showings."""
