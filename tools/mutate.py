@@ -89,13 +89,14 @@ def follow(session: Session, operation: Row, result: dict[str, Any], what: str, 
     op_id = str(operation["id"])
     timeout_s = session.options.timeout_s or WAIT_S.get(operation["kind"], DEFAULT_WAIT_S)
     last: dict[str, Any] = dict(operation)
-    show_progress = _shower(session.terminal, last)
-
-    def on_progress(seen: m.OperationView) -> None:
-        last.update(msgspec.to_builtins(seen))
-        show_progress()
 
     try:
+        show_progress = _shower(session.terminal, last)
+
+        def on_progress(seen: m.OperationView) -> None:
+            last.update(msgspec.to_builtins(seen))
+            show_progress()
+
         last.update(msgspec.to_builtins(session.client.wait_operation(op_id, timeout_s, on_progress)))
         why = f"still running after {timeout_s:g} s"
     except KeyboardInterrupt:

@@ -78,7 +78,7 @@ class Lines:
     """What is new since the last look, as lines of a log: of a copy only each quarter, and only forward."""
 
     def __init__(self) -> None:
-        self._said: dict[str, tuple[str, int, str]] = {}  # by step: state, quarter, detail
+        self._said: dict[tuple[int, str], tuple[str, int, str]] = {}  # by step: state, quarter, detail
         self._outcome: str | None = None
 
     def new(self, operation: Row) -> list[str]:
@@ -87,19 +87,21 @@ class Lines:
         if operation["outcome"] != self._outcome and operation["state"] == "running":
             self._outcome = operation["outcome"]
             lines = [summary(operation)]
-        for step in operation.get("steps") or []:
-            said, now = self._said.get(step["name"], ("pending", 0, "")), self._now(step)
-            self._said[step["name"]] = now
+        for number, step in enumerate(operation.get("steps") or []):
+            key = number, step["name"]  # names may be equal
+            said = self._said.get(key, ("pending", 0, ""))
+            self._said[key] = now = _loggable(step, said[1])
             if now != said and now[0] != "pending":
                 lines.append(head + _step_text(step, now[1]) + (f": {_done(operation)}" if now[0] == "done" else ""))
         return lines
 
-    def _now(self, step: Row) -> tuple[str, int, str]:
-        _, quarter, _ = self._said.get(step["name"], ("", 0, ""))
-        copied = step.get("progress")
-        if not copied:
-            return step["state"], quarter, step["detail"]
-        return step["state"], max(quarter, QUARTER * (percent(copied) // QUARTER)), ""
+
+def _loggable(step: Row, quarter: int) -> tuple[str, int, str]:
+    """What of a step makes a new line when it changes. `quarter`: the percent that were said already."""
+    copied = step.get("progress")
+    if not copied:
+        return step["state"], quarter, step["detail"]
+    return step["state"], max(quarter, QUARTER * (percent(copied) // QUARTER)), ""
 
 
 def _step_text(step: Row, quarter: int) -> str:

@@ -67,7 +67,7 @@ class Terminal:
 
     def live_progress(self, draw: Draw) -> None:
         """How far it is, on a terminal: a picture, drawn again and again in its place until `end_progress`."""
-        console = Console(file=self._err, force_terminal=True, highlight=False, _environ=self._environ)
+        console = _Console(file=self._err, force_terminal=True, highlight=False, _environ=self._environ)
 
         def picture() -> RenderableType:
             return draw(console.width, console.height - 1)
@@ -104,6 +104,13 @@ class Terminal:
         if not answer.endswith("\n"):
             self.say("")
         return answer.strip().lower() in ("y", "yes")
+
+
+class _Console(Console):
+    """Leaves the cursor alone: a process that is killed could not show it again."""
+
+    def show_cursor(self, show: bool = True) -> bool:
+        return False
 
 
 def _forget(stream: TextIO) -> None:

@@ -150,6 +150,11 @@ def test_a_guest_that_changes_its_memory_adds_no_lines() -> None:
     assert [len(new) for new in seen] == [2, 0, 0, 0]
 
 
+def test_steps_of_the_same_name_are_told_apart() -> None:
+    lines, shown = progress.Lines(), _evacuation(_step("on n1", "done"), _step("on n1", "running"))
+    assert len(lines.new(shown)) == 3 and lines.new(shown) == []
+
+
 def test_an_operation_without_steps_has_a_line_too() -> None:
     assert progress.Lines().new(_evacuation()) == ["evacuate n1: running"]
 
