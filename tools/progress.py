@@ -20,6 +20,8 @@ from wire.text import clean_line
 
 FAILED_LINES = 5
 QUARTER = 25
+ACTIVE = ("running", "waiting")
+CANCELLING = "cancelling"
 MIGRATIONS = ("migrate", "evacuate")
 """The kinds of operations whose steps are migrations."""
 
@@ -66,9 +68,12 @@ def _done(operation: Row) -> str:
 
 
 def _state(operation: Row) -> str:
-    """The state; of an operation that runs, what the server says of it, such as that it is being cancelled."""
-    outcome = clean_line(operation.get("outcome") or "")
-    return outcome if operation["state"] == "running" and outcome else str(operation["state"])
+    """The state; of an operation that runs, what the server says of it or of a step: that it is being cancelled."""
+    if operation["state"] != "running":
+        return str(operation["state"])
+    details = [step["detail"] for step in operation.get("steps") or [] if step["state"] in ACTIVE]
+    is_cancelling = any(detail.startswith(CANCELLING) for detail in details)
+    return clean_line(operation["outcome"]) or (CANCELLING if is_cancelling else "running")
 
 
 # --- without a terminal -----------------------------------------------------------------------------------
@@ -79,13 +84,13 @@ class Lines:
 
     def __init__(self) -> None:
         self._said: dict[tuple[int, str], tuple[str, int, str]] = {}  # by step: state, quarter, detail
-        self._outcome: str | None = None
+        self._state = ""
 
     def new(self, operation: Row) -> list[str]:
         """The lines to add for `operation` as it is now."""
         head, lines = f"{operation['kind']} {operation['subject']}: ", []
-        if operation["outcome"] != self._outcome and operation["state"] == "running":
-            self._outcome = operation["outcome"]
+        if operation["state"] == "running" and _state(operation) != self._state:
+            self._state = _state(operation)
             lines = [summary(operation)]
         for number, step in enumerate(operation.get("steps") or []):
             key = number, step["name"]  # names may be equal
@@ -118,7 +123,7 @@ def display(operation: Row, waited_s: float | None, columns: int, lines: int) ->
     """A picture of at most `lines` lines. `waited_s`: how long somebody has waited for it, if anybody does."""
     steps = operation.get("steps") or []
     failed = [step for step in steps if step["state"] == "failed"]
-    active = [step for step in steps if step["state"] in ("running", "waiting")]
+    active = [step for step in steps if step["state"] in ACTIVE]
     copying = [step for step in active if step.get("progress")]
     others = [step for step in active if not step.get("progress")]
     parts = [_line(summary(operation) + (f" ({units.span(waited_s)})" if waited_s is not None else ""), "bold")]

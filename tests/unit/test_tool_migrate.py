@@ -150,6 +150,12 @@ def test_a_guest_that_changes_its_memory_adds_no_lines() -> None:
     assert [len(new) for new in seen] == [2, 0, 0, 0]
 
 
+def test_a_step_that_is_being_cancelled_shows_in_the_line_for_the_whole() -> None:
+    shown = _evacuation(_step("web-1", "running", 900, "cancelling; to n2"), _step("web-2", "done"))
+    whole = "evacuate n1: cancelling, 1 of 2 migrated, 1 under way"
+    assert progress.Lines().new(shown)[0] == whole and _drawn(shown)[0].startswith(whole)
+
+
 def test_steps_of_the_same_name_are_told_apart() -> None:
     lines, shown = progress.Lines(), _evacuation(_step("on n1", "done"), _step("on n1", "running"))
     assert len(lines.new(shown)) == 3 and lines.new(shown) == []
