@@ -47,10 +47,10 @@ class Running:
         return judging.judge({}, self._stuck_since(since, now), OWN_CODES) if since is not None else {}
 
     def _stuck_since(self, since: float, now: float) -> list[Symptom]:
-        return [self._stuck()] if now - since > self.check.timeout_s else []
+        return [self._stuck(self.check.timeout_s)] if now - since > self.check.timeout_s else []
 
-    def _stuck(self) -> Symptom:
-        text = f"the check {self.check.name} has not returned within {self.check.timeout_s:g} s"
+    def _stuck(self, after_s: float) -> Symptom:
+        text = f"the check {self.check.name} has not returned within {after_s:g} s"
         return Symptom(CHECK_STUCK, self.check.name, text)
 
     def _run(self) -> None:
@@ -75,8 +75,8 @@ class Running:
             self._before = reading
             tracks = judging.judge(self.tracks, symptoms, self.check.codes)
             return tracks, judging.judge(self.own, late, OWN_CODES)
-        except CheckStuck:
-            own = self._stuck()
+        except CheckStuck as error:
+            own = self._stuck(error.after_s)
         except CheckFailed as error:
             own = Symptom(CHECK_FAILED, self.check.name, f"{self.check.name}: {error}")
         except Exception as error:  # a site's check may do anything; the agent goes on, and says it

@@ -12,7 +12,8 @@ from wire import messages as m
 from wire.types import Health, Observed, Severity
 
 SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
-NODE_CODES = frozenset({"node-unreachable", "agent-lost", "node-error", "node-notice", *SUSPICIONS})
+OF_FAULTS = frozenset({"node-error", "node-notice"})
+NODE_CODES = frozenset({"node-unreachable", "agent-lost", *OF_FAULTS, *SUSPICIONS})
 COPIES = frozenset({"vm-duplicate", "vm-misplaced"})
 OF_OWNER = frozenset({"vm-failed", "vm-io-error", "vm-foreign-process"})
 VM_CODES = frozenset({"vm-unknown", *OF_OWNER, *COPIES})
