@@ -21,6 +21,8 @@ MAX_CHECKS = 128
 FIRST_WAIT_S = 5.0
 """So long the first call of `faults` waits for the first readings: an agent that has restarted shall not say that
 there are no faults, only to find them a moment later."""
+RARE_S = 300.0
+"""But not for checks that are this rare: they take long (SMART), and the VMs of a host that boots wait too."""
 CHECK_FAILED, CHECK_STUCK = "check-failed", "check-stuck"
 OWN_CODES = {CHECK_FAILED: Code(Severity.WARNING), CHECK_STUCK: Code(Severity.WARNING)}
 
@@ -116,7 +118,7 @@ class Runner:
         """The faults of now. The first call waits for the first readings, `FIRST_WAIT_S` at most."""
         if self._first:
             self._first, until = False, time.monotonic() + FIRST_WAIT_S
-            for each in self._running:
+            for each in (each for each in self._running if each.check.interval_s <= RARE_S):
                 each.has_read.wait(max(until - time.monotonic(), 0.0))
         now = time.monotonic()
         tracks: list[judging.Tracks] = [self._problems]
