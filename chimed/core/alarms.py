@@ -9,6 +9,7 @@ from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.sessions import Session, Sessions
 from wire import messages as m
+from wire.text import clean_text
 from wire.types import Health, Observed, Severity
 
 SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
@@ -61,7 +62,7 @@ def _fault_alarms(node: r.Node, faults: tuple[m.Fault, ...]) -> Wanted:
 
 
 def _in_words(faults: list[m.Fault]) -> str:
-    return "; ".join(f"{fault.code}: {fault.text}" if fault.text else fault.code for fault in faults)
+    return clean_text("; ".join(f"{fault.code}: {fault.text}" if fault.text else fault.code for fault in faults))
 
 
 def sync_mass(ctx: Context) -> bool:

@@ -303,6 +303,29 @@ def test_the_kernel_tells_about_its_clock() -> None:
     assert ClockCheck().read() in (True, False)
 
 
+def test_check_host_looks_once(short_dir: Path) -> None:
+    folder = short_dir / "checks.d"
+    folder.mkdir()
+    script(folder, "echo on battery; exit 2", "ups")
+    script(folder, "sleep 600", "slow")
+    config = short_dir / "agentd.toml"
+    config.write_text(
+        f'state_dir = "{short_dir}"\nchecks_dir = "{folder}"\n'
+        f'storage_paths = ["{short_dir}/none"]\nscript_timeout_s = 0.3\n'
+    )
+    argv = [sys.executable, "-m", "agentd.main", "check-host", "--config", config]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=WAIT_S, env=environment())
+    assert done.returncode == 1 and not done.stderr
+    lines = done.stdout.splitlines()
+    assert "ups: ups (critical): ups: on battery" in lines
+    assert "slow: check-stuck: has not returned within 0.3 s" in lines
+    gone = f"storage-failed (critical): {short_dir}/none cannot be read: No such file or directory"
+    assert f"storage {short_dir}/none: {gone}" in lines and "raid: nothing is wrong" in lines
+    (folder / "slow").unlink()
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=WAIT_S, env=environment())
+    assert done.returncode == 0
+
+
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 INSIDE = """

@@ -77,7 +77,8 @@ WORDS = {
     ),
     "smart-failing": ("a disk says that it is failing (`smartctl -H`)", "migrate what uses it, replace it"),
     "storage-failed": (
-        "a folder cannot be looked at, or a file cannot be written to it and synced",
+        "a folder cannot be looked at, or a file cannot be written to it and synced (only `info` when the agent may "
+        "not write there: root on NFS)",
         "look at the mount and at the storage behind it",
     ),
     "storage-full": (
