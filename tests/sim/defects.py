@@ -521,6 +521,13 @@ DEFECTS: tuple[Mutant, ...] = (
         "        if session.seq == 0 and node.health == Health.ERROR and _is_heard(node):\n",
         "        if False:\n",
         "one alarm, not a storm: a fault that lasts is cleared and raised again at each restart",
+        also=(
+            (
+                "chimed.core.health",
+                "        if (session is None or session.seq == 0) and _is_heard(node):",
+                "        if False:",
+            ),
+        ),
     ),
     Mutant(
         "notice-closes-the-node",
