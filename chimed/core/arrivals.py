@@ -89,7 +89,7 @@ def judge_older(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     came_from_owner = report.migration is not None and report.migration.peer == vm.node
     if not came_from_owner or facts.report(vm) is not None:  # it holds the present epoch: it was there when that began
         return Verdict.RELEASE
-    return Verdict.MOVE if _is_lost(facts, vm) and report.observed == Observed.RUNNING else Verdict.WAIT
+    return Verdict.WAIT
 
 
 def _is_held_off(facts: Facts, vm: r.Vm) -> bool:

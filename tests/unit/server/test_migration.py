@@ -1015,6 +1015,10 @@ def test_a_chain_of_migrations_whose_middle_is_lost(world: World) -> None:
     assert owner(world) == ("n2", epoch + 1) and world.agents["n3"].arrivals
     world.run(60)
     said(world, "n3")
+    assert owner(world) == ("n2", epoch + 1), "n2 may know better"
+    lose(world, "n2")
+    world.do(m.NodeRebuild, name="n2")
+    world.settle()
     assert owner(world) == ("n3", epoch + 2) and world.agents["n3"].running == {WEB}
 
 
