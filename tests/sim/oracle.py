@@ -247,6 +247,7 @@ class Oracle:
             self.lies.add(new.name)
         if new.evidence == Evidence.AGENT:
             ours = (host.hypervisor.alive() | host.hypervisor.creating) & self.managed - host.hypervisor.by_hand
+            ours -= host.hypervisor.handed_over  # they came by a migration, and do not run
             if ours - self.excused:
                 text = f"{new.name} is believed to run nothing, and runs {', '.join(sorted(ours))}"
                 raise Violation("S2", text, new.name)
