@@ -147,12 +147,13 @@ class Commands:
             return None if open_here else "no such migration is under way"
         if command.kind == MIGRATE and command.migration is None:
             return "it does not say where to"
+        with_disks = command.migration is not None and command.migration.options.local_disks
         if command.kind == MIGRATE and held.leaving:
-            return leaving.objection(durable, command.uuid, vms.boot_id, None)
+            return leaving.objection(durable, command.uuid, vms.boot_id, None, with_disks)
         if _must_wait(command, vms):
             return None
         if command.kind == MIGRATE:
-            return leaving.objection(durable, command.uuid, vms.boot_id, vms.facts[command.uuid])
+            return leaving.objection(durable, command.uuid, vms.boot_id, vms.facts[command.uuid], with_disks)
         return None if _runs(command, vms) else "the VM does not run"
 
     def done(self, event: Acted) -> None:

@@ -1,7 +1,7 @@
 """What the server says about this node, merged into what the node knows. Pure: pages in, `Durable` out.
 
-Rules: only a release removes; an epoch never falls; a release is never forgotten; all pages count at once or none. What
-this node says of a VM that has left by migration ends when the server has drawn its conclusion.
+Rules: only a release removes, and it alone ends what is remembered of a VM that has left; an epoch never falls; a
+release is never forgotten; a migration that is under way goes on in the next epoch; all pages count at once or none.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ def _released(durable: Durable, release: Release) -> Durable:
 
 def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
     tombstone, held, left = durable.tombstones.get(vm.uuid), durable.held.get(vm.uuid), durable.left.get(vm.uuid)
-    if left is not None and vm.epoch <= left.epoch:
-        return durable, ""  # the server has not heard yet that it left
+    if left is not None:  # only a release says that the server knows: a higher epoch may have crossed the news
+        return durable, "" if vm.epoch <= left.epoch else f"vm {vm.name}: assigned in epoch {vm.epoch}, but it has left"
     if tombstone is not None and tombstone.epoch >= vm.epoch:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but released here up to epoch {tombstone.epoch}"
     if held is not None and held.vm.epoch > vm.epoch:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but held here in epoch {held.vm.epoch}"
     if held is None or held.vm.epoch != vm.epoch:
-        return durable.without_left(vm.uuid).with_held(Held(vm=vm)), ""
+        leaving = held.attempt if held is not None and held.leaving else None
+        return durable.with_held(Held(vm=vm, attempt=leaving)), ""
     return durable.with_held(held.assigned(vm)), ""

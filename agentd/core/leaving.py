@@ -15,13 +15,15 @@ from agentd.core.durable import Attempt, Durable, Held, Journaled, Left, Tombsto
 from agentd.core.facts import DomainState, OffReason, VmFacts
 from wire.messages import CommandResult, MigrationOrder
 from wire.text import clean_text
-from wire.types import Desired, MigrationPhase, Outcome
+from wire.types import Desired, MigrationPhase, Outcome, Storage
 
 MAX_DETAIL = 500
 
 
-def objection(durable: Durable, uuid: str, boot_id: str, facts: VmFacts | None) -> str | None:
-    """Why the VM cannot be migrated away now, or None."""
+def objection(
+    durable: Durable, uuid: str, boot_id: str, facts: VmFacts | None, with_local_disks: bool = False
+) -> str | None:
+    """Why the VM cannot be migrated away now, or None. `with_local_disks`: its local disks are to be copied."""
     held = durable.held.get(uuid)
     if held is None:
         return "this node does not own the VM"
@@ -33,6 +35,8 @@ def objection(durable: Durable, uuid: str, boot_id: str, facts: VmFacts | None) 
         return "the node is drained"
     if held.vm.desired != Desired.RUNNING:
         return f"it should be {held.vm.desired}"
+    if held.vm.spec.storage == Storage.LOCAL and not with_local_disks:
+        return "its disks are local to this node, and it was not asked to copy them"
     return _not_migratable(held, facts)
 
 

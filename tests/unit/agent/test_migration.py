@@ -18,7 +18,7 @@ from tests.fakes.hypervisor import FakeDomain
 from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import PEER, World
 from wire import messages as m
-from wire.types import AdminState, Desired, MigrationPhase, Observed, Outcome
+from wire.types import AdminState, Desired, MigrationPhase, Observed, Outcome, Storage
 
 replace = msgspec.structs.replace
 ORDER = m.MigrationOrder(target="n2", address=PEER)
@@ -104,11 +104,32 @@ def test_a_vm_that_comes_back_later_is_started_here(running: World) -> None:
     running.run_until(lambda: running.runs_on_peer(VM_1))
     running.run(3.0)
     running.peer.destroy(VM_1)
-    running.server.change(VM_1, epoch=3, attempt="")
+    again = msgspec.structs.replace(running.server.vms[VM_1], epoch=3, attempt="")
+    running.server.release(VM_1, 2)
+    running.server.assign(again)
     running.poke()
     running.run_until(lambda: running.runs(VM_1))
     running.run(3.0)
     assert running.saved.left == {} and "vm-migrated-away" not in running.events()
+
+
+def test_a_higher_epoch_that_crosses_the_news_that_it_left_starts_nothing(running: World) -> None:
+    migrate(running)
+    running.run_until(lambda: running.runs_on_peer(VM_1))
+    running.server.change(VM_1, epoch=3, attempt="")
+    running.poke()
+    running.run(30.0)
+    assert not running.runs(VM_1) and running.saved.left[VM_1].epoch == 1
+
+
+def test_a_higher_epoch_does_not_end_a_migration_that_is_under_way(running: World) -> None:
+    running.transfer_s = 8.0
+    migrate(running)
+    running.run_until(lambda: leaving_now(running))
+    running.server.change(VM_1, epoch=2)
+    running.poke()
+    running.run_until(lambda: running.runs_on_peer(VM_1))
+    assert not running.runs(VM_1) and running.saved.left[VM_1].epoch == 2
 
 
 def test_progress_is_told_once_a_second_and_not_recorded(running: World) -> None:
@@ -692,12 +713,15 @@ def held(**changes: object) -> Durable:
     return replace(GOOD, held={VM_1: replace(HELD, **changes)})
 
 
+LOCAL_DISK = m.Disk(path="/d", storage=Storage.LOCAL)
+LOCAL = assignment(epoch=3, spec=m.VmSpec(vcpus=1, memory_mib=64, disks=(LOCAL_DISK,)))
 OBJECTIONS: dict[str, tuple[Durable, VmFacts | None]] = {
     "not owned": (replace(GOOD, held={}), None),
     "under way": (held(attempt=UNDER_WAY), VmFacts(VM_1, True, RUNS, ONE)),
     "not confirmed": (replace(GOOD, confirmed_boot="a"), VmFacts(VM_1, True, RUNS, ONE)),
     "drained": (replace(GOOD, local_drain=True), VmFacts(VM_1, True, RUNS, ONE)),
     "should be stopped": (held(vm=assignment(epoch=3, desired=Desired.STOPPED)), VmFacts(VM_1, True, RUNS, ONE)),
+    "local disks": (held(vm=LOCAL), VmFacts(VM_1, True, RUNS, ONE)),
     "never seen": (GOOD, None),
     "unknown": (GOOD, VmFacts(VM_1, False, RUNS, ONE)),
     "no domain": (GOOD, VmFacts(VM_1, True)),
@@ -717,6 +741,7 @@ def test_each_objection_to_a_migration(case: str) -> None:
 
 def test_nothing_objects_to_a_running_vm_that_is_owned() -> None:
     assert leaving.objection(GOOD, VM_1, "b", VmFacts(VM_1, True, RUNS, ONE)) is None
+    assert leaving.objection(held(vm=LOCAL), VM_1, "b", VmFacts(VM_1, True, RUNS, ONE), with_local_disks=True) is None
 
 
 STAYED = replace(HERE, attempt="", epoch=3)
