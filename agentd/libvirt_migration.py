@@ -18,6 +18,7 @@ from typing import Any
 from agentd import domain_xml, storage
 from agentd.hypervisor import HypervisorError, NoArrival
 from agentd.libvirt_connection import libvirt, one_line
+from agentd.libvirt_domains import is_busy, is_migrating, read_stamp, resume
 from agentd.libvirt_target import Settings, bracketed, is_ip, opened, uri_of
 from agentd.qemu_tls import has_migration_keys
 from wire.messages import MigrationOptions, MigrationOrder, MigrationProgress
@@ -35,7 +36,6 @@ FLAGS = (
 WATCH_PERIOD_S = 1.0
 SETTLE_PERIOD_S = 0.5
 BUSY_TIMEOUT_S = 30.0
-PATIENCE_S, PATIENCE_ALONE_S = 0.1, 0.5  # with a busy domain; libvirt is busy for moments in a migration too
 FORCED_MIN_S = 60.0  # a migration that is forced gets its time-out once more, or this
 NO_LIMIT_MIB_S = 1_000_000
 MIB = 1024 * 1024
@@ -58,65 +58,12 @@ def hand_over(settings: Settings, uuid: str, attempt: str, address: str) -> None
             raise HypervisorError(f"cannot resume {uuid} on {address}: {one_line(error)}") from None
 
 
-# --- domains ----------------------------------------------------------------------------------------------------------
-
-
-def read_stamp(domain: Any) -> domain_xml.Stamp | None:
-    """Chime's metadata of a domain. Raises libvirtError."""
-    try:
-        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            return None
-        raise
-    return domain_xml.read_metadata(text)
-
-
-def resume(domain: Any) -> None:
-    """Lets a paused domain run; one that runs is let be. Raises libvirtError."""
-    if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
-        return
-    try:
-        domain.resume()
-    except libvirt.libvirtError:
-        if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
-            raise
-
-
-def job(domain: Any, state: int, reason: int, alone: bool) -> bool:
-    """Whether libvirt is migrating a domain, in or out. To ask one that is busy would wait for half a minute. One that
-    stays busy is taken for migrating if it is paused for that; or in any case when it is looked at `alone`, since what
-    is unknown is not over. Raises libvirtError."""
-    if state == libvirt.VIR_DOMAIN_SHUTOFF:
-        return False
-    deadline = time.monotonic() + (PATIENCE_ALONE_S if alone else PATIENCE_S)
-    while domain.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OK:
-        if time.monotonic() >= deadline:
-            return alone or (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
-        time.sleep(0.02)
-    return is_migrating(domain)
-
-
-def is_migrating(domain: Any) -> bool:
-    """Asks libvirt for the job of a domain. Raises libvirtError."""
-    try:
-        stats = domain.jobStats()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
-            return True  # "only available on the source host": it is coming
-        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT):
-            return False
-        raise
-    ways = (libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
-    return stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE and stats.get("operation") in ways
-
-
 def settle(find: Callable[[], Any | None]) -> None:
     """Returns when the domain that `find` gives is not migrated (any more). Raises libvirtError, and HypervisorError
     when libvirt is busy with it for other reasons for too long."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while (domain := find()) is not None:
-        if domain.controlInfo()[0] == libvirt.VIR_DOMAIN_CONTROL_OK:
+        if not is_busy(domain):
             if not domain.isActive() or not is_migrating(domain):
                 return
             deadline = time.monotonic() + BUSY_TIMEOUT_S

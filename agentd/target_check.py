@@ -112,16 +112,20 @@ def check(here: Here, settings: Settings, address: str, interface: str, local_di
     try:
         probe(uri_of(settings.uri, address), address, interface)
         with opened(settings.uri, address) as conn:
+            if _host_uuid(conn.getCapabilities()) == _host_uuid(here.capabilities):
+                text = f"{address} is this node itself, or has the same host UUID (host_uuid in libvirtd.conf)"
+                return Findings((text,))
             return _check_host(conn, here, settings, address, local_disks)
     except HypervisorError as problem:
         return Findings((str(problem),), reached=False)
+    except libvirt.libvirtError as error:
+        return Findings((f"libvirt on {address}: {one_line(error)}",), reached=False)
 
 
 def _check_host(conn: Any, here: Here, settings: Settings, address: str, local_disks: bool) -> Findings:
     problems: list[str] = []
     notes: list[str] = []
     checks = (
-        _same_host(conn, here, address),
         _room(conn, here, address),
         _there_already(conn, here, address),
         _processors(conn, here, address),
@@ -140,12 +144,6 @@ def _check_host(conn: Any, here: Here, settings: Settings, address: str, local_d
         for path in domain_xml.block_devices_of(vm.xml)
     ]
     return Findings(tuple(problems), tuple(notes))
-
-
-def _same_host(conn: Any, here: Here, address: str) -> Iterator[str]:
-    there = conn.getCapabilities()
-    if _host_uuid(there) == _host_uuid(here.capabilities):
-        yield f"{address} is this node itself, or has the same host UUID (host_uuid in libvirtd.conf)"
 
 
 def _host_uuid(capabilities: str) -> str | None:
