@@ -41,7 +41,8 @@ def migrate(
 ) -> Ended:
     """Migrates one VM, and waits for the outcome until `until` (monotonic seconds)."""
     hypervisor = offline.hypervisor
-    why = leaving.objection(offline.durable, uuid, host.boot_id(), hypervisor.inspect(uuid))
+    seen, with_disks = hypervisor.inspect(uuid), order.options.local_disks
+    why = leaving.objection(offline.durable, uuid, host.boot_id(), seen, with_disks)
     if why is not None:
         return Ended(None, why)
     offline.record(leaving.begin(offline.durable, uuid, leaving.ordered(attempt_id, order)))

@@ -377,7 +377,8 @@ class AgentCore:
         attempt = held.attempt if held is not None else None
         if event.attempt in (attempt and attempt.id, left and left.attempt):
             return [fx.Answer(event.ask, {"begun": event.attempt})]
-        why = leaving.objection(self._draft, uuid, self._boot_id, self.vms.facts.get(uuid))
+        seen, with_disks = self.vms.facts.get(uuid), order.options.local_disks
+        why = leaving.objection(self._draft, uuid, self._boot_id, seen, with_disks)
         if why is not None:
             return [fx.Answer(event.ask, {"refused": why})]
         if uuid in self.vms.in_flight:

@@ -43,8 +43,8 @@ def migrations(
     durable: Durable, boot_id: str, reports: dict[str, VmReport], facts: dict[str, VmFacts]
 ) -> dict[str, Any]:
     """The attempts to migrate VMs away that are known here, the VMs that have left, and why those that are owned here
-    cannot be migrated now (null: they can)."""
-    objections = {uuid: leaving.objection(durable, uuid, boot_id, facts.get(uuid)) for uuid in durable.held}
+    cannot be migrated now (null: they can, with the disks that only this node has)."""
+    objections = {uuid: leaving.objection(durable, uuid, boot_id, facts.get(uuid), True) for uuid in durable.held}
     attempts = [
         {
             "uuid": uuid,
