@@ -122,7 +122,7 @@ def _parameters(domain: Any, order: MigrationOrder, marks: tuple[str, str]) -> d
 
 
 class _Watcher:
-    """A thread beside the call: tells how far it is, and does what the time-out asks for."""
+    """A thread beside the call: tells how far it is, and does what the time-out asks for; nothing after the call."""
 
     def __init__(
         self,
@@ -143,6 +143,7 @@ class _Watcher:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._thread.join()  # else it might still pause a guest that has stayed here
 
     def explain(self, error: Any) -> str:
         """Why the migration ended."""
@@ -166,6 +167,11 @@ class _Watcher:
                 log.debug("a migration cannot be watched: %s", error)
 
     def _look(self, domain: Any) -> None:
+        stats = domain.jobStats()
+        if stats.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+            return
+        if stats.get("data_total"):  # not yet known at the very beginning
+            self._on_progress(progress_of(stats))
         if time.monotonic() - self._began >= self._limit_s():
             if self._options.on_timeout == OnTimeout.FORCE and not self._forced:
                 domain.suspend()
@@ -174,9 +180,6 @@ class _Watcher:
             else:
                 self._timed_out = True
                 domain.abortJob()
-        stats = domain.jobStats()
-        if stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
-            self._on_progress(progress_of(stats))
 
 
 def progress_of(stats: dict[str, Any]) -> MigrationProgress:
