@@ -1053,6 +1053,31 @@ def test_it_has_left_and_nobody_has_it(world: World) -> None:
     assert world.vm("web")["observed"] == "running"
 
 
+def test_it_has_left_for_nobody_knows_where_and_its_node_is_lost(world: World) -> None:
+    """That its node runs nothing proves nothing about where it went."""
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "alone", "192.0.2.7")
+    world.agents["n1"].leave(WEB)
+    said(world, "n1")
+    lose(world)
+    rebuild = world.do(m.NodeRebuild, name="n1")
+    assert step(world, rebuild)[0] == "failed" and "has left for 192.0.2.7" in step(world, rebuild)[1]
+    assert owner(world) == ("n1", epoch)
+
+
+def test_while_it_leaves_by_an_order_on_its_node(world: World) -> None:
+    world.agents["n1"].begin_alone(WEB, "alone", "n2")
+    said(world, "n1")
+    assert world.refuse(m.VmMigrate, vm="web", to="n3").code == "locked"
+    answer = world.do(m.NodeEvacuate, name="n1")
+    assert step(world, answer) == ("waiting", "web is being migrated to n2, by an order on n1")
+    leave(world)
+    said(world, "n2")
+    said(world, "n1")
+    world.run(2)
+    assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: web")
+
+
 def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
     epoch = owner(world)[1]
     world.agents["n1"].begin_alone(WEB, "alone", "n2")
