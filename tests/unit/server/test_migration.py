@@ -526,6 +526,18 @@ def test_cancel_before_the_order_was_fetched(world: World) -> None:
     assert state(world, answer)[0] == "cancelled"
 
 
+def test_an_order_that_was_withdrawn_and_is_refused(world: World) -> None:
+    """The agent had it, and was told to give it up before it began."""
+    answer = migrate(world)
+    id_ = attempt(world)
+    world.do(m.OpCancel, id=answer["operation"]["id"])
+    world.settle()
+    del world.agents["n1"].said[WEB]
+    world.agents["n1"].report(results=(m.CommandResult(id=id_, outcome="rejected", detail="cancelled"),))  # type: ignore[arg-type]
+    world.run(2)
+    assert state(world, answer) == ("cancelled", "cancelled: it stays on n1 (rejected: cancelled)")
+
+
 def test_the_result_of_a_cancellation_means_nothing(world: World) -> None:
     answer = migrate(world)
     world.do(m.OpCancel, id=answer["operation"]["id"])
