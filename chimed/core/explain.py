@@ -69,7 +69,8 @@ def _whereabouts(ctx: Context, facts: Facts, vm: r.Vm) -> list[str]:
         if row.cancelled:
             lines.append(f"{row.source} was asked to give that up.")
         if report is None:
-            lines.append(f"{row.source} is not heard: only it can tell whether the VM has left. Else: drain and rebuild.")
+            lines.append(f"{row.source} is not heard: only it can tell whether the VM has left.")
+            lines.append(f"If {row.source} does not come back: drain it, and rebuild it.")
     elif left := arrivals.left(report):
         lines.append(f"{vm.node} says that it has left for {left.peer}: a report from there is awaited.")
         lines.append("If it runs nowhere: chime-tool vm start --evidence operator.")

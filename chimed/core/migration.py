@@ -16,7 +16,7 @@ from chimed.core.facts import Facts
 from chimed.core.operations import OPEN_STEPS, cancel, fail, succeed
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import AdminState, Desired, Observed, StepState, Storage, VirtType
+from wire.types import AdminState, Desired, MigrationPhase, Observed, StepState, Storage, VirtType
 
 MOVED = "moved (stopped)"
 PASSING = frozenset({Observed.STOPPED, Observed.CRASHED})
@@ -31,6 +31,8 @@ def is_live(facts: Facts, vm: r.Vm) -> bool:
     report = facts.report(vm)
     if report is None:
         raise ChimeError("node-unreachable", f"{vm.name} is on {vm.node}, which has not told how it is")
+    if report.migration is not None and report.migration.phase == MigrationPhase.LEAVING:
+        raise ChimeError("locked", f"{vm.name} is being migrated to {report.migration.peer}, by an order on {vm.node}")
     if vm.desired == Desired.RUNNING and report.observed == Observed.RUNNING:
         return True
     stopped = (Observed.STOPPED, Observed.FAILED) if vm.desired == Desired.STOPPED else (Observed.FAILED,)

@@ -131,13 +131,14 @@ def _forget_old(ctx: Context, subject: str) -> None:
 
 
 def note_result(ctx: Context, node_name: str, result: m.CommandResult) -> None:
-    """A command ended on its node; its operation ends with it."""
+    """A command ended on its node; its operation ends with it, if it is not one of a migration."""
+    if result.outcome != Outcome.DONE:
+        _note_refusal(ctx, node_name, result)
     command = ctx.tables.commands.get(result.id)
     if command is None or command.node != node_name:
         return
     ctx.tables.commands.delete(command)
     if command.kind in (MIGRATE, CANCEL_MIGRATION):
-        _note_refusal(ctx, command, result)
         return
     op = ctx.tables.operations.get(command.operation)
     if op is None or op.state != OperationState.RUNNING:
@@ -148,9 +149,10 @@ def note_result(ctx: Context, node_name: str, result: m.CommandResult) -> None:
         fail(ctx, op, f"{result.outcome}: {result.detail}" if result.detail else str(result.outcome))
 
 
-def _note_refusal(ctx: Context, command: r.Command, result: m.CommandResult) -> None:
-    """The order to migrate came to nothing, if its node does not say otherwise (`attempts.decide`)."""
-    row = ctx.tables.migrations.get(command.uuid)
-    if row is not None and row.attempt == command.id and result.outcome != Outcome.DONE:
-        refused = f"{result.outcome}: {result.detail}" if result.detail else str(result.outcome)
-        ctx.tables.migrations.put(msgspec.structs.replace(row, refused=refused))
+def _note_refusal(ctx: Context, node_name: str, result: m.CommandResult) -> None:
+    """The order to migrate came to nothing, if its node does not say otherwise (`attempts.decide`). It may have been
+    withdrawn meanwhile."""
+    for row in ctx.tables.migrations.by("source", node_name):
+        if row.attempt == result.id:
+            refused = f"{result.outcome}: {result.detail}" if result.detail else str(result.outcome)
+            ctx.tables.migrations.put(msgspec.structs.replace(row, refused=refused))

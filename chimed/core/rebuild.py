@@ -107,7 +107,10 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, 
     if facts.is_live(node.name) and not facts.in_session(node.name):
         text = f"{node.name} is back: its report is awaited"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
-    row = facts.ctx.tables.migrations.get(vm.uuid)
+    session, row = facts.sessions.get(node.name), facts.ctx.tables.migrations.get(vm.uuid)
+    if session is not None and (away := arrivals.left(session.reports.get(vm.uuid))):
+        text = f"{node.name} said that it has left for {away.peer}, which is no node: find out whether it runs there"
+        return msgspec.structs.replace(step, state=StepState.FAILED, detail=text)
     if row is not None and not facts.is_lost(node):
         text = f"was being migrated to {row.target}: {node.name} is heard, and says how that ended"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)

@@ -526,6 +526,18 @@ def test_cancel_before_the_order_was_fetched(world: World) -> None:
     assert state(world, answer)[0] == "cancelled"
 
 
+def test_an_order_that_was_withdrawn_and_is_refused(world: World) -> None:
+    """The agent had it, and was told to give it up before it began."""
+    answer = migrate(world)
+    id_ = attempt(world)
+    world.do(m.OpCancel, id=answer["operation"]["id"])
+    world.settle()
+    del world.agents["n1"].said[WEB]
+    world.agents["n1"].report(results=(m.CommandResult(id=id_, outcome="rejected", detail="cancelled"),))  # type: ignore[arg-type]
+    world.run(2)
+    assert state(world, answer) == ("cancelled", "cancelled: it stays on n1 (rejected: cancelled)")
+
+
 def test_the_result_of_a_cancellation_means_nothing(world: World) -> None:
     answer = migrate(world)
     world.do(m.OpCancel, id=answer["operation"]["id"])
@@ -1077,6 +1089,31 @@ def test_it_has_left_and_nobody_has_it(world: World) -> None:
     world.settle()
     assert owner(world) == ("n1", epoch + 1) and state(world, answer)[0] == "succeeded"
     assert world.vm("web")["observed"] == "running"
+
+
+def test_it_has_left_for_nobody_knows_where_and_its_node_is_lost(world: World) -> None:
+    """That its node runs nothing proves nothing about where it went."""
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "alone", "192.0.2.7")
+    world.agents["n1"].leave(WEB)
+    said(world, "n1")
+    lose(world)
+    rebuild = world.do(m.NodeRebuild, name="n1")
+    assert step(world, rebuild)[0] == "failed" and "has left for 192.0.2.7" in step(world, rebuild)[1]
+    assert owner(world) == ("n1", epoch)
+
+
+def test_while_it_leaves_by_an_order_on_its_node(world: World) -> None:
+    world.agents["n1"].begin_alone(WEB, "alone", "n2")
+    said(world, "n1")
+    assert world.refuse(m.VmMigrate, vm="web", to="n3").code == "locked"
+    answer = world.do(m.NodeEvacuate, name="n1")
+    assert step(world, answer) == ("waiting", "web is being migrated to n2, by an order on n1")
+    leave(world)
+    said(world, "n2")
+    said(world, "n1")
+    world.run(2)
+    assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: web")
 
 
 def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
