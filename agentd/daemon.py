@@ -81,7 +81,7 @@ class Daemon:
             signal.signal(number, self._stop)
         known = self._core.durable
         log.info(f"agentd {__version__}: node {known.node}, {len(known.held)} VMs in the snapshot")
-        notifier.ready(f"node {known.node}, {len(known.held)} VMs in the snapshot")
+        notifier.ready(f"guards node {known.node}")
         while not self._stopping:
             notifier.beat()
             self._poller.poll(int(min(self._wait_s(), notifier.wait_s()) * 1000) + 1)

@@ -65,8 +65,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         fds = [self._wake.fd, *self._pinger.fds()]
-        nodes, vms = len(self._core.tables.nodes), len(self._core.tables.vms)
-        notifier.ready(f"serves {nodes} nodes, {vms} VMs")
+        notifier.ready("nodes and operators are served")
         while not self._stopping:
             notifier.beat()
             if not self.turn():

@@ -46,10 +46,6 @@ class Notifier:
         """The service can be used now; `status` is one line for people."""
         self._say(READY="1", STATUS=status)
 
-    def status(self, status: str) -> None:
-        """Another line for people."""
-        self._say(STATUS=status)
-
     def stopping(self) -> None:
         """The service ends because it was told to."""
         self._say(STOPPING="1")
