@@ -141,15 +141,33 @@ def test_a_disk_hangs(lab: Lab) -> None:
 def test_live_migration_between_two_hosts(lab: Lab, foreign: tuple[str, Guest]) -> None:
     """Peer to peer over the business network, as a person does it: the guest counts on, on the other host."""
     uuid, guest = foreign
-    target = lab.host("n2").address("biz")
-    words = ("migrate", "--live", "--p2p", "--persistent", "--undefinesource", "--migrateuri", f"tcp://{target}")
-    lab.host("n1").virsh(*words, uuid, f"qemu+tcp://{target}/system", timeout_s=120)
+    migrate(lab, uuid, "n1", "n2")
     assert lab.oracle.places(uuid) == ["n2"]
     before = guest.last().number
     wait_until(lambda: guest.last().number > before, 30, "the guest counts on")
     assert len(guest.runs()) == 1, "it was not booted again"
     assert uuid not in lab.host("n1").virsh("list", "--all", "--uuid")
     assert uuid not in lab.vms(), "Chime has nothing to do with it"
+
+
+def test_a_copy_beside_a_migrated_guest_is_seen(lab: Lab, foreign: tuple[str, Guest]) -> None:
+    """The oracle's own test: what arrived by migration runs from then on, and its paused source does not."""
+    uuid, guest = foreign
+    migrate(lab, uuid, "n1", "n2")
+    assert not lab.watch.violations
+    migrate(lab, uuid, "n2", "n1")
+    assert not lab.watch.violations
+    lab.host("n3").virsh("create", f"{SHARED}/{guest.name}.xml")
+    lab.wait(lambda: lab.watch.violations, "two processes of one VM are noticed")
+    lab.host("n3").virsh("destroy", uuid)
+    lab.watch.violations.clear()
+
+
+def migrate(lab: Lab, uuid: str, source: str, target: str) -> None:
+    """As a person does it, peer to peer over the business network."""
+    address = lab.host(target).address("biz")
+    words = ("migrate", "--live", "--p2p", "--persistent", "--undefinesource", "--migrateuri", f"tcp://{address}")
+    lab.host(source).virsh(*words, uuid, f"qemu+tcp://{address}/system", timeout_s=120)
 
 
 def test_two_copies_of_a_guest_are_seen(lab: Lab, foreign: tuple[str, Guest]) -> None:
