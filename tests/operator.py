@@ -126,6 +126,10 @@ class Operator(abc.ABC):
         """The alarms that are raised now."""
         return [dict(row) for row in self.ask(m.AlarmList())["items"] if code in (None, row["code"])]
 
+    def raised(self, subject: str) -> set[str]:
+        """Codes of the alarms about a node or VM."""
+        return {alarm["code"] for alarm in self.alarms() if alarm["subject"] == subject}
+
     def actions(self, subject: str | None = None) -> list[str]:
         """The audit trail of a subject: its actions, oldest first."""
         return [row["action"] for row in self.ask(m.EventList(subject=subject, limit=1000))["items"]]

@@ -137,8 +137,8 @@ class Watch:
     """Samples the oracle in a thread and records every moment when a UUID had two runnable processes (S1).
 
     A scan is not atomic, so two processes count only when both are found alive again after it. The target of a live
-    migration is no second copy as long as its vCPUs are paused. Whether they are, qemu is not asked: they are when their
-    threads use no CPU time. Once they have used some, the source must not use any more.
+    migration is no second copy as long as its vCPUs are paused. Whether they are, qemu is not asked: they are when
+    their threads use no CPU time. Once they have used some, the source must not use any more.
     Use as a context manager; then read `violations` (empty is good) and `samples`.
     """
 

@@ -40,6 +40,7 @@ FIRST_NUMBER = 10  # hosts get the addresses .10, .11, ... on both networks
 PORT = 7440
 GUEST_MIB = 96
 COUNT_INTERVAL_S = 0.5
+AUDIT_S = 45.0  # long, so that what happens at once is due to libvirt's events and not to the audit
 JOURNAL_TAIL = 80
 UNITS = ("chimed", "chime-agentd", "libvirtd")
 CONFIG_FOLDER = Path("/etc/chime")
@@ -85,7 +86,7 @@ class Lab(Operator):
         self.names = tuple(nodes)
         self.guests: dict[str, Guest] = {}
         self._server_config = {**SERVER_CONFIG, "memory_reserve_mib": 0, **(server_config or {})}
-        self._agent_config = {**AGENT_CONFIG, **(agent_config or {})}
+        self._agent_config = {**AGENT_CONFIG, "audit_s": AUDIT_S, **(agent_config or {})}
         self._detached = False
         self.dir = short_directory()
         self.hosts: dict[str, LabHost] = {}
