@@ -76,7 +76,7 @@ def test_row_21_a_node_boots_and_the_server_is_not_reachable(lab: Lab, why: str)
 
 
 def test_row_22_a_node_returns_whose_vms_were_rebuilt(lab: Lab) -> None:
-    """Scenario 1, as an operator types it: drain, rebuild with evidence, and nothing runs twice when the node is back."""
+    """Scenario 1, as an operator types it: drain, rebuild with evidence; nothing runs twice when the node is back."""
     name, local = unique("moved"), unique("local")
     disk = {"format": DiskFormat.QCOW2, "storage": Storage.SHARED, "size_mib": DISK_MIB}
     shared = m.Disk(path=f"{SHARED}/{name}.qcow2", **disk)
@@ -89,7 +89,7 @@ def test_row_22_a_node_returns_whose_vms_were_rebuilt(lab: Lab) -> None:
     lab.tool("node", "drain", "n1", "--yes")
     assert "operator" in lab.tool("node", "rebuild", "n1", "--yes", code=3), "it says what would be evidence"
     done = lab.tool("node", "rebuild", "n1", "--yes", "--evidence", "operator", "--comment", "unplugged", timeout_s=300)
-    assert done["operation"]["state"] == "succeeded" and any(local in text for text in done["warnings"])
+    assert done["operation"]["state"] == "succeeded" and any("local" in text for text in done["warnings"])
     assert lab.process(uuid).host != "n1"
     lab.counting(name)
     n1 = lab.host("n1")
@@ -123,7 +123,7 @@ def test_row_23_the_management_network_is_down(lab: Lab, direction: Direction) -
 
 
 def test_row_25_both_networks_are_down(lab: Lab) -> None:
-    """No rebuild without evidence; `chime-agent drain` on the node stops its VMs; the server learns of it, as evidence."""
+    """No rebuild without evidence; `chime-agent drain` on the node stops its VMs; the server learns it, as evidence."""
     name = unique("island")
     uuid = lab.create_guest(name, node="n1")
     n1 = lab.host("n1")
