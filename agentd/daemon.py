@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import uuid
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import structlog
 import zmq
 
 from agentd import __version__, host
+from agentd.checks.finding import find
+from agentd.checks.runner import Runner
 from agentd.config import Config
 from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
@@ -57,7 +60,9 @@ class Daemon:
         self._workers = Workers(
             hypervisor, self._core.may_start, self._wake, config.workers, config.call_timeout_s
         )
-        self._checks = host.HostChecks((config.state_dir, *config.storage_paths), self._limits())
+        self._faults_changed = threading.Event()
+        found = find(config)
+        self._checks = Runner(found.checks, self._on_faults, found.problems, config.severities)
         self._link = LinkSocket(keys)
         self._local = LocalSocket(Path(config.socket))
         self._poller = zmq.Poller()
@@ -67,12 +72,6 @@ class Daemon:
         self._next_ask = 0
         self._stopping = False
 
-    def _limits(self) -> host.Limits:
-        return host.Limits(
-            memory_free_percent=self._config.memory_min_free_percent,
-            storage_free_percent=self._config.storage_min_free_percent,
-        )
-
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self, notifier: Notifier) -> None:
@@ -81,6 +80,7 @@ class Daemon:
             signal.signal(number, self._stop)
         known = self._core.durable
         log.info(f"agentd {__version__}: node {known.node}, {len(known.held)} VMs in the snapshot")
+        self._checks.start()
         notifier.ready(f"guards node {known.node}")
         while not self._stopping:
             notifier.beat()
@@ -89,6 +89,7 @@ class Daemon:
             for event in self._events():
                 self._do(self._core.handle(event, host.boottime()))
         notifier.stopping()
+        self._checks.stop()
         self._say_bye()
         log.info("stopped; VMs go on")
 
@@ -97,6 +98,9 @@ class Daemon:
         return max(0.0, min(deadline, self._workers.next_overdue_s(), MAX_WAIT_S))
 
     def _events(self) -> list[fx.Event]:
+        if self._faults_changed.is_set():
+            self._faults_changed.clear()
+            self._check_host()
         events: list[fx.Event] = self._workers.take()
         if why := self._link.lost():
             events.append(fx.Disconnected(why))
@@ -119,6 +123,11 @@ class Daemon:
             os.write(self._wake_write, b"\0")
         except BlockingIOError:
             pass  # it is awake already
+
+    def _on_faults(self) -> None:
+        """From a check's thread: the core shall hear of it now, not with the next look at the host."""
+        self._faults_changed.set()
+        self._wake()
 
     def _drain_wake(self) -> None:
         try:

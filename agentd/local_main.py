@@ -114,7 +114,7 @@ def _show(status: dict[str, Any], form: str) -> None:
     if status.get("last_error"):
         print(f"link: {status['last_error']}")
     for fault in status.get("faults", []):
-        print(f"fault {fault['code']}: {fault['text']}")
+        print(f"fault {fault['code']} ({fault['severity']}): {fault['text']}")
     rows = [("VM", "OBSERVED", "EPOCH", "RESTARTS", "DETAIL")]
     rows += [
         (vm["name"] or vm["uuid"], vm["observed"], str(vm["epoch"]), str(vm["restarts"]), vm["detail"])

@@ -5,6 +5,7 @@ Usage:
   agentd join BUNDLE [--config FILE] [--force]
   agentd keygen [--config FILE] [--force]
   agentd check-config [--config FILE]
+  agentd check-host [--config FILE]
   agentd (-h | --help)
   agentd --version
 
@@ -14,6 +15,7 @@ Without a command the agent runs in the foreground until SIGTERM or SIGINT; VMs 
   keygen        makes the node's key here and prints its public key, for `chime-tool node add NAME --public-key KEY`;
                 the bundle that it prints is then joined as usual, and the secret never leaves this node
   check-config  reads the configuration, says what is wrong with it, or what it amounts to
+  check-host    runs each fault check of this node once, a site's own too, and says what it sees
 
 Options:
   --config FILE  TOML configuration; every key has a default
@@ -67,7 +69,17 @@ def _command(args: dict[str, Any]) -> int:
     if args["check-config"]:
         print(msgspec.json.format(msgspec.json.encode(config)).decode())
         return 0
+    if args["check-host"]:
+        return _check_host(config)
     return _run(config)
+
+
+def _check_host(config: Config) -> int:
+    from agentd.checks.once import look  # only now: the other commands do not need psutil
+
+    lines, all_could_look = look(config)
+    print("\n".join(lines))
+    return 0 if all_could_look else 1
 
 
 def _run(config: Config) -> int:

@@ -74,7 +74,7 @@ class Offline:
             "session": "",
             "admin_state": self._durable.order.admin_state.value,
             "local_drain": self._durable.local_drain,
-            "faults": [] if scan.libvirt_ok else [{"code": "libvirt-unreachable", "text": scan.error}],
+            "faults": [] if scan.libvirt_ok else [_libvirt_fault(scan.error)],
             "vms": [self._vm(uuid, scan) for uuid in sorted(_managed(self._durable, scan))],
         }
 
@@ -138,3 +138,7 @@ def _managed(durable: Durable, scan: HostScan) -> set[str]:
 def _alive(durable: Durable, scan: HostScan) -> set[str]:
     running = {d.uuid for d in scan.domains if d.active} | {p.uuid for p in scan.processes}
     return running & (_managed(durable, scan) | durable.tombstones.keys())
+
+
+def _libvirt_fault(error: str) -> dict[str, str]:
+    return {"code": "libvirt-unreachable", "severity": "critical", "text": error}

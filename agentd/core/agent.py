@@ -26,6 +26,7 @@ from agentd.core.reporting import Outbox
 from agentd.core.vms import NEVER, Vms
 from wire import messages as m
 from wire.text import clean_line, clean_text
+from wire.types import Severity
 
 SAVE_RETRY_S = 2.0
 HYPERVISOR_RETRY_S = 2.0
@@ -317,7 +318,7 @@ class AgentCore:
         return [fx.Log("error", clean_line(f"libvirt: {event.error}", 600))] if new else []
 
     def _on_host_checked(self, event: fx.HostChecked, now: float) -> list[fx.Effect]:
-        if {f.code for f in event.faults} != {f.code for f in self._host_faults}:
+        if {(f.code, f.severity) for f in event.faults} != {(f.code, f.severity) for f in self._host_faults}:
             self.link.hurry_beat(now)
         faults = (msgspec.structs.replace(fault, text=clean_text(fault.text, 500)) for fault in event.faults[:200])
         self._host_faults, self._load = tuple(faults), event.load
@@ -419,7 +420,8 @@ class AgentCore:
 
     def _set_fault(self, code: str, text: str, now: float) -> bool:
         new = code not in self._own_faults
-        self._own_faults[code] = m.Fault(code=code, text=clean_text(text, 500))
+        severity = Severity.WARNING if code == "libvirt-slow" else Severity.CRITICAL
+        self._own_faults[code] = m.Fault(code=code, text=clean_text(text, 500), severity=severity)
         if new:
             self.link.hurry_beat(now)
         return new

@@ -28,7 +28,7 @@ def show(
         "local_drain": durable.local_drain,
         "drain_clean": proof.clean if proof else None,
         "revision": durable.revision,
-        "faults": [{"code": fault.code, "text": fault.text} for fault in faults],
+        "faults": [{"code": f.code, "severity": f.severity.value, "text": f.text} for f in faults],
         "vms": [_vm(report) for report in reports.values()],
     }
 

@@ -9,10 +9,12 @@ from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.sessions import Session, Sessions
 from wire import messages as m
+from wire.text import clean_text
 from wire.types import Health, Observed, Severity
 
 SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
-NODE_CODES = frozenset({"node-unreachable", "agent-lost", "node-error", *SUSPICIONS})
+OF_FAULTS = frozenset({"node-error", "node-notice"})
+NODE_CODES = frozenset({"node-unreachable", "agent-lost", *OF_FAULTS, *SUSPICIONS})
 COPIES = frozenset({"vm-duplicate", "vm-misplaced"})
 OF_OWNER = frozenset({"vm-failed", "vm-io-error", "vm-foreign-process"})
 VM_CODES = frozenset({"vm-unknown", *OF_OWNER, *COPIES})
@@ -38,14 +40,29 @@ def node_alarms(node: r.Node, faults: tuple[m.Fault, ...], mass: bool) -> Wanted
     if node.health == Health.UNREACHABLE and not mass:
         text = f"node {node.name} sends no heartbeats and does not answer ping"
         return {"node-unreachable": (Severity.CRITICAL, text)}
-    if node.health != Health.ERROR:
-        return {}
     if "agent-lost" in node.reasons:
         known = "its answer to ping is not known" if "ping-unavailable" in node.reasons else "but answers ping"
         text = f"node {node.name} sends no heartbeats, {known}"
         return {"agent-lost": (Severity.CRITICAL, text)}
-    text = "; ".join(f"{f.code}: {f.text}" if f.text else f.code for f in faults) or ", ".join(node.reasons)
-    return {"node-error": (Severity.WARNING, f"node {node.name} reports: {text}")}
+    return _fault_alarms(node, faults)
+
+
+def _fault_alarms(node: r.Node, faults: tuple[m.Fault, ...]) -> Wanted:
+    """One alarm for what makes the node's health `error`, as urgent as the worst of it; one for what does not."""
+    notices = [fault for fault in faults if fault.severity == Severity.INFO]
+    errors = [fault for fault in faults if fault.severity != Severity.INFO]
+    wanted: Wanted = {}
+    if node.health == Health.ERROR:
+        worst = Severity.CRITICAL if any(f.severity == Severity.CRITICAL for f in errors) else Severity.WARNING
+        text = _in_words(errors) or ", ".join(node.reasons)
+        wanted["node-error"] = (worst, f"node {node.name} reports: {text}")
+    if node.health in (Health.ERROR, Health.NORMAL) and notices:
+        wanted["node-notice"] = (Severity.INFO, f"node {node.name} reports: {_in_words(notices)}")
+    return wanted
+
+
+def _in_words(faults: list[m.Fault]) -> str:
+    return clean_text("; ".join(f"{fault.code}: {fault.text}" if fault.text else fault.code for fault in faults))
 
 
 def sync_mass(ctx: Context) -> bool:

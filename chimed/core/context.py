@@ -112,6 +112,8 @@ class Context:
                 self._raise(code, subject, severity, text)
             elif (known.severity, known.text) != (severity, text):
                 self.tables.alarms.put(msgspec.structs.replace(known, severity=severity, text=text))
+                if known.severity != severity:
+                    self._tell_severity(known, severity, text)
 
     def alarm_active(self, code: str, subject: str) -> bool:
         """Whether the alarm is raised and not cleared."""
@@ -126,6 +128,11 @@ class Context:
         self.tables.alarms.put(alarm)
         self.audit("chimed", "alarm-raised", subject, f"{code} ({severity}): {text}")
         self.log("warning", f"alarm {code} {subject} ({severity}): {text}")
+
+    def _tell_severity(self, known: r.Alarm, severity: Severity, text: str) -> None:
+        what = f"{known.code} ({known.severity} -> {severity}): {text}"
+        self.audit("chimed", "alarm-severity", known.subject, what)
+        self.log("warning", f"alarm {known.subject}: {what}")
 
     # --- names --------------------------------------------------------------------------------------------------------
 

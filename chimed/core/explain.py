@@ -17,7 +17,7 @@ def node_lines(ctx: Context, facts: Facts, views: Views, node: r.Node, now: floa
     age = "never" if view.last_heartbeat_age_s is None else f"{view.last_heartbeat_age_s:.0f} s ago"
     reasons = f" ({', '.join(view.reasons)})" if view.reasons else ""
     lines = [f"{node.name} is {node.admin_state} and {node.health}{reasons}; last heartbeat: {age}."]
-    lines += [f"Fault {fault.code}: {fault.text}" for fault in view.faults]
+    lines += [f"Fault {fault.code} ({fault.severity}): {fault.text}" for fault in view.faults]
     why = views.why_not_schedulable(node, facts.room(node))
     lines.append(f"No new VM is placed here: it {why}." if why else "New VMs may be placed here.")
     lines.append("Its VMs take commands." if view.commandable else "Its VMs take no commands: its agent is not heard.")

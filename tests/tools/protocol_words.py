@@ -74,6 +74,7 @@ FIELDS = {
     "Welcome.revision": "newest inventory revision of this node",
     "Welcome.server_version": "version of the server",
     "Fault.code": "stable code of the fault",
+    "Fault.severity": "how urgent it is; `warning` and `critical` make the node's health `error`, `info` does not",
     "Load.cpu_percent": "use of all cores together, 0 to 100",
     "Load.memory_available_mib": "memory that can be had, in MiB",
     "Load.vms_running": "running VMs",
