@@ -43,7 +43,7 @@ def test_row_17_libvirtd_ends_and_comes_back(lab: Lab, how: str) -> None:
         lambda: "session" in n1.journal("chime-agentd") and lab.node("n1")["health"] == "normal", "the node is fine"
     )
     lab.counting(name)
-    assert [seen.pid for seen in lab.oracle.running(uuid)] == [first.pid]
+    assert lab.pids(uuid) == [first.pid]
     lab.observed(name, "running")
     lab.kill(first)
     lab.other_process(uuid, first, SOON_S)
@@ -61,7 +61,7 @@ def test_row_17_libvirtd_stays_away(lab: Lab) -> None:
     n1.systemctl("start", "libvirtd", *SOCKETS)
     lab.observed(name, "running")
     lab.wait_nodes("n1")
-    assert [seen.pid for seen in lab.oracle.running(uuid)] == [first.pid]
+    assert lab.pids(uuid) == [first.pid]
 
 
 def test_row_18_libvirtd_hangs(lab: Lab) -> None:
@@ -78,4 +78,4 @@ def test_row_18_libvirtd_hangs(lab: Lab) -> None:
     n1.resume()
     lab.wait_nodes("n1")
     lab.observed(name, "running")
-    assert [seen.pid for seen in lab.oracle.running(uuid)] == [first.pid]
+    assert lab.pids(uuid) == [first.pid]
