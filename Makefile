@@ -1,6 +1,8 @@
 # On a fresh Debian 12 (root, or a user with sudo) each of these is the only command to type.
 #   make test    everything needed is installed, then all tests run (ARGS=tests/unit for some)
 #   make check   linters, types, architecture
+#   make lab     tests with real hosts: systemd, libvirtd, two networks (LAB=tests/lab/test_nodes.py for some)
+#   make lab-up  such hosts to play with; lab-shell HOST=n1, lab-do DO='power-off n1', lab-down
 #   make demo    a cluster on this machine, its failures and what Chime does (KEEP=1 leaves it running)
 #   make down    end what `make demo KEEP=1` left running
 #   make bench   measurements into build/bench.json
@@ -12,13 +14,15 @@
 #   make uninstall  take it off again; state and configuration stay (PURGE=1: they go too)
 #   make clean   remove everything made here
 SHELL := /bin/bash
-ARGS := tests
+ARGS := tests --ignore=tests/lab
+LAB := tests/lab
 PY := .venv/bin/python
 # Hosts of the tests are namespaces, so they need root; files made here stay the caller's.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PYTHONDONTWRITEBYTECODE=1 PATH="$$PATH")
 OWN = status=$$?; [ "$$(id -u)" = 0 ] || sudo chown -R "$$(id -u):$$(id -g)" build; exit $$status
 
-.PHONY: help test check coverage demo down bench sim sim-mutants model clean system venv install uninstall
+.PHONY: help test check coverage demo down bench sim sim-mutants model clean system venv install uninstall \
+	lab lab-up lab-down lab-shell lab-do
 
 help:
 	@sed -n '/^#   make/s/^# //p' Makefile
@@ -32,6 +36,21 @@ venv:
 
 test: system
 	@$(SUDO) $(PY) -m pytest -q -ra -p no:cacheprovider $(ARGS); $(OWN)
+
+lab: system
+	@$(SUDO) $(PY) -m pytest -q -ra -p no:cacheprovider $(LAB); $(OWN)
+
+lab-up: system
+	@$(SUDO) $(PY) -m tests.lab up; $(OWN)
+
+lab-down:
+	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.lab down
+
+lab-shell:
+	@$(SUDO) $(PY) -m tests.lab shell $(or $(HOST),srv) $(CMD)
+
+lab-do:
+	@$(SUDO) $(PY) -m tests.lab $(DO)
 
 check: venv
 	.venv/bin/ruff check .
@@ -73,5 +92,6 @@ install uninstall:
 
 clean:
 	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.hosts sweep
+	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.lab sweep
 	rm -rf build .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

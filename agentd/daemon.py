@@ -89,8 +89,8 @@ class Daemon:
             self._drain_wake()
             for event in self._events():
                 self._do(self._core.handle(event, host.boottime()))
-        self._checks.stop()
         notifier.stopping()
+        self._checks.stop()
         self._say_bye()
         log.info("stopped; VMs go on")
 

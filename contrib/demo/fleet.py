@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentd.config import Config as AgentConfig
 from chimed.config import Config as ServerConfig
-from tests.hosts import Cluster, Host, Qemu, guest_cmdline, oracle
+from tests.hosts import Cluster, Guest, Host, Qemu, guest_cmdline, oracle
 
 SERVER = "server"
 NODES = ("n1", "n2", "n3")
@@ -29,7 +27,6 @@ MEMORY_MIB = 96
 DISK_MIB = 16
 SERVER_TIMINGS = {"heartbeat_s": 1.0, "ping_timeout_s": 0.3, "challenge_s": 0.5, "command_timeout_s": 20.0}
 AGENT_TIMINGS = {"audit_s": 10.0, "call_timeout_s": 9.0, "settle_s": 1.0}
-COUNTER = re.compile(r"chime-guest (\S+) counter (\d+) run ([0-9a-f]+)$")
 STARTED = "starting up"  # how libvirt's log of a VM names every start, also one that fails at once
 
 
@@ -38,41 +35,6 @@ class Answer(NamedTuple):
 
     code: int
     text: str
-
-
-class Count(NamedTuple):
-    """A line that a guest printed: `run` is another one for every boot of the guest."""
-
-    number: int
-    run: str
-
-
-@dataclass(frozen=True)
-class Guest:
-    """A VM of the demo, seen from outside."""
-
-    name: str
-    serial: Path
-
-    def counts(self) -> list[Count]:
-        """All that it has printed, in the order of the file."""
-        if not self.serial.exists():
-            return []
-        lines = self.serial.read_text(errors="replace").splitlines()
-        found = [match for match in map(COUNTER.search, lines) if match]
-        return [Count(int(match[2]), match[3]) for match in found if match[1] == self.name]
-
-    def last(self) -> Count:
-        """The newest line, (0, "") before the first."""
-        return (self.counts() or [Count(0, "")])[-1]
-
-    def runs(self) -> list[str]:
-        """The runs in the order in which they print; a run that is there twice was interleaved with another."""
-        found: list[str] = []
-        for count in self.counts():
-            if found[-1:] != [count.run]:
-                found.append(count.run)
-        return found
 
 
 class Fleet:

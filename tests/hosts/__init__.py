@@ -9,7 +9,8 @@
 Needs root. Used by the demo, the integration tests and the bench.
 """
 
-from tests.hosts.cluster import Cluster, down, kept_clusters, left_behind, short_directory, sweep
+from tests.hosts.cluster import Cluster, down, forget_directory, kept_clusters, left_behind, short_directory, sweep
+from tests.hosts.counter import Count, Guest
 from tests.hosts.guest import GuestError, build_guest, guest_cmdline, guest_xml
 from tests.hosts.host import Host, embed_conf
 from tests.hosts.network import NetworkError
@@ -18,6 +19,8 @@ from tests.hosts.service import HostError, Service, wait_until
 
 __all__ = [
     "Cluster",
+    "Count",
+    "Guest",
     "GuestError",
     "Host",
     "HostError",
@@ -28,6 +31,7 @@ __all__ = [
     "build_guest",
     "down",
     "embed_conf",
+    "forget_directory",
     "guest_cmdline",
     "guest_xml",
     "kept_clusters",

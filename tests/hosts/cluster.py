@@ -43,6 +43,12 @@ def short_directory() -> Path:
     return path
 
 
+def forget_directory(path: Path) -> None:
+    """`left_behind` does not look for it any more."""
+    if path in _directories_made:
+        _directories_made.remove(path)
+
+
 class Cluster:
     """Owns a bridge and hosts. Use as a context manager, or call `close()`.
 
@@ -121,8 +127,7 @@ class Cluster:
         for host in self.hosts.values():
             host.detach()
         atexit.unregister(self.close)
-        if self.dir in _directories_made:
-            _directories_made.remove(self.dir)
+        forget_directory(self.dir)
 
     def close(self) -> None:
         """End every process, remove links, bridge and directory. Does nothing the second time."""

@@ -7,11 +7,14 @@ left out.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+RAN_NS = 5_000_000  # a paused vCPU uses less between two samples, one that runs a Linux soon uses more
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,24 @@ def inner_pid(pid: int) -> int | None:
     return None
 
 
+def vcpu_time_ns(pid: int) -> int:
+    """CPU time that the vCPU threads of a qemu have used (libvirt lets it name its threads); 0 when it is gone."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for task in os.scandir(f"/proc/{pid}/task"):
+            if _read(f"{task.path}/comm").startswith(("CPU ", "ALL CPUs")):
+                total += int((_read(f"{task.path}/schedstat").split() or ["0"])[0])
+    return total
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def scan(namespaces: Mapping[int, str]) -> dict[str, list[Qemu]]:
     """UUID -> live qemu processes; `namespaces` maps pid namespace inodes to host names."""
     found: dict[str, list[Qemu]] = {}
@@ -115,7 +136,9 @@ def still_runs(seen: Qemu) -> bool:
 class Watch:
     """Samples the oracle in a thread and records every moment when a UUID had two runnable processes (S1).
 
-    A scan is not atomic, so two processes count only when both are found alive again after it.
+    A scan is not atomic, so two processes count only when both are found alive again after it. The target of a live
+    migration is no second copy as long as its vCPUs are paused. Whether they are, qemu is not asked: they are when
+    their threads use no CPU time. Once they have used some, the source must not use any more.
     Use as a context manager; then read `violations` (empty is good) and `samples`.
     """
 
@@ -126,6 +149,8 @@ class Watch:
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
+        self._cpu_ns: dict[tuple[int, int], int] = {}
+        self._took_over: dict[tuple[int, int], int] = {}  # started as a target -> sample in which it had run
         self._thread = threading.Thread(target=self._loop, name="oracle", daemon=True)
 
     def __enter__(self) -> Watch:
@@ -144,8 +169,29 @@ class Watch:
 
     def sample(self) -> None:
         """Look once."""
-        for group in self.scanner().values():
-            both = [seen for seen in group if seen.runnable and not seen.incoming]
-            if len(both) > 1 and sum(still_runs(seen) for seen in both) > 1:
-                self.violations.append(both)
+        groups = self.scanner()
+        ran = self._which_ran(groups)
+        for group in groups.values():
+            live = sorted((seen for seen in group if seen.runnable), key=lambda seen: seen.started_ticks)
+            for older, newer in itertools.combinations(live, 2):
+                if self._both_run(older, newer, ran) and still_runs(older) and still_runs(newer):
+                    self.violations.append([older, newer])
         self.samples += 1
+
+    def _which_ran(self, groups: dict[str, list[Qemu]]) -> set[tuple[int, int]]:
+        """Processes, of those where it matters, whose vCPUs have run since the last sample."""
+        watched = [seen for group in groups.values() for seen in group if seen.incoming or len(group) > 1]
+        used = {(seen.pid, seen.started_ticks): vcpu_time_ns(seen.pid) for seen in watched}
+        ran = {key for key, now in used.items() if now - self._cpu_ns.get(key, now) > RAN_NS}
+        self._cpu_ns = used
+        for seen in watched:
+            key = (seen.pid, seen.started_ticks)
+            if seen.incoming and key in ran:
+                self._took_over.setdefault(key, self.samples)
+        return ran
+
+    def _both_run(self, older: Qemu, newer: Qemu, ran: set[tuple[int, int]]) -> bool:
+        first, second = ((seen.pid, seen.started_ticks) for seen in (older, newer))
+        if not newer.incoming:
+            return not older.incoming or first in self._took_over
+        return self._took_over.get(second, self.samples) < self.samples and first in ran

@@ -22,11 +22,6 @@ def whole(needs_hosts: None) -> Iterator[Chime]:
         yield chime
 
 
-def raised(chime: Chime, subject: str) -> set[str]:
-    """Codes of the alarms about a node or VM."""
-    return {alarm["code"] for alarm in chime.alarms() if alarm["subject"] == subject}
-
-
 def test_power_loss_and_return(chime: Chime) -> None:
     """Rows 19 and 20: unreachable, alarm, commands refused; at its return the VMs start and all is normal."""
     name = unique("power")
@@ -37,7 +32,7 @@ def test_power_loss_and_return(chime: Chime) -> None:
     node = chime.node("n1")
     assert not node["schedulable"] and not node["commandable"]
     assert chime.vm(name)["observed"] == "unknown", "never a stale word"
-    assert raised(chime, "n1") == {"node-unreachable"}
+    assert chime.raised("n1") == {"node-unreachable"}
     for kind in (m.VmStart, m.VmStop, m.VmDelete):
         assert chime.refused(kind, vm=name) == "node-unreachable"
     chime.tool("vm", "stop", name, "--yes", code=4)
@@ -49,7 +44,7 @@ def test_power_loss_and_return(chime: Chime) -> None:
     assert chime.other_process(uuid, first).host == "n1"
     chime.wait_nodes("n1")
     chime.observed(name, "running")
-    chime.wait(lambda: not raised(chime, "n1"), "the alarm is cleared")
+    chime.wait(lambda: not chime.raised("n1"), "the alarm is cleared")
     assert chime.vm(name)["restarts"] == 0, "a boot of the host is no crash"
 
 
@@ -121,7 +116,7 @@ def test_a_node_without_its_agent(chime: Chime) -> None:
     seen = chime.process(uuid)
     chime.stop_agent("n1")
     chime.wait_nodes("n1", health="error")
-    assert chime.node("n1")["reasons"] == ["agent-lost"] and raised(chime, "n1") == {"agent-lost"}
+    assert chime.node("n1")["reasons"] == ["agent-lost"] and chime.raised("n1") == {"agent-lost"}
     assert chime.refused(m.VmStop, vm=name) == "node-unreachable"
     chime.do(m.NodeDrain, name="n1")
     chime.tool("node", "rebuild", "n1", "--yes", code=3)
@@ -129,7 +124,7 @@ def test_a_node_without_its_agent(chime: Chime) -> None:
     chime.do(m.NodeEnable, name="n1")
     chime.agent("n1").start()
     chime.wait_nodes("n1")
-    chime.wait(lambda: not raised(chime, "n1"), "the alarm is cleared")
+    chime.wait(lambda: not chime.raised("n1"), "the alarm is cleared")
     chime.observed(name, "running")
     assert chime.pids(uuid) == [seen.pid], "the agent adopts it"
 
@@ -212,7 +207,7 @@ def test_a_copied_key_on_a_second_host(chime: Chime) -> None:
             (chime.agent_state("clone") / file.name).write_bytes(file.read_bytes())
     chime.agent_service("clone").start()
     try:
-        chime.wait(lambda: raised(chime, "n1") & {"node-key-cloned", "cloned-key"}, "the alarm")
+        chime.wait(lambda: chime.raised("n1") & {"node-key-cloned", "cloned-key"}, "the alarm")
         assert chime.node("n1")["health"] == "normal"
         log = chime["clone"].log / "agentd.log"
         chime.wait(lambda: "cloned-key" in log.read_text(errors="replace"), "the copy is told")

@@ -1,0 +1,141 @@
+"""What a lab leaves on the machine when its process is killed, and how to remove it. A lab kept on purpose stays.
+
+Its directory holds `lab.json` from its first moment to its last: owner, and the names of all that is not a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.hosts import oracle, wait_until
+from tests.lab.host import CGROUPS, leader_of, remove_cgroup
+from tests.lab.wires import Wires, delete_wires
+
+STATE_FILE = "lab.json"
+NSPAWN_PROPAGATE = Path("/run/systemd/nspawn/propagate")
+END_TIMEOUT_S = 30.0
+ROOTS = (CGROUPS, CGROUPS / "systemd", CGROUPS / "unified")
+
+_runs: list[str] = []
+
+
+def record(directory: Path, wires: Wires, kept: bool, hosts: Sequence[str] = ()) -> None:
+    """Write down what there will be, before it is made; and once more when it is made, for those who come later."""
+    stat = oracle.state_and_start(os.getpid())
+    state = {
+        "run": wires.run,
+        "table": wires.table,
+        "devices": wires.devices,
+        "subnets": {net: str(subnet) for net, subnet in wires.subnets.items()},
+        "hosts": list(hosts),
+        "kept": kept,
+        "owner": [os.getpid(), stat[1] if stat else 0],
+    }
+    (directory / STATE_FILE).write_text(json.dumps(state))
+    if wires.run not in _runs:
+        _runs.append(wires.run)
+
+
+def states() -> list[tuple[Path, dict[str, Any]]]:
+    """(directory, state) of every lab on this machine."""
+    found = []
+    for base in {Path(tempfile.gettempdir()), Path("/tmp")}:
+        for path in base.glob(f"chime-*/{STATE_FILE}"):
+            with contextlib.suppress(OSError, ValueError):
+                found.append((path.parent, json.loads(path.read_text())))
+    return found
+
+
+def kept() -> list[Path]:
+    """Directories of labs that were left running on purpose."""
+    return [directory for directory, state in states() if state["kept"]]
+
+
+def sweep() -> None:
+    """Remove labs whose process is dead and that nobody wanted to keep."""
+    for directory, state in states():
+        pid, started = state["owner"]
+        now = oracle.state_and_start(pid)
+        if not state["kept"] and (now is None or now[1] != started):
+            remove(directory)
+
+
+def remove(directory: Path) -> None:
+    """End a lab's hosts and remove all of it; what is gone already is fine."""
+    with contextlib.suppress(OSError, ValueError):
+        state = json.loads((directory / STATE_FILE).read_text())
+        _end_hosts(directory)
+        delete_wires(state["table"], state["devices"])
+        _remove_names(state["run"])
+    for mount in sorted(_mounts_below(directory), reverse=True):
+        subprocess.run(["umount", "-l", mount], capture_output=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def forget(run: str) -> None:
+    """What is left of this lab is left on purpose."""
+    _runs.remove(run)
+
+
+def left_behind() -> list[str]:
+    """What labs of this process have left on the machine."""
+    found = []
+    for run in _runs:
+        found += [f"network device {path.name}" for path in Path("/sys/class/net").glob(f"cl{run}*")]
+        found += [f"cgroup {path}" for root in ROOTS for path in root.glob(f"chime-lab-{run}-*")]
+        found += [f"filter {table}" for table in _tables() if table.endswith(run)]
+        found += [
+            f"process {pid}" for pid in oracle.pids() if any(f"chimelab-{run}-" in w for w in oracle.cmdline(pid))
+        ]
+    return found
+
+
+def _tables() -> list[str]:
+    done = subprocess.run(["nft", "list", "tables", "bridge"], capture_output=True, text=True)
+    return [line.split()[-1] for line in done.stdout.splitlines() if line]
+
+
+def _end_hosts(directory: Path) -> None:
+    for pid in _nspawns(directory):
+        leader = leader_of(pid)
+        for victim in (leader, pid):
+            if victim is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    if victim == leader:  # a frozen file system would outlive it
+                        thaw = ["nsenter", "-t", str(leader), "-m", "fsfreeze", "--unfreeze", "/srv/local"]
+                        subprocess.run(thaw, capture_output=True)
+                    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: not _nspawns(directory), END_TIMEOUT_S, f"the hosts in {directory} are off")
+
+
+def _nspawns(directory: Path) -> list[int]:
+    root = f"--directory={directory}/"
+    found = []
+    for pid in oracle.pids():
+        words = oracle.cmdline(pid)
+        if words[:1] == ["systemd-nspawn"] and any(word.startswith(root) for word in words):
+            found.append(pid)
+    return found
+
+
+def _remove_names(run: str) -> None:
+    for root in ROOTS:
+        for path in root.glob(f"chime-lab-{run}-*"):
+            remove_cgroup(path)
+    for path in NSPAWN_PROPAGATE.glob(f"chimelab-{run}-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _mounts_below(directory: Path) -> list[str]:
+    with open("/proc/self/mounts") as mounts:
+        targets = [line.split()[1] for line in mounts]
+    return [target for target in targets if f"{target}/".startswith(f"{directory}/")]
