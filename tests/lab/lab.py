@@ -309,7 +309,9 @@ class Lab(Operator):
         gateway = str(self.wires.subnets["biz"][1])
         business = {"business_interface": self.host(name).plugs["biz"].inner, "business_targets": [gateway, *peers]}
         # systemd-nspawn forbids to ask the kernel whether the clock is synchronised
-        return {**business, "business_check_s": BUSINESS_CHECK_S, "storage_paths": [LOCAL], "checks_off": ["clock"]}
+        migration = {"migration_uri": "qemu+tcp://{host}/system", "shared_paths": [SHARED]}
+        checks = {"business_check_s": BUSINESS_CHECK_S, "storage_paths": [LOCAL], "checks_off": ["clock"]}
+        return {**business, **migration, **checks}
 
     def write_config(self, host: LabHost, program: str, values: Mapping[str, Any]) -> None:
         """Write /etc/chime/PROGRAM.toml of a host."""
