@@ -32,10 +32,11 @@ ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 
 class Stamp(NamedTuple):
-    """What Chime's metadata says of a domain."""
+    """What Chime's metadata says of a domain. `adopted`: the rest of its definition is its maker's."""
 
     epoch: int
     revision: int
+    adopted: bool = False
 
 
 # --- building ---------------------------------------------------------------------------------------------
@@ -48,16 +49,20 @@ def build(vm: Assignment, virt_type: VirtType) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
-def metadata_element(epoch: int, revision: int) -> str:
+def metadata_element(epoch: int, revision: int, adopted: bool = False) -> str:
     """Our metadata element without its namespace, as `setMetadata` wants it."""
-    return ET.tostring(ET.Element("vm", epoch=str(epoch), revision=str(revision)), encoding="unicode")
+    element = ET.Element("vm", epoch=str(epoch), revision=str(revision))
+    if adopted:
+        element.set("adopted", "yes")
+    return ET.tostring(element, encoding="unicode")
 
 
 def read_metadata(text: str) -> Stamp | None:
     """Epoch and revision of our metadata element; None if it does not say them."""
     try:
         element = ET.fromstring(text)
-        return Stamp(int(element.get("epoch", "")), int(element.get("revision", "")))
+        epoch, revision = int(element.get("epoch", "")), int(element.get("revision", ""))
+        return Stamp(epoch, revision, element.get("adopted") == "yes")
     except (ET.ParseError, ValueError):
         return None
 

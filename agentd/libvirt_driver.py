@@ -17,12 +17,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentd import disks, domain_xml, processes
+from agentd import disks, domain_xml, foreign, processes
 from agentd.core.facts import Domain, DomainState, HostScan, Lifecycle, OffReason, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm
 from agentd.libvirt_connection import Link, libvirt, one_line
 from agentd.libvirt_words import OFF_REASONS, STATES
-from wire.messages import Assignment
+from wire.messages import Assignment, ForeignVm
 from wire.types import VirtType
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,34 @@ class LibvirtDriver:
             _never_autostart(domain)
             if domain.isActive():
                 _stamp_running(domain, vm)
+
+    def survey(self, after: str, uuid: str | None) -> tuple[tuple[ForeignVm, ...], bool]:
+        """Domains that are not ours; one of them with its XML."""
+        with _explained("look at the domains"):
+            if uuid is None:
+                return foreign.page(self._connection().listAllDomains(0), after)
+            handle = self._find(uuid)
+            if handle is None or foreign.read_stamp(handle) is not None:
+                return (), False
+            return (foreign.tell(handle, with_xml=True),), False
+
+    def adopt(self, vm: Assignment) -> None:
+        """Puts our metadata on a domain that somebody else made."""
+        with _explained(f"take over {vm.name}"):
+            handle = self._find(vm.uuid)
+            if handle is None:
+                raise InvalidVm(f"no domain {vm.uuid} is defined on this node any more")
+            if foreign.read_stamp(handle) is None:
+                foreign.check(handle, vm)
+            foreign.stamp(handle, vm)
+            _never_autostart(handle)
+
+    def give_back(self, uuid: str, epoch: int) -> None:
+        """Takes our metadata off."""
+        with _explained(f"give back {uuid}"):
+            handle = self._find(uuid)
+            if handle is not None:
+                foreign.strip(handle, epoch)
 
     def start(self, uuid: str) -> None:
         """Starts a defined domain; its disks are looked at first."""
@@ -238,7 +266,7 @@ def _domain(handle: Any, persistent: bool) -> Domain:
         off = OFF_REASONS.get(reason, OffReason.UNKNOWN)
     elif code == libvirt.VIR_DOMAIN_CRASHED and not handle.isActive():
         state, off = DomainState.OFF, OffReason.CRASHED
-    stamp = _read_stamp(handle)
+    stamp = foreign.read_stamp(handle)
     return Domain(
         uuid=handle.UUIDString().lower(),
         name=handle.name(),
@@ -247,18 +275,9 @@ def _domain(handle: Any, persistent: bool) -> Domain:
         epoch=None if stamp is None else stamp.epoch,
         revision=None if stamp is None else stamp.revision,
         persistent=persistent,
+        adopted=stamp is not None and stamp.adopted,
         io_error=(code, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
     )
-
-
-def _read_stamp(handle: Any) -> domain_xml.Stamp | None:
-    try:
-        text = handle.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            return None
-        raise
-    return domain_xml.read_metadata(text)
 
 
 # --- small parts ------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any, Self
 import msgspec
 
 from agentd.config import Config
+from agentd.core import adoption
 from agentd.core.durable import Durable
 from agentd.core.facts import HostScan
 from agentd.hypervisor import Hypervisor, HypervisorError
@@ -131,10 +132,11 @@ def _not_started(durable: Durable) -> dict[str, Any]:
 
 
 def _managed(durable: Durable, scan: HostScan) -> set[str]:
-    marked = {domain.uuid for domain in scan.domains if domain.epoch is not None}
-    return marked | durable.held.keys() | {u for u, t in durable.tombstones.items() if not t.done}
+    marked = {domain.uuid for domain in scan.domains if adoption.is_marked(durable, domain)}
+    return marked | durable.held.keys() | {u for u, t in durable.tombstones.items() if not t.done and not t.keep}
 
 
 def _alive(durable: Durable, scan: HostScan) -> set[str]:
     running = {d.uuid for d in scan.domains if d.active} | {p.uuid for p in scan.processes}
-    return running & (_managed(durable, scan) | durable.tombstones.keys())
+    removed = durable.tombstones.keys() - adoption.given_back(durable)
+    return running & (_managed(durable, scan) | removed)

@@ -16,7 +16,7 @@ from agentd.core import effects as fx
 from agentd.core.facts import HostScan, VmFacts
 from agentd.host import boottime
 from agentd.hypervisor import Hypervisor, HypervisorError, InvalidVm
-from wire.messages import Assignment
+from wire.messages import Assignment, Survey
 
 Guard = Callable[[str, VmFacts], str | None]
 
@@ -31,6 +31,7 @@ class Workers:
         self._events: queue.SimpleQueue[fx.Event] = queue.SimpleQueue()
         self._acts = ThreadPoolExecutor(count, thread_name_prefix="act")
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._checks = ThreadPoolExecutor(1, thread_name_prefix="check")
         self._connects = ThreadPoolExecutor(1, thread_name_prefix="connect")
         self._running: dict[int, tuple[str, float]] = {}
@@ -47,6 +48,10 @@ class Workers:
     def scan(self) -> None:
         """Looks at the host; `Scanned` follows."""
         self._submit(self._looks, "scan", self._scan)
+
+    def look_foreign(self, effect: fx.LookForeign) -> None:
+        """Looks at domains that are not Chime's; `Surveyed` follows."""
+        self._submit(self._surveys, "survey", lambda: self._survey(effect.survey))
 
     def connect(self, on_event: Callable[[fx.Event], None]) -> None:
         """Connects to libvirt; `HypervisorUp` or `HypervisorDown` follows, and lifecycle events after it."""
@@ -118,6 +123,15 @@ class Workers:
         facts = self._hypervisor.inspect(act.uuid)
         return fx.Acted(act.uuid, act.action, act.token, facts, error=error, invalid=invalid, refused=refused)
 
+    def _survey(self, survey: Survey) -> fx.Event:
+        try:
+            vms, more = self._hypervisor.survey(survey.after, survey.uuid)
+        except HypervisorError as problem:
+            return fx.Surveyed(survey, error=str(problem))
+        except Exception as problem:
+            return fx.Surveyed(survey, error=f"internal: {problem!r}")
+        return fx.Surveyed(survey, vms, more)
+
     def _scan(self) -> fx.Event:
         started = boottime()
         try:
@@ -141,12 +155,17 @@ class Workers:
 def _define(hypervisor: Hypervisor, act: fx.Act) -> None:
     vm: Assignment | None = act.vm
     if vm is None:
-        raise HypervisorError("nothing to define")
-    hypervisor.define(vm)
+        raise HypervisorError(f"nothing to {act.action}")
+    if act.action == fx.Action.ADOPT:
+        hypervisor.adopt(vm)
+    else:
+        hypervisor.define(vm)
 
 
 _CALLS: dict[fx.Action, Callable[[Hypervisor, fx.Act], None]] = {
     fx.Action.DEFINE: _define,
+    fx.Action.ADOPT: _define,
+    fx.Action.GIVE_BACK: lambda hypervisor, act: hypervisor.give_back(act.uuid, act.epoch),
     fx.Action.START: lambda hypervisor, act: hypervisor.start(act.uuid),
     fx.Action.SHUTDOWN: lambda hypervisor, act: hypervisor.shutdown(act.uuid),
     fx.Action.DESTROY: lambda hypervisor, act: hypervisor.destroy(act.uuid),

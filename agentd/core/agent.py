@@ -191,6 +191,8 @@ class AgentCore:
             self._on_report_ack(body)
         elif isinstance(body, m.Poke) and self.link.poked(body):
             return self.link.ask_again(now) if self.link.pulling else self._pull(now)
+        elif isinstance(body, m.Survey) and body.session == self.link.session:
+            return [fx.LookForeign(body)]
         elif isinstance(body, m.ErrorBody):
             return self._on_refused(body, event.id, now)
         return []
@@ -281,6 +283,13 @@ class AgentCore:
         self._returned(event.uuid, now)
         text = clean_line(f"vm {self._name(event.uuid)}: {event.action}: {event.error or event.refused or 'done'}", 600)
         return [fx.Log("warning" if event.error or event.refused else "info", text)]
+
+    def _on_surveyed(self, event: fx.Surveyed, _now: float) -> list[fx.Effect]:
+        if event.survey.session != self.link.session:
+            return []  # who asked is not there any more
+        error, nonce = clean_text(event.error, 500), event.survey.nonce
+        body = m.Surveyed(session=self.link.session, nonce=nonce, vms=event.vms, more=event.more, error=error)
+        return [fx.Send(body)]
 
     def _on_overdue(self, event: fx.Overdue, now: float) -> list[fx.Effect]:
         what = event.what.rpartition(" ")[2]
@@ -441,8 +450,8 @@ class AgentCore:
 def _is_quiet(event: fx.Event) -> bool:
     """Whether the event changes nothing that VMs are planned by, except time: most events are of this kind."""
     if isinstance(event, fx.Received):
-        return isinstance(event.body, m.HeartbeatAck)
-    return isinstance(event, fx.Tick | fx.HostChecked)
+        return isinstance(event.body, m.HeartbeatAck | m.Survey)
+    return isinstance(event, fx.Tick | fx.HostChecked | fx.Surveyed)
 
 
 def _is_free(effect: fx.Effect) -> bool:
@@ -451,8 +460,8 @@ def _is_free(effect: fx.Effect) -> bool:
     if isinstance(effect, fx.Act):
         return effect.action == fx.Action.START
     if isinstance(effect, fx.Send):
-        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull)
-    return isinstance(effect, fx.Scan | fx.ConnectHypervisor | fx.CheckHost | fx.Log | fx.Reconnect)
+        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull | m.Surveyed)
+    return isinstance(effect, fx.Scan | fx.LookForeign | fx.ConnectHypervisor | fx.CheckHost | fx.Log | fx.Reconnect)
 
 
 _HANDLERS: dict[type[fx.Event], Any] = {
@@ -462,6 +471,7 @@ _HANDLERS: dict[type[fx.Event], Any] = {
     fx.Scanned: AgentCore._on_scanned,
     fx.Happened: AgentCore._on_happened,
     fx.Acted: AgentCore._on_acted,
+    fx.Surveyed: AgentCore._on_surveyed,
     fx.Overdue: AgentCore._on_overdue,
     fx.HypervisorUp: AgentCore._on_hypervisor_up,
     fx.HypervisorDown: AgentCore._on_hypervisor_down,

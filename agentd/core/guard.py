@@ -7,6 +7,7 @@ that moment. It returns why not, or None. Unknown is a reason, never a permissio
 
 from __future__ import annotations
 
+from agentd.core import adoption
 from agentd.core.durable import Durable, Held
 from agentd.core.facts import OffReason, VmFacts
 from wire.types import Desired
@@ -52,6 +53,8 @@ def _elsewhere(held: Held, facts: VmFacts) -> str | None:
     assert facts.domain is not None  # or `_alive` has objected
     if facts.domain.reason == OffReason.MIGRATED and held.moved_serial < 0:
         return "libvirt says that it was migrated away: it may run elsewhere"
+    if adoption.is_due(held, facts.domain):
+        return "it is imported, and not taken over yet"
     epoch = facts.domain.epoch
     if epoch is not None and epoch > held.vm.epoch:
         return f"its domain carries epoch {epoch}, newer than {held.vm.epoch}"

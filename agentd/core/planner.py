@@ -1,8 +1,11 @@
 """Desired x observed -> the next action for one VM. Pure: a table in words.
 
+    given back, our mark still there take it off
+    released and removed, no mark    nothing: a person made it again
     released, process alive          destroy
     released, domain defined         undefine
     released, nothing left           (confirm: the agent marks the tombstone done)
+    imported, no mark yet            adopt (put our mark on it), and nothing else before that
     ours, should not run, alive      shutdown, after the graceful time destroy
     ours, not defined or old         define (once the server has confirmed the inventory in this boot)
     ours, should run, off            start (if the guard has no objection; budget and back-off apply)
@@ -18,6 +21,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from agentd.core import adoption
 from agentd.core.durable import Durable, Held, Tombstone
 from agentd.core.effects import Action
 from agentd.core.facts import Domain, DomainState, VmFacts
@@ -48,7 +52,9 @@ def is_released(tombstone: Tombstone | None, held: Held | None) -> bool:
 
 def is_leftover(domain: Domain, tombstone: Tombstone | None) -> bool:
     """Whether the domain is one that the release speaks of, though the VM was assigned here again since."""
-    return tombstone is not None and not tombstone.done and (domain.epoch or 0) <= tombstone.epoch
+    if tombstone is None or tombstone.done or tombstone.keep:
+        return False
+    return (domain.epoch or 0) <= tombstone.epoch
 
 
 class Stopping(NamedTuple):
@@ -63,17 +69,24 @@ def plan(durable: Durable, facts: VmFacts, boot_id: str, stopping: Stopping | No
     held, tombstone = durable.held.get(facts.uuid), durable.tombstones.get(facts.uuid)
     if not facts.libvirt_ok:
         return Plan(why="libvirt does not answer")
-    if is_released(tombstone, held):
-        return _remove(facts.domain)
+    if tombstone is not None and is_released(tombstone, held):
+        if tombstone.keep:
+            return Plan(adoption.give_back(tombstone, facts.domain), "it is given back")
+        return _remove(facts.domain, tombstone)
     if held is None:
         return Plan()
+    if adoption.is_due(held, facts.domain):
+        action = adoption.next_action(facts.domain) if durable.confirmed_boot == boot_id else None
+        return Plan(action, "it is imported")
     if facts.domain is not None and facts.domain.active:
         return _alive(durable, held, facts.domain, stopping, boot_id, now)
     if held.vm.desired == Desired.DELETED or _is_newer(facts.domain, held):
         return Plan()
-    if _must_define(facts.domain, held):
+    wanted = should_run(durable, held)
+    makers = wanted and facts.domain is not None and facts.domain.adopted  # it lacks Chime's power actions
+    if makers or _must_define(facts.domain, held):
         return Plan(Action.DEFINE, "definition missing or old") if durable.confirmed_boot == boot_id else Plan()
-    return Plan(Action.START, "should run") if should_run(durable, held) else Plan()
+    return Plan(Action.START, "should run") if wanted else Plan()
 
 
 def _alive(
@@ -97,8 +110,8 @@ def _is_newer(domain: Domain | None, held: Held) -> bool:
     return domain is not None and domain.epoch is not None and domain.epoch > held.vm.epoch
 
 
-def _remove(domain: Domain | None) -> Plan:
-    if domain is None:
+def _remove(domain: Domain | None, tombstone: Tombstone) -> Plan:
+    if domain is None or (tombstone.done and domain.epoch is None):
         return Plan()
     if domain.active:
         return Plan(Action.DESTROY, "released: another node owns it or it was deleted")

@@ -11,7 +11,7 @@ import operator
 import msgspec
 from msgspec import Struct
 
-from agentd.core import planner
+from agentd.core import adoption, planner
 from agentd.core.durable import Durable, Held
 from agentd.core.facts import VmFacts
 from wire import messages as m
@@ -66,6 +66,9 @@ class Reporter:
 def _held_report(durable: Durable, held: Held, seen: VmFacts | None, blocked: str) -> m.VmReport:
     facts = seen or VmFacts(held.vm.uuid, False)
     sight = planner.observe(durable, facts, blocked)
+    problem, detail = adoption.problem(held, facts, blocked)
+    if problem:
+        sight = sight._replace(problem=problem, detail=detail)
     return m.VmReport(
         uuid=held.vm.uuid,
         epoch=max(durable.highest_epoch(held.vm.uuid), _marked(facts)),
@@ -87,9 +90,10 @@ def _marked(seen: VmFacts) -> int:
 def _stray(durable: Durable, seen: VmFacts) -> m.VmReport | None:
     domain, tombstone = seen.domain, durable.tombstones.get(seen.uuid)
     marked = domain is not None and domain.epoch is not None
-    if not marked and (tombstone is None or (domain is None and not seen.processes)):
+    if not marked and (tombstone is None or tombstone.keep or (domain is None and not seen.processes)):
         return None
-    return _not_held(durable, seen)
+    by_hand = not marked and domain is not None and tombstone is not None and tombstone.done
+    return _not_held(durable, seen, *(("not-managed", "a person has made it again") if by_hand else ()))
 
 
 def _not_held(durable: Durable, seen: VmFacts, problem: str = "", detail: str = "") -> m.VmReport:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from agentd.core import endings, guard, planner
+from agentd.core import adoption, endings, guard, planner
 from agentd.core.budget import Budget, RestartPolicy
-from agentd.core.durable import Durable, Held, Tombstone
+from agentd.core.durable import Durable, Held
 from agentd.core.effects import Act, Acted, Action
 from agentd.core.facts import HostScan, Lifecycle, OffReason, VmFacts
 from agentd.core.planner import Stopping
@@ -202,10 +202,10 @@ class Vms:
                 domain is None and not seen.processes
             )
         else:
-            gone = domain is None and not seen.processes
+            gone = domain is None and (tombstone.keep or not seen.processes)
         if not gone:
             return durable
-        return durable.with_tombstone(seen.uuid, Tombstone(epoch=tombstone.epoch, done=True))
+        return durable.with_tombstone(seen.uuid, msgspec.structs.replace(tombstone, done=True))
 
     def _note_foreign(self, seen: VmFacts) -> None:
         pids = planner.foreign_pids(seen) if seen.libvirt_ok else ""
@@ -231,7 +231,9 @@ class Vms:
         vm = held.vm if held else None
         if vm is not None and held is not None and held.defined and vm.create_disks:
             vm = msgspec.structs.replace(vm, create_disks=False)
-        return Act(uuid, action, token, vm)
+        stone = durable.tombstones.get(uuid)
+        epoch = stone.epoch if stone is not None and action == Action.GIVE_BACK else 0
+        return Act(uuid, action, token, vm, epoch=epoch)
 
     def dropped(self, acts: list[Act]) -> None:
         """These orders were not given: what they depended on could not be recorded."""
@@ -261,6 +263,8 @@ class Vms:
         entry, held = self._blocked.get(event.uuid), durable.held.get(event.uuid)
         if entry is not None and event.action in (entry.action, Action.START):
             del self._blocked[event.uuid]
+        if event.action == Action.GIVE_BACK:
+            return _given_back(durable, event)
         if event.action != Action.START or held is None:
             return durable
         if why:
@@ -285,7 +289,7 @@ class Vms:
     def _failed(self, event: Acted, durable: Durable, now: float) -> None:
         entry = self._blocked.get(event.uuid)
         tries = entry.tries + 1 if entry is not None and entry.action == event.action else 1
-        tells = event.action in (Action.START, Action.DEFINE)
+        tells = event.action in (Action.START, Action.DEFINE) or (event.action == Action.ADOPT and event.invalid)
         if tells and (entry is None or entry.why != event.error):
             self._outbox.add("vm-start-failed", event.uuid, event.error)
         pause = float(min(RETRY_S * 2 ** min(tries - 1, 10), RETRY_MAX_S))
@@ -304,6 +308,14 @@ class Vms:
             for uuid in [u for u in known if u not in durable.held and u not in durable.tombstones]:
                 del known[uuid]
         self.sightings.forget(durable)
+
+
+def _given_back(durable: Durable, event: Acted) -> Durable:
+    """The mark of a VM was taken off: its release is carried out, if it is still that one."""
+    tombstone = durable.tombstones.get(event.uuid)
+    if tombstone is None or tombstone.done or not tombstone.keep or not adoption.is_given_back(event.facts):
+        return durable
+    return durable.with_tombstone(event.uuid, msgspec.structs.replace(tombstone, done=True))
 
 
 def _is_open(durable: Durable, uuid: str) -> bool:

@@ -18,6 +18,7 @@ from chimed.core.context import Context
 from chimed.core.health import NodeHealth
 from chimed.core.liveness import Liveness
 from chimed.core.sessions import Session, Sessions
+from chimed.core.surveys import Surveys
 from wire import PROTOCOL_VERSION
 from wire import messages as m
 from wire.errors import ChimeError
@@ -39,16 +40,18 @@ class Agents:
         sessions: Sessions,
         liveness: Liveness,
         health: NodeHealth,
+        surveys: Surveys,
         progress: Callable[[str, float], None],
         progress_op: Callable[[str], None],
     ) -> None:
         self._ctx, self._sessions, self._liveness, self._health = ctx, sessions, liveness, health
-        self._progress, self._progress_op = progress, progress_op
+        self._surveys, self._progress, self._progress_op = surveys, progress, progress_op
         self._handlers: dict[type[m.Base], Callable[..., m.Base | None]] = {
             m.Hello: self._hello,
             m.Heartbeat: self.heartbeat,
             m.Pull: self._pull,
             m.Report: self._report,
+            m.Surveyed: self._surveyed,
             m.Bye: self._bye,
         }
 
@@ -136,6 +139,11 @@ class Agents:
         self._session(node_name, body.session, event, now)
         self._sessions.drop(node_name)
         self._ctx.log("info", f"node {node_name}: its agent stops")
+
+    def _surveyed(self, node_name: str, event: fx.Received, body: m.Surveyed, now: float) -> None:
+        """What a person asked of the node."""
+        self._session(node_name, body.session, event, now)
+        self._surveys.answered(node_name, body)
 
     # --- heartbeat ----------------------------------------------------------------------------------------------------
 

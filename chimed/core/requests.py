@@ -15,6 +15,7 @@ import msgspec
 
 from chimed.core import operations, recovery
 from chimed.core import rows as r
+from chimed.core.import_requests import ImportRequests
 from chimed.core.node_requests import NodeRequests
 from chimed.core.queries import find_operation
 from chimed.core.request_parts import Done, RequestParts
@@ -34,6 +35,7 @@ class Requests:
         self.handlers: dict[type[m.Base], Callable[..., Done]] = {
             **NodeRequests(parts).handlers,
             **VmRequests(parts).handlers,
+            **ImportRequests(parts).handlers,
             m.OpCancel: self._op_cancel,
             m.AlarmAck: self._alarm_ack,
             m.OperatorAdd: self._operator_add,
@@ -76,8 +78,8 @@ class Requests:
         op = find_operation(self._ctx, body.id)
         if op.state != OperationState.RUNNING:
             return Done([f"{op.id} has ended already: {op.state}"], op, changed=False)
-        if op.kind == "delete":
-            raise ChimeError("conflict", "a deletion cannot be cancelled")
+        if op.kind in ("delete", "release"):
+            raise ChimeError("conflict", f"a {'deletion' if op.kind == 'delete' else 'release'} cannot be cancelled")
         plan = [f"cancels {op.id} ({op.label}); what it has done so far stays"]
         if not body.dry_run:
             self._ctx.audit(actor, "operation-cancelled", op.subject, f"{op.id}: {op.label}")

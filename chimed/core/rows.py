@@ -63,7 +63,8 @@ class Node(Row, frozen=True, kw_only=True):
 
 class Vm(Row, frozen=True, kw_only=True):
     """A virtual machine. `node` is its owner; only the owner may run it, in this `epoch`.
-    `exists`: it ran once or had another owner, so that its disks exist and are never made again."""
+    `exists`: it ran once or had another owner, so that its disks exist and are never made again. `adopt`: it was
+    imported where it is: its owner takes over the domain that is there."""
 
     uuid: str
     name: str
@@ -75,19 +76,21 @@ class Vm(Row, frozen=True, kw_only=True):
     start_serial: int = 1
     graceful_s: float = 60.0
     exists: bool = False
+    adopt: bool = False
     operation: str = ""
     last_operation: str = ""
     created: float = 0.0
 
 
 class Release(Row, frozen=True, kw_only=True):
-    """Node `node` no longer owns the VM up to `epoch`. Lives until that node confirms."""
+    """Node `node` no longer owns the VM up to `epoch`. Lives until that node confirms. `keep`: its domain stays."""
 
     node: str
     uuid: str
     epoch: int
     revision: int
     name: str = ""
+    keep: bool = False
 
 
 class Command(Row, frozen=True, kw_only=True):

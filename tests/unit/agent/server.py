@@ -72,11 +72,11 @@ class Server:
     def on_guest_shutdown(self, uuid: str, policy: OnGuestShutdown) -> None:
         self.change(uuid, spec=msgspec.structs.replace(self.vms[uuid].spec, on_guest_shutdown=policy))
 
-    def release(self, uuid: str, epoch: int) -> None:
+    def release(self, uuid: str, epoch: int, keep: bool = False) -> None:
         self.revision += 1
         if uuid in self.vms and self.vms[uuid].epoch <= epoch:
             del self.vms[uuid]
-        self.releases[uuid] = (self.revision, m.Release(uuid=uuid, epoch=epoch))
+        self.releases[uuid] = (self.revision, m.Release(uuid=uuid, epoch=epoch, keep=keep))
 
     def drain(self, graceful_s: float = 60.0) -> None:
         self.revision += 1

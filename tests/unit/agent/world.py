@@ -235,6 +235,12 @@ class World:
         elif act.action == fx.Action.DEFINE:
             assert act.vm is not None
             hv.define(act.vm)
+        elif act.action == fx.Action.ADOPT:
+            assert act.vm is not None
+            hv.adopt(act.vm)
+        elif act.action == fx.Action.GIVE_BACK:
+            self._check_ours(uuid)
+            hv.give_back(uuid, act.epoch)
         elif act.action == fx.Action.SHUTDOWN:
             self._check_ours(uuid)
             hv.shutdown(uuid)
