@@ -1,8 +1,8 @@
 """Taking over a domain that a person made, and giving one back. Pure.
 
-Rules: a domain that is to be taken over gets our mark before anything else is done with it, and none is made where there
-is none. Of one that is given back only the mark is taken off: it is never ended, whatever release comes later for the
-same epoch. A domain that was taken over keeps its maker's definition until Chime starts it for the first time.
+Rules: a domain that is to be taken over gets our mark before anything else is done with it, and none is made where
+there is none. Of one that is given back only the mark is taken off: it is never ended, whatever release comes later for
+the same epoch. A domain that was taken over keeps its maker's definition until Chime starts it for the first time.
 """
 
 from __future__ import annotations

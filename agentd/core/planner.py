@@ -1,7 +1,6 @@
 """Desired x observed -> the next action for one VM. Pure: a table in words.
 
     given back, our mark still there take it off
-    released and removed, no mark    nothing: a person made it again
     released, process alive          destroy
     released, domain defined         undefine
     released, nothing left           (confirm: the agent marks the tombstone done)
@@ -72,7 +71,7 @@ def plan(durable: Durable, facts: VmFacts, boot_id: str, stopping: Stopping | No
     if tombstone is not None and is_released(tombstone, held):
         if tombstone.keep:
             return Plan(adoption.give_back(tombstone, facts.domain), "it is given back")
-        return _remove(facts.domain, tombstone)
+        return _remove(facts.domain)
     if held is None:
         return Plan()
     if adoption.is_due(held, facts.domain):
@@ -110,8 +109,8 @@ def _is_newer(domain: Domain | None, held: Held) -> bool:
     return domain is not None and domain.epoch is not None and domain.epoch > held.vm.epoch
 
 
-def _remove(domain: Domain | None, tombstone: Tombstone) -> Plan:
-    if domain is None or (tombstone.done and domain.epoch is None):
+def _remove(domain: Domain | None) -> Plan:
+    if domain is None:
         return Plan()
     if domain.active:
         return Plan(Action.DESTROY, "released: another node owns it or it was deleted")

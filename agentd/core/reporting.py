@@ -92,8 +92,7 @@ def _stray(durable: Durable, seen: VmFacts) -> m.VmReport | None:
     marked = domain is not None and domain.epoch is not None
     if not marked and (tombstone is None or tombstone.keep or (domain is None and not seen.processes)):
         return None
-    by_hand = not marked and domain is not None and tombstone is not None and tombstone.done
-    return _not_held(durable, seen, *(("not-managed", "a person has made it again") if by_hand else ()))
+    return _not_held(durable, seen)
 
 
 def _not_held(durable: Durable, seen: VmFacts, problem: str = "", detail: str = "") -> m.VmReport:

@@ -104,11 +104,7 @@ def _is_seen(ctx: Context, sessions: Sessions, node_name: str, uuid: str) -> boo
 
 
 def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
-    strays = [
-        (s, report)
-        for s, report in sightings
-        if ctx.tables.releases.get(s.node, uuid) is None and report.problem != "not-managed"
-    ]
+    strays = [(s, report) for s, report in sightings if ctx.tables.releases.get(s.node, uuid) is None]
     if not strays:
         return {}
     session, report = strays[0]

@@ -68,7 +68,7 @@ class ImportRequests:
         if named is not None:
             raise ChimeError("exists", f"a VM named {body.name} exists already on {named.node}")
         if self._ctx.tables.releases.by("uuid", body.uuid):
-            raise ChimeError("conflict", f"a node has not confirmed yet that Chime does not manage {body.uuid} any more")
+            raise ChimeError("conflict", f"a node has not confirmed yet that it has given up {body.uuid}")
 
     def _check_node(self, name: str) -> None:
         node = find_node(self._ctx, name)
@@ -81,13 +81,12 @@ class ImportRequests:
 
     def _check_elsewhere(self, body: m.VmImport) -> None:
         """A node that knows the UUID as one of Chime's may run it too, or have to give it up."""
-        seen = self._facts.sessions.sightings(body.uuid)
-        others = sorted({session.node for session, _ in seen if session.node != body.node})
-        if others:
-            text = f"{', '.join(others)} has a VM with UUID {body.uuid} too: it must not be managed twice"
+        nodes = sorted({session.node for session, _ in self._facts.sessions.sightings(body.uuid)})
+        if nodes == [body.node]:
+            text = f"{body.node} knows {body.uuid} as a VM of Chime's: vm create --uuid takes such a VM over"
             raise ChimeError("conflict", text)
-        if any(report.problem != imports.NOT_MANAGED for _, report in seen):
-            text = f"the VM on {body.node} bears Chime's mark: take it over with vm create --uuid {body.uuid}"
+        if nodes:
+            text = f"{', '.join(nodes)} has a VM with UUID {body.uuid} too: it must not be managed twice"
             raise ChimeError("conflict", text)
 
     def _vm_release(self, body: m.VmRelease, actor: str, now: float) -> Done:

@@ -17,8 +17,6 @@ from wire.types import Desired, Observed
 
 PENDING, REFUSED = "not-adopted", "adoption-refused"
 """What an agent says of a VM that it should take over and has not."""
-NOT_MANAGED = "not-managed"
-"""What an agent says of a domain that a person made of a VM that Chime has removed there."""
 
 
 def give_back(ctx: Context, vm: r.Vm) -> None:

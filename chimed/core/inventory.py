@@ -105,8 +105,8 @@ def _command(command: r.Command, left_s: float) -> m.Command:
 
 
 def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int, keep: bool = False) -> None:
-    """Makes sure that `node_name`, which does not own the VM, is told to remove it up to `epoch`, or with `keep` to leave
-    it as it is."""
+    """Makes sure that `node_name`, which does not own the VM, is told to remove it up to `epoch`; `keep`: to leave it
+    as it is."""
     if node_name == vm.node and epoch >= vm.epoch and vm.desired != Desired.DELETED:
         raise AssertionError("a release must never name the owner's present epoch")
     known = ctx.tables.releases.get(node_name, vm.uuid)

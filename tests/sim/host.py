@@ -347,9 +347,11 @@ class Agent:
         try:
             if act.action == fx.Action.REBOOT:
                 hypervisor.reboot(act.uuid, act.force)
-            elif act.action == fx.Action.DEFINE:
+            elif act.action in (fx.Action.DEFINE, fx.Action.ADOPT):
                 assert act.vm is not None
-                hypervisor.define(act.vm)
+                (hypervisor.define if act.action == fx.Action.DEFINE else hypervisor.adopt)(act.vm)
+            elif act.action == fx.Action.GIVE_BACK:
+                hypervisor.give_back(act.uuid, act.epoch)
             else:
                 getattr(hypervisor, act.action.value)(act.uuid)
         except InvalidVm as problem:

@@ -49,6 +49,7 @@ class Server:
         self.proof: m.DrainProof | None = None
         self.local_drain = False
         self.faults: tuple[str, ...] = ()
+        self.surveyed: list[m.Surveyed] = []
         self.heartbeat_s = 15.0
         self.page_size = 100
         self.refusals: dict[type[m.Base], list[m.ErrorBody]] = {}
@@ -108,6 +109,8 @@ class Server:
             return self._heartbeat(body)
         if isinstance(body, m.Pull):
             return [self.page(body)]
+        if isinstance(body, m.Surveyed):
+            self.surveyed.append(body)
         return self._report(body) if isinstance(body, m.Report) else []
 
     def _welcome(self, body: m.Hello) -> m.Base:
