@@ -77,7 +77,8 @@ class ImportRequests:
         self._parts.unlocked(node)
         self._parts.settled()
         if not self._facts.in_session(name):
-            raise ChimeError("node-unreachable", f"{name} takes no commands now: it is {node.health}")
+            state = "has not reported yet" if self._facts.is_live(name) else f"is not heard: it is {node.health}"
+            raise ChimeError("node-unreachable", f"{name} takes no import now: it {state}")
 
     def _check_elsewhere(self, body: m.VmImport) -> None:
         """A node that knows the UUID as one of Chime's may run it too, or have to give it up."""
