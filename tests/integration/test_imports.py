@@ -13,6 +13,7 @@ from tests.hosts.strace import Attached, Fault
 from tests.integration.chime import Chime, Qemu, unique
 from wire import messages as m
 from wire.client import new_key
+from wire.errors import ChimeError
 
 pytestmark = pytest.mark.integration
 
@@ -35,9 +36,18 @@ def theirs(chime: Chime, node: str = "n1", uuid: str = "", running: bool = True)
     xml = XML.format(name=name, uuid=uuid)
     chime.as_a_person(node, f"connection.defineXML({xml!r})" + (".create()" if running else ""))
     chime.agent(node).start()
-    chime.wait(lambda: chime.ask(m.NodeSurvey(name=node, uuid=uuid))["items"], f"{node} has {name}")
+    chime.wait(lambda: tells(chime, node, uuid), f"{node} has {name}")
     chime.wait(lambda: chime.reported(node), f"{node} has reported")
     return name, uuid
+
+
+def tells(chime: Chime, node: str, uuid: str) -> bool:
+    """Whether the node's new agent has found it."""
+    try:
+        return bool(chime.ask(m.NodeSurvey(name=node, uuid=uuid))["items"])
+    except ChimeError as error:
+        assert error.code == "node-unreachable"
+        return False
 
 
 def end(chime: Chime, node: str, name: str) -> None:
