@@ -72,6 +72,7 @@ class Agents:
             )
         self._admit(body, now)
         session = self._sessions.open(body, event.route, self._ctx.token(), now)
+        self._surveys.interrupted(node_name)
         self._note_host(node_name, body, event)
         self._liveness.heard(node_name, now)
         self._health.sync([node_name], now)

@@ -49,6 +49,13 @@ class Surveys:
         survey = m.Survey(session=session.id, nonce=nonce, after=body.after, uuid=body.uuid)
         self._ctx.emit(fx.Send(session.route, survey))
 
+    def interrupted(self, node_name: str) -> None:
+        """The node's agent has begun anew: what was asked of the one before gets no answer."""
+        for nonce in [nonce for nonce, asked in self._open.items() if asked.node == node_name]:
+            asked = self._open.pop(nonce)
+            error = ChimeError("node-unreachable", f"the agent of {node_name} has begun a new session: ask again")
+            self._ctx.emit(fx.Send(asked.route, error.body(), asked.id))
+
     def answered(self, node_name: str, body: m.Surveyed) -> None:
         """Passes the node's answer back to who asked; one that is not awaited is dropped."""
         asked = self._open.get(body.nonce)

@@ -274,7 +274,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "release-confirmed-at-once",
         "agentd.core.inventory",
-        "        tombstone = Tombstone(epoch=release.epoch)\n",
+        "        tombstone = Tombstone(epoch=release.epoch, keep=release.keep)\n",
         "        tombstone = Tombstone(epoch=release.epoch, done=True)\n",
         "S2: confirmed before the domain is gone",
     ),
@@ -432,7 +432,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "told-before-it-is-recorded",
         _AGENT,
-        "        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull)\n",
+        "        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull | m.Surveyed)\n",
         "        return True\n",
         "S3: a result is told that a crash makes forgotten",
     ),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chimed.core import effects as fx
 from chimed.core import surveys
 from tests.unit.server.world import SPEC, Agent, Refused, World, import_of, uuid_of
 from wire import messages as m
@@ -113,6 +114,15 @@ def test_an_import_of_a_vm_that_is_deleted_meanwhile_fails(world: World) -> None
     answer = bring(world, "two")
     vm = row(world, "two")
     assert world.op(answer)["state"] == "succeeded" and vm.adopt
+
+
+def test_an_import_whose_vm_is_gone_has_failed(world: World) -> None:
+    world.agents["n1"].unadopted[UUID] = ("not-adopted", "")
+    answer = bring(world)
+    world.tables().vms.delete(row(world))
+    world.turn(fx.Tick())
+    world.run(2)
+    assert world.op(answer)["outcome"] == "the VM was deleted"
 
 
 @pytest.mark.parametrize(
@@ -249,6 +259,19 @@ def test_a_survey_is_passed_on_and_its_answer_back(world: World) -> None:
     agent.say(m.Surveyed(session=asked.session, nonce=asked.nonce, error="libvirt is away"))
     answer = world.answers[b"op"][-1][0]
     assert isinstance(answer, m.ErrorBody) and answer.message == "n1 cannot tell what it has: libvirt is away"
+
+
+def test_a_survey_of_an_agent_that_begins_anew_is_to_be_asked_again(world: World) -> None:
+    agent, other = world.agents["n1"], world.agents["n2"]
+    asked = question(world, agent)
+    world.answers.clear()
+    other.hello()
+    assert b"op" not in world.answers
+    agent.hello()
+    answer = world.answers[b"op"][-1][0]
+    assert isinstance(answer, m.ErrorBody) and answer.code == "node-unreachable" and "ask again" in answer.message
+    with pytest.raises(Refused, match="stale-session"):
+        agent.say(m.Surveyed(session=asked.session, nonce=asked.nonce))
 
 
 def test_only_the_node_that_was_asked_answers_and_once(world: World) -> None:
