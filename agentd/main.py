@@ -33,7 +33,7 @@ from docopt import DocoptExit, docopt
 from agentd import __version__, logs
 from agentd.config import Config, load_config
 from agentd.snapshot import Snapshot, SnapshotError
-from wire import curve, keys
+from wire import curve, keys, notify
 from wire.errors import ChimeError
 from wire.usage import usage_line
 
@@ -72,6 +72,7 @@ def _command(args: dict[str, Any]) -> int:
 
 def _run(config: Config) -> int:
     logs.set_up(config.log_level, config.log_format)
+    notifier = notify.take_environment(os.environ)
     if not Path(config.key_file).exists():
         text = f"{config.key_file} does not exist: install this node's bundle with agentd join BUNDLE"
         raise ChimeError("invalid", text)
@@ -83,7 +84,7 @@ def _run(config: Config) -> int:
     from agentd.daemon import Daemon  # only now: the commands above need neither libvirt nor psutil
     from agentd.libvirt_driver import LibvirtDriver
 
-    Daemon(config, bundle, LibvirtDriver(config.libvirt_uri, config.virt_type), snapshot).run()
+    Daemon(config, bundle, LibvirtDriver(config.libvirt_uri, config.virt_type), snapshot).run(notifier)
     sys.stderr.flush()
     os._exit(0)  # a libvirt call that hangs must not keep the process; everything is saved already
 

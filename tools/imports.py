@@ -7,14 +7,13 @@ over.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from tools import columns, domain_xml
-from tools.mutate import FAILED, RUNNING, WAIT_S, change, failure_code, planned, progress_text
+from tools.mutate import DEFAULT_WAIT_S, FAILED, RUNNING, change, failure_code, planned
 from tools.options import Args, UsageError
 from tools.render import show_list
 from tools.session import Session, body
@@ -137,19 +136,13 @@ def _import(session: Session, row: Row, request: Any) -> int:
 
 
 def _wait(session: Session, operation: Row) -> Row:
-    began = time.monotonic()
-
-    def on_progress(seen: m.OperationView) -> None:
-        session.terminal.progress(progress_text(msgspec.to_builtins(seen)), time.monotonic() - began)
-
+    session.terminal.say(f"import of {operation['subject']}: operation {operation['id']}")
     try:
-        seen = session.client.wait_operation(operation["id"], session.options.timeout_s or WAIT_S, on_progress)
+        seen = session.client.wait_operation(operation["id"], session.options.timeout_s or DEFAULT_WAIT_S)
         return dict(msgspec.to_builtins(seen))
     except (KeyboardInterrupt, ChimeError) as why:
         goes_on = f"operation {operation['id']} goes on: chime-tool op wait {operation['id']}"
         return {"state": "running", "outcome": f"{str(why) or 'interrupted'}; {goes_on}"}
-    finally:
-        session.terminal.end_progress()
 
 
 def release(session: Session, args: Args) -> int:

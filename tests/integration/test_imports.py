@@ -50,11 +50,13 @@ def tells(chime: Chime, node: str, uuid: str) -> bool:
         return False
 
 
-def end(chime: Chime, node: str, name: str) -> None:
+def end(chime: Chime, node: str, name: str, uuid: str) -> None:
     """Removes what `theirs` made."""
+    for seen in chime.processes().get(uuid, []):
+        if seen.host == node:
+            chime.kill(seen)
     chime.stop_agent(node)
-    domain = f"connection.lookupByName({name!r})"
-    chime.as_a_person(node, f"({domain}.isActive() and {domain}.destroy(), {domain}.undefine())")
+    chime.as_a_person(node, f"connection.lookupByName({name!r}).undefine()")
     chime.agent(node).start()
     chime.wait(lambda: chime.reported(node), f"{node} has reported")
 
@@ -97,7 +99,7 @@ def test_a_running_vm_comes_into_management_and_leaves_it_running(chime: Chime) 
     chime.wait_nodes("n1")
     chime.stays(lambda: not chime.processes().get(uuid), 2.0, "nobody starts it again")
     assert chime.domain_file("n1", name).exists()
-    end(chime, "n1", name)
+    end(chime, "n1", name, uuid)
 
 
 def test_one_uuid_is_managed_on_one_node(chime: Chime) -> None:
@@ -110,8 +112,8 @@ def test_one_uuid_is_managed_on_one_node(chime: Chime) -> None:
     chime.tool("vm", "import", "n2", other, "--yes", code=1)
     assert chime.vm(name)["node"] == "n1" and len(chime.processes()[uuid]) == 1
     chime.tool("vm", "release", name, "--yes")
-    end(chime, "n2", other)
-    end(chime, "n1", name)
+    end(chime, "n2", other, uuid)
+    end(chime, "n1", name, uuid)
 
 
 def test_what_was_changed_since_it_was_looked_at_is_left_alone(chime: Chime) -> None:
@@ -128,7 +130,7 @@ def test_what_was_changed_since_it_was_looked_at_is_left_alone(chime: Chime) -> 
     chime.tool("vm", "import", "n1", name, "--yes")
     stays(chime, mine, uuid)
     chime.tool("vm", "release", name, "--yes")
-    end(chime, "n1", name)
+    end(chime, "n1", name, uuid)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -151,4 +153,4 @@ def test_an_agent_that_dies_in_an_import_or_a_release_goes_on(chime: Chime, numb
         assert (uuid in chime.vms()) == (verb == "import")
         marked = "<chime:vm" in chime.domain_file("n1", name).read_text()
         assert marked == (verb == "import")
-    end(chime, "n1", name)
+    end(chime, "n1", name, uuid)
