@@ -192,6 +192,10 @@ def test_a_vm_is_given_back_and_forgotten(world: World) -> None:
     again = world.do(m.VmRelease, vm=NAME)
     assert again["changed"] is False and again["operation"]["id"] == answer["operation"]["id"]
     assert world.refuse(m.OpCancel, id=answer["operation"]["id"]).message == "a release cannot be cancelled"
+    world.deaf.add("n1")
+    world.run(2)
+    assert world.op(answer)["state"] == "running"
+    world.deaf.clear()
     world.settle()
     assert world.op(answer)["outcome"].startswith("given back") and not len(world.tables().vms)
 
