@@ -14,6 +14,7 @@ from agentd import domain_xml
 from agentd.core.facts import DomainState
 from agentd.hypervisor import InvalidVm
 from agentd.libvirt_connection import libvirt
+from agentd.libvirt_domains import read_stamp
 from agentd.libvirt_words import STATES
 from wire.messages import Assignment, ForeignVm
 from wire.text import clean_line
@@ -91,21 +92,6 @@ def check(handle: Any, vm: Assignment) -> None:
         raise InvalidVm("it does not run any more: import it again")
 
 
-def read_stamp(handle: Any) -> domain_xml.Stamp | None:
-    """What Chime's metadata says of the domain as it is now; None if it has none."""
-    return _stamp_in(handle, 0)
-
-
-def _stamp_in(handle: Any, where: int) -> domain_xml.Stamp | None:
-    try:
-        text = handle.metadata(_ELEMENT, domain_xml.NAMESPACE, where)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            return None
-        raise
-    return domain_xml.read_metadata(text)
-
-
 def stamp(handle: Any, vm: Assignment) -> None:
     """Puts our mark on the domain, as one that was taken over."""
     element = domain_xml.metadata_element(vm.epoch, vm.revision, adopted=True)
@@ -115,7 +101,7 @@ def stamp(handle: Any, vm: Assignment) -> None:
 def strip(handle: Any, epoch: int) -> None:
     """Takes our mark off, wherever it names `epoch` or a lower one."""
     for where in _places(handle):
-        found = _stamp_in(handle, where)
+        found = read_stamp(handle, where)
         if found is not None and found.epoch <= epoch:
             handle.setMetadata(_ELEMENT, None, "chime", domain_xml.NAMESPACE, where)
 

@@ -120,10 +120,11 @@ class Welcome(Base, frozen=True, kw_only=True):
 
 
 class Fault(Base, frozen=True, kw_only=True):
-    """A fault that a node reports of itself."""
+    """A fault that a node reports of itself. Of severity `info` it is worth knowing, and the node stays normal."""
 
     code: w.Name
     text: w.Text = ""
+    severity: w.Severity = w.Severity.WARNING
 
 
 class Load(Base, frozen=True, kw_only=True):
@@ -135,7 +136,8 @@ class Load(Base, frozen=True, kw_only=True):
 
 
 class Heartbeat(Base, frozen=True, kw_only=True):
-    """Small and constant. `digest` names the VM states last reported; `revision` the inventory applied.
+    """Small and constant. `digest` names the VM states last reported; `revision` the inventory applied; `faults` is all
+    that is wrong now (until the first heartbeat of a session the server keeps what the one before said).
     Its strings are only compared with those of the session, so they need no pattern: this message is the hot
     one."""
 
@@ -199,9 +201,9 @@ class Assignment(Base, frozen=True, kw_only=True):
 
 
 class MigrationOptions(Base, frozen=True, kw_only=True):
-    """How a VM is migrated. `bandwidth_mib_s` 0: no limit. `auto_converge`: a guest that changes its memory faster than
-    it can be copied is slowed down. `timeout_s`: after that follows `on_timeout`. `local_disks`: disks that are local to
-    the source are copied; else a VM that has some is not migrated."""
+    """How a VM is migrated. `bandwidth_mib_s` 0: no limit. `auto_converge`: a guest that changes its memory faster
+    than it can be copied is slowed down. `timeout_s`: after that follows `on_timeout`. `local_disks`: disks that are
+    local to the source are copied; else a VM that has some is not migrated."""
 
     bandwidth_mib_s: w.Count = 0
     auto_converge: bool = True

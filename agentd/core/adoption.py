@@ -15,8 +15,9 @@ PENDING, REFUSED = "not-adopted", "adoption-refused"
 
 
 def is_due(held: Held, domain: Domain | None) -> bool:
-    """Whether the VM has to be taken over before anything else is done with it."""
-    if not held.vm.adopt:
+    """Whether the VM has to be taken over before anything else is done with it. Of one that may have left it is
+    decided first whether it has."""
+    if not held.vm.adopt or held.leaving:
         return False
     if domain is None or domain.epoch is None:
         return not held.defined
@@ -26,6 +27,12 @@ def is_due(held: Held, domain: Domain | None) -> bool:
 def next_action(domain: Domain | None) -> Action | None:
     """What takes the domain over; None if it cannot be."""
     return Action.ADOPT if domain is not None and domain.persistent else None
+
+
+def renewal(domain: Domain | None) -> Action:
+    """What brings the definition of a VM to its present epoch. One that is its maker's, also where a migration has
+    brought it, is kept until Chime starts the VM: only its mark is renewed."""
+    return Action.ADOPT if domain is not None and domain.adopted and domain.persistent else Action.DEFINE
 
 
 def give_back(tombstone: Tombstone, domain: Domain | None) -> Action | None:

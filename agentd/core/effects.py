@@ -13,7 +13,17 @@ from msgspec import Struct
 
 from agentd.core.durable import Attempt, Durable, Left
 from agentd.core.facts import HostScan, Lifecycle, VmFacts
-from wire.messages import Assignment, Base, Fault, ForeignVm, HostFacts, Load, MigrationProgress, Survey
+from wire.messages import (
+    Assignment,
+    Base,
+    Fault,
+    ForeignVm,
+    HostFacts,
+    Load,
+    MigrationOrder,
+    MigrationProgress,
+    Survey,
+)
 
 
 class Action(StrEnum):
@@ -71,8 +81,8 @@ class Happened(Event, frozen=True):
 
 
 class Acted(Event, frozen=True):
-    """The outcome of `Act`, with what was seen of the VM afterwards. `invalid`: it cannot work as it is defined.
-    `refused`: the guard's reason, nothing was done."""
+    """The outcome of `Act`, with what was seen of the VM afterwards. `invalid`: it cannot work as it is defined;
+    with HAND_OVER: the target has no such copy. `refused`: the guard's reason, nothing was done."""
 
     uuid: str
     action: Action
@@ -137,11 +147,15 @@ class HostChecked(Event, frozen=True):
 
 
 class Asked(Event, frozen=True):
-    """A request over the node-local socket."""
+    """A request over the node-local socket. `graceful_s`: with drain; the rest: with migrate, where the asker names the
+    attempt, so that a question that is repeated begins nothing anew."""
 
     ask: int
     verb: str
     graceful_s: float = 60.0
+    uuid: str = ""
+    attempt: str = ""
+    migration: MigrationOrder | None = None
 
 
 # --- effects ----------------------------------------------------------------------------------------------------------
@@ -169,8 +183,8 @@ class Reconnect(Effect, frozen=True):
 
 
 class Act(Effect, frozen=True):
-    """Do one thing to a VM in a worker; START and RESUME are guarded again there. `attempt`: for MIGRATE and SETTLE;
-    `left`: for HAND_OVER; `epoch`: for GIVE_BACK, up to which the mark is taken off."""
+    """Do one thing to a VM in a worker; START, RESUME and MIGRATE are guarded again there. `attempt`: for MIGRATE and
+    SETTLE; `left`: for HAND_OVER; `epoch`: for GIVE_BACK, up to which the mark is taken off."""
 
     uuid: str
     action: Action

@@ -98,6 +98,7 @@ class ImportRequests:
                 op = self._ctx.tables.operations.get(vm.operation)
                 return Done([f"{vm.name} is being given back already"], op, changed=False)
         node = self._parts.commandable(vm)
+        self._parts.here(vm)
         plan = [f"gives {vm.name} back: it stays on {node.name} as it is, and Chime forgets it"]
         warnings = ["nothing starts it again from then on when it ends or its node boots: not Chime, and not libvirt"]
         if body.dry_run:

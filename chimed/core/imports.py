@@ -13,10 +13,16 @@ from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
 from chimed.core.operations import fail, succeed
+from wire import messages as m
 from wire.types import Desired, Observed
 
 PENDING, REFUSED = "not-adopted", "adoption-refused"
 """What an agent says of a VM that it should take over and has not."""
+
+
+def is_pending(report: m.VmReport) -> bool:
+    """Whether its owner has not taken the VM over yet, or cannot."""
+    return report.problem in (PENDING, REFUSED)
 
 
 def give_back(ctx: Context, vm: r.Vm) -> None:

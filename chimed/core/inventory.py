@@ -37,9 +37,9 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
         if release.revision > since
     ]
     changed += [
-        (command.revision, _command(command, ctx.deadlines.get(command.operation, now + command.timeout_s) - now))
+        (command.revision, _command(command, left_s))
         for command in tables.commands.by("node", node_name)
-        if command.revision > since and ctx.deadlines.get(command.operation, now + 1.0) > now
+        if command.revision > since and (left_s := _left_s(ctx, command, now)) > 0
     ]
     changed.sort(key=lambda entry: entry[0])
     taken = _fit(changed)
@@ -88,8 +88,18 @@ def _assignment(vm: r.Vm) -> m.Assignment:
         graceful_s=vm.graceful_s,
         create_disks=not vm.exists,
         adopt=vm.adopt,
+        attempt=vm.attempt,
+        arrival=vm.arrival,
         spec=vm.spec,
     )
+
+
+def _left_s(ctx: Context, command: r.Command, now: float) -> float:
+    """How long the command may still be begun. One of a migration is withdrawn, or else stands: its operation does not
+    end before it is decided."""
+    if command.attempt or command.migration is not None:
+        return command.timeout_s
+    return ctx.deadlines.get(command.operation, now + command.timeout_s) - now
 
 
 def _command(command: r.Command, left_s: float) -> m.Command:
@@ -101,6 +111,8 @@ def _command(command: r.Command, left_s: float) -> m.Command:
         epoch=command.epoch,
         deadline_s=min(left_s, command.timeout_s),
         force=command.force,
+        attempt=command.attempt,
+        migration=command.migration,
     )
 
 
@@ -118,12 +130,14 @@ def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int, keep: bool = Fal
     ctx.audit("chimed", "release", vm.uuid, f"{node_name} no longer owns it up to epoch {epoch}")
 
 
-def move(ctx: Context, vm: r.Vm, target: str, why: str) -> r.Vm:
-    """Gives the VM to `target` in the next epoch, with a release for the old owner. The caller has the evidence."""
+def move(ctx: Context, vm: r.Vm, target: str, why: str, arrival: str = "") -> r.Vm:
+    """Gives the VM to `target` in the next epoch, with a release for the old owner. The caller has the evidence.
+    `arrival`: the attempt whose copy there is the VM."""
     old = vm.node
     revision = ctx.bump(target)
     moved = msgspec.structs.replace(
-        vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True, adopt=False
+        vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True, adopt=False,
+        attempt="", arrival=arrival, doubt="",
     )
     ctx.tables.vms.put(moved)
     release(ctx, old, moved, vm.epoch)
@@ -135,7 +149,8 @@ def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
     revision = ctx.bump(node_name)
     adopted = msgspec.structs.replace(
-        vm, node=node_name, epoch=epoch, revision=revision, exists=True, adopt=False
+        vm, node=node_name, epoch=epoch, revision=revision, exists=True, adopt=False,
+        attempt="", arrival="", doubt="",
     )
     ctx.tables.vms.put(adopted)
     release(ctx, vm.node, adopted, vm.epoch)

@@ -23,6 +23,8 @@ MUTATIONS: dict[str, Make] = {
     "node.disable": lambda w: m.NodeDisable(key="k", name="n1"),
     "node.drain": lambda w: m.NodeDrain(key="k", name="n1"),
     "node.rebuild": lambda w: m.NodeRebuild(key="k", name="dead", evidence=Evidence.OPERATOR, comment="off"),
+    "node.evacuate": lambda w: m.NodeEvacuate(key="k", name="n1"),
+    "vm.migrate": lambda w: m.VmMigrate(key="k", vm="web", to="n2"),
     "vm.create": lambda w: m.VmCreate(key="k", name="new", spec=SPEC, uuid=uuid_of("new")),
     "vm.import": lambda w: import_of("theirs", "n1", key="k"),
     "vm.release": lambda w: m.VmRelease(key="k", vm="web"),
