@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agentd import offline
-from agentd.core import adoption, guard, planner
+from agentd import domain_xml, offline
+from agentd.core import adoption, guard, leaving, planner
 from agentd.core import effects as fx
 from agentd.core.drain import DrainWatch
-from agentd.core.durable import Durable, Held, Tombstone
+from agentd.core.durable import Attempt, Durable, Held, Tombstone
 from agentd.core.facts import Domain, DomainState, HostScan, Process, VmFacts
 from agentd.hypervisor import HypervisorError
 from tests.unit.agent.server import VM_1, VM_2, assignment
-from tests.unit.agent.world import BOOT_1, World
+from tests.unit.agent.world import BOOT_1, PEER, World
 from wire import messages as m
 from wire.types import AdminState, Desired, Observed
 
@@ -269,3 +269,97 @@ def test_a_survey_that_fails_says_so_and_one_of_another_session_is_dropped(runni
     running.give(fx.Surveyed(m.Survey(session="old", nonce="c")))
     running.run(1.0)
     assert [(body.nonce, body.error) for body in running.server.surveyed] == [("a", "libvirt is busy")]
+
+
+# --- imports and migrations -------------------------------------------------------------------------------------------
+
+
+def look(world: World) -> None:
+    """The agent sees how things are."""
+    world.agent._look_soon(world.now)
+    world.run(1.0)
+
+
+def copy_of_theirs(world: World, epoch: int = 7) -> None:
+    """What a migration brings of a VM that was taken over on another node: its maker's definition, marked."""
+    world.hv.person_define(VM_1, NAME)
+    world.hv.person_start(VM_1)
+    domain = world.hv.domains[VM_1]
+    domain.xml, domain.state = XML, DomainState.PAUSED
+    domain.stamp = domain_xml.Stamp(epoch, 1, "a1", "n0", adopted=True)
+    look(world)
+    world.hv.calls.clear()
+
+
+def test_a_vm_that_is_not_taken_over_is_not_migrated(theirs: World) -> None:
+    durable = Durable(node="n1", confirmed_boot=BOOT_1, held={VM_1: Held(vm=imported())})
+    seen = theirs.hv.inspect(VM_1)
+    assert leaving.objection(durable, VM_1, BOOT_1, seen) == "it is imported, and not taken over yet"
+    theirs.hv.domains[VM_1].stamp = domain_xml.Stamp(7, 1, adopted=True)
+    assert leaving.objection(durable, VM_1, BOOT_1, theirs.hv.inspect(VM_1)) is None
+
+
+def test_an_imported_vm_leaves_with_its_makers_definition(theirs: World) -> None:
+    taken(theirs)
+    order = m.MigrationOrder(target="n2", address=PEER)
+    theirs.server.change(VM_1, attempt="a1")
+    theirs.server.command("a1", kind="migrate", migration=order, epoch=7)
+    theirs.poke()
+    theirs.run_until(lambda: theirs.runs_on_peer(VM_1))
+    copy = theirs.peer.domains[VM_1]
+    assert copy.xml == XML and copy.stamp is not None and (copy.stamp.attempt, copy.stamp.adopted) == ("a1", True)
+    theirs.run(3.0)
+    assert VM_1 in theirs.saved.left and changing(theirs) == ["adopt", "migrate", "hand_over"]
+
+
+def test_a_makers_definition_that_a_migration_brought_is_kept_until_chime_starts_the_vm(world: World) -> None:
+    copy_of_theirs(world)
+    give(world, imported(epoch=8, adopt=False, arrival="a1"))
+    world.run_until(lambda: world.facts(VM_1).domain.epoch == 8)  # type: ignore[union-attr]
+    world.run(6.0)
+    domain = world.hv.domains[VM_1]
+    assert changing(world) == ["resume", "adopt"] and domain.xml == XML and problem(world) == ""
+    assert domain.stamp == domain_xml.Stamp(8, world.server.vms[VM_1].revision, adopted=True)
+    world.hv.kill(VM_1)
+    world.run_until(lambda: world.runs(VM_1))
+    assert changing(world) == ["resume", "adopt", "define", "start"] and "<on_crash>destroy" in domain.xml
+    assert domain.stamp is not None and not domain.stamp.adopted
+
+
+def test_a_makers_definition_that_is_off_and_stays_off_is_marked_anew(world: World) -> None:
+    copy_of_theirs(world)
+    world.hv.kill(VM_1)
+    look(world)
+    give(world, imported(epoch=8, adopt=False, desired=Desired.STOPPED))
+    world.run(100.0)
+    assert changing(world) == ["adopt"] and world.hv.domains[VM_1].xml == XML
+
+
+def test_a_transient_copy_is_defined() -> None:
+    copy = Domain(VM_1, NAME, DomainState.RUNNING, epoch=7, persistent=False, adopted=True)
+    assert adoption.renewal(copy) == fx.Action.DEFINE
+
+
+def test_after_a_lost_snapshot_an_imported_vm_that_is_gone_has_left(world: World) -> None:
+    give(world, imported(attempt="a1"))
+    world.run_until(lambda: VM_1 in world.saved.left)
+    assert set(changing(world)) == {"settle"} and problem(world) == "migrated-away"
+
+
+def test_a_vm_that_may_have_left_is_not_called_one_that_cannot_be_taken_over() -> None:
+    held = Held(vm=imported(), attempt=Attempt(id="a1", target="n2", address=PEER))
+    assert adoption.problem(held, VmFacts(VM_1, True), "") == ("", "")
+
+
+def test_giving_back_means_no_newer_copy_and_none_that_came_since(theirs: World) -> None:
+    taken(theirs)
+    given_back(theirs)
+    theirs.hv.domains[VM_1].stamp = domain_xml.Stamp(9, 1, "a1", "n0")
+    look(theirs)
+    theirs.hv.calls.clear()
+    given_back(theirs, epoch=8)
+    assert theirs.saved.tombstones[VM_1] == Tombstone(epoch=8, done=True, acked=True, keep=True)
+    theirs.hv.domains[VM_1].stamp = domain_xml.Stamp(8, 1, "a1", "n0")
+    look(theirs)
+    theirs.run(6.0)
+    assert changing(theirs) == [], "what came by a migration is its target's to judge"

@@ -10,7 +10,7 @@ from chimed.core import effects as fx
 from chimed.core import surveys
 from tests.unit.server.world import SPEC, Agent, Refused, World, import_of, uuid_of
 from wire import messages as m
-from wire.types import Evidence, Observed
+from wire.types import Evidence, MigrationPhase, Observed
 
 NAME, UUID = "theirs", uuid_of("theirs")
 
@@ -303,3 +303,59 @@ def test_a_survey_needs_a_node_that_is_heard_and_not_too_many(
     world.agents["n1"].power_off()
     world.run(60)
     assert world.refuse(m.NodeSurvey, name="n1").code == "node-unreachable"
+
+
+# --- imports and migrations -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", ["not-adopted", "adoption-refused"])
+def test_what_is_not_taken_over_is_not_migrated_nor_moved(world: World, problem: str) -> None:
+    agent = world.agents["n1"]
+    bring(world)
+    agent.unadopted[UUID] = (problem, "about to be taken over")
+    agent.report()
+    with pytest.raises(Refused) as refusal:
+        world.do(m.VmMigrate, vm=NAME, to="n2")
+    assert refusal.value.code == "locked" and refusal.value.body.retriable
+    assert "n1 has not taken it over: about to be taken over" in refusal.value.body.message
+    evacuation = world.do(m.NodeEvacuate, name="n1")
+    world.settle()
+    assert world.op(evacuation)["steps"][0]["state"] == "waiting" and not len(world.tables().migrations)
+    agent.unadopted.clear()
+    agent.report()
+    world.run(2)
+    assert world.tables().migrations.get(UUID) is not None
+
+
+def test_a_new_owner_takes_nothing_over(world: World) -> None:
+    bring(world)
+    world.do(m.VmMigrate, vm=NAME, to="n2")
+    world.settle()
+    source, order = world.agents["n1"], world.agents["n1"].said[UUID]
+    world.agents["n2"].arrive(UUID, source.held[UUID].epoch, order.attempt)
+    source.leave(UUID)
+    source.report()
+    world.settle()
+    assert (row(world).node, row(world).adopt, row(world).exists) == ("n2", False, True)
+    held = world.agents["n2"].held[UUID]
+    assert held.arrival == order.attempt and not held.adopt
+
+
+def test_what_is_being_migrated_is_not_given_back(world: World) -> None:
+    bring(world)
+    world.do(m.VmMigrate, vm=NAME, to="n2")
+    world.settle()
+    with pytest.raises(Refused) as refusal:
+        world.do(m.VmRelease, vm=NAME)
+    assert refusal.value.code == "locked" and not len(world.tables().releases)
+
+
+def test_what_leaves_by_an_order_on_its_node_is_not_given_back(world: World) -> None:
+    bring(world)
+    agent = world.agents["n1"]
+    agent.said[UUID] = m.MigrationReport(attempt="l1", phase=MigrationPhase.LEAVING, peer="n2")
+    agent.report()
+    with pytest.raises(Refused) as refusal:
+        world.do(m.VmRelease, vm=NAME)
+    assert refusal.value.code == "locked" and "by an order on the node" in refusal.value.body.message
+    assert not len(world.tables().releases)
