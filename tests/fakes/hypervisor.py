@@ -467,7 +467,8 @@ class FakeHypervisor:
 
     def person_define(self, uuid: str, name: str) -> None:
         """A domain without our metadata."""
-        self.domains[uuid] = FakeDomain(uuid, name)
+        xml = f"<domain><name>{name}</name><uuid>{uuid}</uuid></domain>"
+        self.domains[uuid] = FakeDomain(uuid, name, xml)
         self._tell(uuid, Happening.DEFINED)
 
     def person_undefine(self, uuid: str) -> None:

@@ -514,6 +514,28 @@ DEFECTS: tuple[Mutant, ...] = (
         "        if False:\n",
         "L1: a VM that cannot run is started for ever, and nobody is told",
     ),
+    # --- imports ------------------------------------------------------------------------------------------------------
+    Mutant(
+        "given-back-is-ended",
+        "agentd.core.planner",
+        "        if tombstone.keep:\n",
+        "        if False:\n",
+        "S5: a VM that was given back is ended",
+    ),
+    Mutant(
+        "keeping-forgotten-when-carried-out",
+        "agentd.core.vms",
+        "    return durable.with_tombstone(event.uuid, msgspec.structs.replace(tombstone, done=True))\n",
+        "    return durable.with_tombstone(event.uuid, type(tombstone)(epoch=tombstone.epoch, done=True))\n",
+        "S5: a VM that was given back is ended when its agent looks again",
+    ),
+    Mutant(
+        "import-without-a-mark",
+        "agentd.core.adoption",
+        "    if not held.vm.adopt or held.leaving:\n",
+        "    if True:\n",
+        "S5: a VM that is imported is defined anew while it runs",
+    ),
     # --- faults of nodes ----------------------------------------------------------------------------------------------
     Mutant(
         "faults-forgotten-with-the-session",
