@@ -9,11 +9,9 @@ import pytest
 
 from agentd.hypervisor import InvalidVm
 from tests.contract.harness import Harness, RealHarness, new_vm
-from tests.contract.test_hypervisor import host, real_root, started
+from tests.contract.test_hypervisor import started
 from wire import messages as m
 from wire.types import Desired, Observed
-
-__all__ = ["host", "real_root"]  # fixtures
 
 
 def foreign(host: Harness, name: str = "theirs", running: bool = True) -> str:
