@@ -257,7 +257,7 @@ def test_a_survey_tells_what_is_not_managed(running: World) -> None:
         running.run(1.0)
     answers = {body.nonce: body for body in running.server.surveyed}
     assert [vm.name for vm in answers["a"].vms] == ["other"] and answers["a"].vms[0].xml is None
-    assert [vm.xml for vm in answers["b"].vms] == ["<domain/>"]
+    assert [vm.xml for vm in answers["b"].vms] == [running.hv.domains[VM_2].xml]
     assert answers["c"].vms == answers["d"].vms == ()
 
 
