@@ -8,6 +8,8 @@
 #   make sim-mutants  deliberate defects in the cores, each of which the simulator must find
 #   make model   the protocol of ownership: every state of a formal model, and defects that it must find
 #   make coverage  lines and branches of core/ and wire/ that no unit test, scenario or simulated run reaches
+#   make install    Chime on this machine as services (PREFIX=/opt/chime DESTDIR= PARTS="server agent"; docs/install.md)
+#   make uninstall  take it off again; state and configuration stay (PURGE=1: they go too)
 #   make clean   remove everything made here
 SHELL := /bin/bash
 ARGS := tests
@@ -16,7 +18,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PYTHONDONTWRITEBYTECODE=1 PATH="$$PATH")
 OWN = status=$$?; [ "$$(id -u)" = 0 ] || sudo chown -R "$$(id -u):$$(id -g)" build; exit $$status
 
-.PHONY: help test check coverage demo down bench sim sim-mutants model clean system venv
+.PHONY: help test check coverage demo down bench sim sim-mutants model clean system venv install uninstall
 
 help:
 	@sed -n '/^#   make/s/^# //p' Makefile
@@ -56,15 +58,18 @@ sim-mutants: venv
 model: system
 	@$(PY) tests/model/run.py
 
-# The client of the wire is nothing without sockets: its tests are not in tests/unit, and need no root.
+# Parts of the wire are nothing without sockets: their tests are not in tests/unit, and need no root.
 coverage: venv
 	@rm -rf build/coverage; mkdir -p build/coverage
 	@$(PY) -m coverage run -m tests.sim --seeds 100 --first 1 --processes 1 & sim=$$!; \
-	$(PY) -m coverage run -m pytest -q -p no:cacheprovider tests/unit tests/sim tests/integration/test_client.py; \
+	$(PY) -m coverage run -m pytest -q -p no:cacheprovider tests/unit tests/sim tests/integration/test_{client,notify}.py; \
 	tests=$$?; wait $$sim && exit $$tests
 	@$(PY) -m coverage combine -q
 	@$(PY) -m coverage report; status=$$?; \
 	echo "coverage: $$($(PY) -m coverage report --format=total) % of lines and branches"; exit $$status
+
+install uninstall:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PARTS='$(PARTS)' PYTHON='$(PYTHON)' PURGE='$(PURGE)' contrib/install.sh $@
 
 clean:
 	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.hosts sweep

@@ -17,7 +17,7 @@ from wire import types as w
 from wire.errors import ChimeError
 from wire.settings import Interval, LogFormat, LogLevel, Order, Percent, load_settings
 
-InterfaceName = Annotated[str, Meta(pattern=r"^[^\s/]{0,15}\Z")]
+InterfaceName = Annotated[str, Meta(pattern=r"^[^\s/]{0,15}\Z", description="interface name")]
 LIBVIRT_PREFIXES = ("qemu:///system", "qemu:///session", "qemu:///embed?root=/", "test:///")
 
 
@@ -29,6 +29,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     socket: w.Path = "/run/chime-agent.sock"  # for chime-agent
     libvirt_uri: str = "qemu:///system"
     virt_type: w.VirtType = w.VirtType.AUTO
+    migration_uri: str = "qemu+tls://{host}/system"  # of the libvirt of another node
+    shared_paths: Annotated[tuple[w.Path, ...], Meta(max_length=64)] = ()
 
     audit_s: Interval = 60.0
     call_timeout_s: Interval = 30.0  # for one libvirt call; then libvirt counts as unreachable
@@ -114,7 +116,14 @@ def load_config(path: Path | str | None) -> Config:
             f"{source}libvirt_uri = {config.libvirt_uri!r}: expected qemu:///system or qemu:///embed?root=DIR"
         )
         raise ChimeError("invalid", text)
+    _must_lead_to_a_host(config.migration_uri, source)
     return config
+
+
+def _must_lead_to_a_host(uri: str, source: str) -> None:
+    if not uri.startswith("qemu+") or uri.count("{host}") != 1:
+        text = f"{source}migration_uri = {uri!r}: expected qemu+tls://{{host}}/system, qemu+ssh or qemu+tcp"
+        raise ChimeError("invalid", text)
 
 
 def _must_be_address(target: str, source: str) -> None:

@@ -31,6 +31,7 @@ from agentd.snapshot import Snapshot, SnapshotError
 from agentd.workers import Workers
 from wire import messages as m
 from wire.keys import KeyFile
+from wire.notify import Notifier
 from wire.types import VirtType
 
 MAX_WAIT_S = 60.0
@@ -74,19 +75,22 @@ class Daemon:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Until SIGTERM or SIGINT; VMs go on."""
+    def run(self, notifier: Notifier) -> None:
+        """Until SIGTERM or SIGINT; VMs go on. Ready means that the loop turns, whatever server and libvirt do."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         known = self._core.durable
         log.info(f"agentd {__version__}: node {known.node}, {len(known.held)} VMs in the snapshot")
         self._checks.start()
+        notifier.ready(f"guards node {known.node}")
         while not self._stopping:
-            self._poller.poll(int(self._wait_s() * 1000) + 1)
+            notifier.beat()
+            self._poller.poll(int(min(self._wait_s(), notifier.wait_s()) * 1000) + 1)
             self._drain_wake()
             for event in self._events():
                 self._do(self._core.handle(event, host.boottime()))
         self._checks.stop()
+        notifier.stopping()
         self._say_bye()
         log.info("stopped; VMs go on")
 

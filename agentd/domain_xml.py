@@ -266,6 +266,11 @@ def file_disks_of(xml: str) -> list[FileDisk]:
     return found
 
 
+def block_devices_of(xml: str) -> list[str]:
+    """Paths of the block devices that a domain uses."""
+    return [path for source in parse(xml).findall("./devices/disk/source") if (path := source.get("dev"))]
+
+
 def boot_files_of(xml: str) -> list[str]:
     """Paths of kernel and initrd of a domain with direct kernel boot."""
     found = (parse(xml).findtext(f"./os/{tag}") for tag in ("kernel", "initrd"))

@@ -17,12 +17,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentd import disks, domain_xml, libvirt_migration, processes
-from agentd.core.facts import Domain, DomainState, HostScan, Lifecycle, OffReason, VmFacts
+from agentd import disks, domain_xml, libvirt_domains, libvirt_migration, processes, target_check
+from agentd.config import Config
+from agentd.core.facts import HostScan, Lifecycle, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm
 from agentd.libvirt_connection import Link, libvirt, one_line, own_connection
 from agentd.libvirt_target import Settings
-from agentd.libvirt_words import OFF_REASONS, STATES
+from agentd.target_check import Findings
 from wire.messages import Assignment, MigrationOrder, MigrationProgress
 from wire.types import VirtType
 
@@ -96,7 +97,7 @@ class LibvirtDriver:
         """All domains and all real qemu processes."""
         try:
             with _explained("list the domains"):
-                domains = _all_domains(self._connection())
+                domains = libvirt_domains.all_domains(self._connection())
         except HypervisorError as error:
             return HostScan(libvirt_ok=False, processes=processes.scan(), error=str(error))
         return HostScan(libvirt_ok=True, domains=domains, processes=processes.scan())
@@ -107,7 +108,8 @@ class LibvirtDriver:
         try:
             with _explained(f"look at {uuid}"):
                 handle = self._find(uuid)
-                domain = None if handle is None else _domain(handle, bool(handle.isPersistent()), alone=True)
+                if handle is not None:
+                    domain = libvirt_domains.domain_of(handle, bool(handle.isPersistent()), alone=True)
         except HypervisorError as error:
             log.debug("%s", error)
             known = False
@@ -122,7 +124,7 @@ class LibvirtDriver:
             disks.create_missing(vm.spec.disks, may_create=defined is None and vm.create_disks)
             _check_files(xml)
             domain = self._define_xml(xml)
-            _never_autostart(domain)
+            libvirt_domains.never_autostart(domain)
             if domain.isActive():
                 _stamp_running(domain, vm)
 
@@ -178,7 +180,7 @@ class LibvirtDriver:
     def resume(self, uuid: str) -> None:
         """Lets a paused VM run."""
         with _explained(f"resume {uuid}"):
-            libvirt_migration.resume(self._found(uuid))
+            libvirt_domains.resume(self._found(uuid))
 
     def migrate(
         self,
@@ -208,16 +210,24 @@ class LibvirtDriver:
         """Asks libvirt to give up."""
         with _explained(f"cancel the migration of {uuid}"):
             domain = self._find(uuid)
-            if domain is not None and domain.isActive() and libvirt_migration.is_migrating(domain):
+            if domain is not None and domain.isActive() and libvirt_domains.is_migrating(domain):
                 try:
                     domain.abortJob()
                 except libvirt.libvirtError:
-                    if libvirt_migration.is_migrating(domain):
+                    if libvirt_domains.is_migrating(domain):
                         raise
 
     def hand_over(self, uuid: str, attempt: str, address: str) -> None:
         """Lets the copy on the target run."""
         libvirt_migration.hand_over(self._migration, uuid, attempt, address)
+
+    def check_target(self, address: str, interface: str, uuids: list[str], local_disks: bool = False) -> Findings:
+        """What stands against migrating these VMs to `address` over `interface`. Changes nothing."""
+        with _explained("look at the VMs"):
+            here = target_check.Here(
+                self._connection().getCapabilities(), [target_check.needs(self._found(uuid)) for uuid in uuids]
+            )
+        return target_check.check(here, self._migration, address, interface, local_disks)
 
     def _connection(self) -> Any:
         link = self._link
@@ -257,52 +267,9 @@ class LibvirtDriver:
         return VirtType.KVM if self.has_kvm() else VirtType.QEMU
 
 
-# --- reading domains --------------------------------------------------------------------------------------
-
-
-def _all_domains(conn: Any) -> tuple[Domain, ...]:
-    """One call lists, two say what is transient and what has autostart, then two calls for each domain."""
-    transient = _uuids(conn, libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-    autostart = _uuids(conn, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
-    found = []
-    for handle in conn.listAllDomains(0):
-        try:
-            domain = _domain(handle, handle.UUIDString() not in transient)
-            if domain.epoch is not None and domain.uuid in autostart:
-                _never_autostart(handle)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-        else:
-            found.append(domain)
-    return tuple(found)
-
-
-def _uuids(conn: Any, flags: int) -> frozenset[str]:
-    return frozenset(domain.UUIDString() for domain in conn.listAllDomains(flags))
-
-
-def _domain(handle: Any, persistent: bool, alone: bool = False) -> Domain:
-    code, reason = handle.state()
-    state, off = STATES.get(code, DomainState.OTHER), OffReason.UNKNOWN
-    if code == libvirt.VIR_DOMAIN_SHUTOFF:
-        off = OFF_REASONS.get(reason, OffReason.UNKNOWN)
-    elif code == libvirt.VIR_DOMAIN_CRASHED and not handle.isActive():
-        state, off = DomainState.OFF, OffReason.CRASHED
-    stamp = libvirt_migration.read_stamp(handle)
-    return Domain(
-        uuid=handle.UUIDString().lower(),
-        name=handle.name(),
-        state=state,
-        reason=off,
-        epoch=None if stamp is None else stamp.epoch,
-        revision=None if stamp is None else stamp.revision,
-        persistent=persistent,
-        io_error=(code, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
-        attempt="" if stamp is None else stamp.attempt,
-        origin="" if stamp is None else stamp.origin,
-        job=libvirt_migration.job(handle, code, reason, alone),
-    )
+def configured(config: Config) -> LibvirtDriver:
+    """The driver of a node with this configuration."""
+    return LibvirtDriver(config.libvirt_uri, config.virt_type, Settings(config.migration_uri, config.shared_paths))
 
 
 # --- small parts ------------------------------------------------------------------------------------------
@@ -316,12 +283,6 @@ def _stamp_running(domain: Any, vm: Assignment) -> None:
     except libvirt.libvirtError:
         if domain.isActive():  # else it ended meanwhile, and the definition says all
             raise
-
-
-def _never_autostart(domain: Any) -> None:
-    if domain.isPersistent() and domain.autostart():
-        log.warning("%s: autostart is switched off: only the agent may start it", domain.UUIDString())
-        domain.setAutostart(0)
 
 
 def _check_files(xml: str) -> None:

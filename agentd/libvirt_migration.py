@@ -3,6 +3,7 @@
 Rules:
 - The copy stays paused on the target and its metadata names the attempt; only a handover lets it run.
 - What a call returns says nothing about what runs where: the core looks. An error is one line for the operator.
+- Before it begins, the target's libvirt has answered: the source's would wait for ever for one that hangs.
 - The call has a connection of its own: libvirt 9 lets other calls on its connection wait for seconds.
 """
 
@@ -17,7 +18,8 @@ from typing import Any
 from agentd import domain_xml, storage
 from agentd.hypervisor import HypervisorError, NoArrival
 from agentd.libvirt_connection import libvirt, one_line
-from agentd.libvirt_target import Settings, bracketed, is_ip, opened, probe, uri_of
+from agentd.libvirt_domains import is_busy, is_migrating, read_stamp, resume
+from agentd.libvirt_target import Settings, bracketed, is_ip, opened, uri_of
 from agentd.qemu_tls import has_migration_keys
 from wire.messages import MigrationOptions, MigrationOrder, MigrationProgress
 from wire.types import OnTimeout, Tls
@@ -34,8 +36,8 @@ FLAGS = (
 WATCH_PERIOD_S = 1.0
 SETTLE_PERIOD_S = 0.5
 BUSY_TIMEOUT_S = 30.0
-PATIENCE_S, PATIENCE_ALONE_S = 0.1, 0.5  # with a busy domain; libvirt is busy for moments in a migration too
-FORCED_FACTOR = 2.0  # a guest that was paused to let it converge gets this many time-outs in all
+FORCED_MIN_S = 60.0  # a migration that is forced gets its time-out once more, or this
+NO_LIMIT_MIB_S = 1_000_000
 MIB = 1024 * 1024
 
 
@@ -56,65 +58,12 @@ def hand_over(settings: Settings, uuid: str, attempt: str, address: str) -> None
             raise HypervisorError(f"cannot resume {uuid} on {address}: {one_line(error)}") from None
 
 
-# --- domains ----------------------------------------------------------------------------------------------------------
-
-
-def read_stamp(domain: Any) -> domain_xml.Stamp | None:
-    """Chime's metadata of a domain. Raises libvirtError."""
-    try:
-        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            return None
-        raise
-    return domain_xml.read_metadata(text)
-
-
-def resume(domain: Any) -> None:
-    """Lets a paused domain run; one that runs is let be. Raises libvirtError."""
-    if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
-        return
-    try:
-        domain.resume()
-    except libvirt.libvirtError:
-        if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
-            raise
-
-
-def job(domain: Any, state: int, reason: int, alone: bool) -> bool:
-    """Whether libvirt is migrating a domain, in or out. To ask one that is busy would wait for half a minute. One that
-    stays busy is taken for migrating if it is paused for that; or in any case when it is looked at `alone`, since what
-    is unknown is not over. Raises libvirtError."""
-    if state == libvirt.VIR_DOMAIN_SHUTOFF:
-        return False
-    deadline = time.monotonic() + (PATIENCE_ALONE_S if alone else PATIENCE_S)
-    while domain.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OK:
-        if time.monotonic() >= deadline:
-            return alone or (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
-        time.sleep(0.02)
-    return is_migrating(domain)
-
-
-def is_migrating(domain: Any) -> bool:
-    """Asks libvirt for the job of a domain. Raises libvirtError."""
-    try:
-        stats = domain.jobStats()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
-            return True  # "only available on the source host": it is coming
-        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT):
-            return False
-        raise
-    ways = (libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
-    return stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE and stats.get("operation") in ways
-
-
 def settle(find: Callable[[], Any | None]) -> None:
     """Returns when the domain that `find` gives is not migrated (any more). Raises libvirtError, and HypervisorError
     when libvirt is busy with it for other reasons for too long."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while (domain := find()) is not None:
-        if domain.controlInfo()[0] == libvirt.VIR_DOMAIN_CONTROL_OK:
+        if not is_busy(domain):
             if not domain.isActive() or not is_migrating(domain):
                 return
             deadline = time.monotonic() + BUSY_TIMEOUT_S
@@ -137,15 +86,13 @@ def migrate(
     """Migrates `domain`, a handle on a connection of its own. `marks`: the attempt and this node. `find` gives a handle
     on another connection. Raises HypervisorError."""
     uuid, address = domain.UUIDString(), order.address
-    remote = uri_of(settings.uri, address)
-    probe(remote, address)
     flags, parameters = FLAGS | _flags(order.options), _parameters(domain, order, marks)
-    with storage.prepared(domain, settings, order) as copied:
+    with opened(settings.uri, address) as conn, storage.prepared(domain, settings, order, conn) as copied:
         flags |= copied.flags
         parameters.update(copied.parameters)
         with _Watcher(find, order.options, on_progress) as watcher:
             try:
-                domain.migrateToURI3(remote, parameters, flags)
+                domain.migrateToURI3(uri_of(settings.uri, address), parameters, flags)
             except libvirt.libvirtError as error:
                 text = f"cannot migrate {uuid} to {address}: {watcher.explain(error)}"
                 raise HypervisorError(text) from None
@@ -175,7 +122,7 @@ def _parameters(domain: Any, order: MigrationOrder, marks: tuple[str, str]) -> d
 
 
 class _Watcher:
-    """A thread beside the call: tells how far it is, and does what the time-out asks for."""
+    """A thread beside the call: tells how far it is, and does what the time-out asks for; nothing after the call."""
 
     def __init__(
         self,
@@ -196,6 +143,7 @@ class _Watcher:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._thread.join()  # else it might still pause a guest that has stayed here
 
     def explain(self, error: Any) -> str:
         """Why the migration ended."""
@@ -206,7 +154,8 @@ class _Watcher:
         return f"cancelled: {one_line(error)}"
 
     def _limit_s(self) -> float:
-        return self._options.timeout_s * (FORCED_FACTOR if self._forced else 1.0)
+        timeout_s = self._options.timeout_s
+        return timeout_s + max(timeout_s, FORCED_MIN_S) if self._forced else timeout_s
 
     def _watch(self) -> None:
         while not self._over.wait(WATCH_PERIOD_S):
@@ -218,16 +167,19 @@ class _Watcher:
                 log.debug("a migration cannot be watched: %s", error)
 
     def _look(self, domain: Any) -> None:
+        stats = domain.jobStats()
+        if stats.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+            return
+        if stats.get("data_total"):  # not yet known at the very beginning
+            self._on_progress(progress_of(stats))
         if time.monotonic() - self._began >= self._limit_s():
             if self._options.on_timeout == OnTimeout.FORCE and not self._forced:
                 domain.suspend()
                 self._forced = True
+                domain.migrateSetMaxSpeed(NO_LIMIT_MIB_S)  # it stands still now: nothing is worse than slow
             else:
                 self._timed_out = True
                 domain.abortJob()
-        stats = domain.jobStats()
-        if stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
-            self._on_progress(progress_of(stats))
 
 
 def progress_of(stats: dict[str, Any]) -> MigrationProgress:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,6 +21,11 @@ from agentd.libvirt_connection import KEEPALIVE_COUNT, KEEPALIVE_S, libvirt, one
 
 PORTS = {"qemu+tcp": 16509, "qemu+tls": 16514, "qemu": 16514, "qemu+ssh": 22, "qemu+libssh2": 22, "qemu+libssh": 22}
 CONNECT_TIMEOUT_S = 5.0
+OPEN_TIMEOUT_S = 15.0
+MAX_OPENING = 64  # attempts to open one target that are under way: of a libvirtd that hangs, most of them
+
+_opening: Counter[str] = Counter()
+_opening_lock = threading.Lock()
 
 
 class Settings(NamedTuple):
@@ -64,10 +72,7 @@ def opened(template: str, address: str) -> Iterator[Any]:
     """A connection to libvirt at an address. Raises HypervisorError."""
     uri = uri_of(template, address)
     probe(uri, address)
-    try:
-        conn = open_connection(uri)
-    except libvirt.libvirtError as error:
-        raise HypervisorError(f"target {address} cannot be reached: libvirt: {one_line(error)}") from None
+    conn = _open_in_time(uri, address)
     try:
         with contextlib.suppress(libvirt.libvirtError):  # a driver without it has no network in between
             conn.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
@@ -75,6 +80,43 @@ def opened(template: str, address: str) -> Iterator[Any]:
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             conn.close()
+
+
+def _open_in_time(uri: str, address: str) -> Any:
+    with _opening_lock:
+        if _opening[uri] >= MAX_OPENING:
+            raise HypervisorError(f"target {address} cannot be reached: libvirt does not answer")
+        _opening[uri] += 1
+    future: Future[Any] = Future()
+    threading.Thread(target=_open, args=(uri, future), name="open-target", daemon=True).start()
+    try:
+        return future.result(OPEN_TIMEOUT_S)
+    except TimeoutError:
+        if future.cancel():
+            raise HypervisorError(
+                f"target {address} cannot be reached: libvirt does not answer in {OPEN_TIMEOUT_S:g} s"
+            ) from None
+        return future.result()
+    except libvirt.libvirtError as error:
+        raise HypervisorError(f"target {address} cannot be reached: libvirt: {one_line(error)}") from None
+
+
+def _open(uri: str, future: Future[Any]) -> None:
+    """libvirt may block for ever in this, when the other libvirtd hangs; what comes too late is closed."""
+    try:
+        conn = open_connection(uri)
+    except Exception as error:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
+    else:
+        if future.set_running_or_notify_cancel():
+            future.set_result(conn)
+        else:
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.close()
+    finally:
+        with _opening_lock:
+            _opening[uri] -= 1
 
 
 def is_ip(address: str) -> bool:

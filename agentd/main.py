@@ -5,6 +5,7 @@ Usage:
   agentd join BUNDLE [--config FILE] [--force]
   agentd keygen [--config FILE] [--force]
   agentd check-config [--config FILE]
+  agentd check-host [--config FILE]
   agentd (-h | --help)
   agentd --version
 
@@ -14,6 +15,7 @@ Without a command the agent runs in the foreground until SIGTERM or SIGINT; VMs 
   keygen        makes the node's key here and prints its public key, for `chime-tool node add NAME --public-key KEY`;
                 the bundle that it prints is then joined as usual, and the secret never leaves this node
   check-config  reads the configuration, says what is wrong with it, or what it amounts to
+  check-host    runs each fault check of this node once, a site's own too, and says what it sees
 
 Options:
   --config FILE  TOML configuration; every key has a default
@@ -33,7 +35,7 @@ from docopt import DocoptExit, docopt
 from agentd import __version__, logs
 from agentd.config import Config, load_config
 from agentd.snapshot import Snapshot, SnapshotError
-from wire import curve, keys
+from wire import curve, keys, notify
 from wire.errors import ChimeError
 from wire.usage import usage_line
 
@@ -67,11 +69,22 @@ def _command(args: dict[str, Any]) -> int:
     if args["check-config"]:
         print(msgspec.json.format(msgspec.json.encode(config)).decode())
         return 0
+    if args["check-host"]:
+        return _check_host(config)
     return _run(config)
+
+
+def _check_host(config: Config) -> int:
+    from agentd.checks.once import look  # only now: the other commands do not need psutil
+
+    lines, all_could_look = look(config)
+    print("\n".join(lines))
+    return 0 if all_could_look else 1
 
 
 def _run(config: Config) -> int:
     logs.set_up(config.log_level, config.log_format)
+    notifier = notify.take_environment(os.environ)
     if not Path(config.key_file).exists():
         text = f"{config.key_file} does not exist: install this node's bundle with agentd join BUNDLE"
         raise ChimeError("invalid", text)
@@ -81,9 +94,9 @@ def _run(config: Config) -> int:
     snapshot = Snapshot(Path(config.state_dir), bundle.name)
     snapshot.lock()
     from agentd.daemon import Daemon  # only now: the commands above need neither libvirt nor psutil
-    from agentd.libvirt_driver import LibvirtDriver
+    from agentd.libvirt_driver import configured
 
-    Daemon(config, bundle, LibvirtDriver(config.libvirt_uri, config.virt_type), snapshot).run()
+    Daemon(config, bundle, configured(config), snapshot).run(notifier)
     sys.stderr.flush()
     os._exit(0)  # a libvirt call that hangs must not keep the process; everything is saved already
 

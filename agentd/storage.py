@@ -8,10 +8,11 @@ says so of its folder, never because a file of that name exists elsewhere.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import psutil
 from agentd import domain_xml
 from agentd.hypervisor import HypervisorError
 from agentd.libvirt_connection import libvirt, one_line
-from agentd.libvirt_target import Settings, bracketed, opened
+from agentd.libvirt_target import Settings, bracketed
 from wire.messages import MigrationOrder
 
 SHARED_FILE_SYSTEMS = frozenset(
@@ -61,8 +62,9 @@ def local_disks(xml: str, shared_paths: tuple[str, ...]) -> list[domain_xml.File
 
 
 @contextlib.contextmanager
-def prepared(domain: Any, settings: Settings, order: MigrationOrder) -> Iterator[Copied]:
-    """Makes room for the copies of local disks on the target while it lasts. Raises HypervisorError."""
+def prepared(domain: Any, settings: Settings, order: MigrationOrder, conn: Any) -> Iterator[Copied]:
+    """Makes room for the copies of local disks on the target, which `conn` leads to, while it lasts. Raises
+    HypervisorError."""
     xml = domain.XMLDesc(0)
     local = local_disks(xml, settings.shared_paths)
     if not local:
@@ -72,7 +74,6 @@ def prepared(domain: Any, settings: Settings, order: MigrationOrder) -> Iterator
         text = "copy it (local disks), or list its folder in shared_paths if all nodes share it"
         raise HypervisorError(f"disk {local[0].path} is only on this node: {text}")
     with contextlib.ExitStack() as undo:
-        conn = undo.enter_context(opened(settings.uri, order.address))
         for folder in sorted({os.path.dirname(disk.path) for disk in local}):
             names = [os.path.basename(disk.path) for disk in local if os.path.dirname(disk.path) == folder]
             undo.enter_context(_pool(conn, order.address, folder, names))
@@ -90,13 +91,35 @@ def _disk_parameters(local: list[domain_xml.FileDisk], address: str) -> dict[str
 def _pool(conn: Any, address: str, folder: str, names: list[str]) -> Iterator[None]:
     """A storage pool for `folder` on the target: libvirt makes the files of a migration only in pools. One that is made
     here is given up afterwards; its files stay."""
+    with _files(conn, address, folder) as taken:
+        for name in names:
+            if name in taken:
+                raise HypervisorError(f"disk {folder}/{name} exists on {address} already: it is not written over")
+        yield
+
+
+def missing(conn: Any, address: str, paths: Iterable[str]) -> list[str]:
+    """Which of these files the target does not have. Raises HypervisorError if a folder cannot be read."""
+    lost: list[str] = []
+    for folder, group in itertools.groupby(sorted(paths, key=_folder_and_path), os.path.dirname):
+        with _files(conn, address, folder) as names:
+            lost += [path for path in group if os.path.basename(path) not in names]
+    return lost
+
+
+def _folder_and_path(path: str) -> tuple[str, str]:
+    return os.path.dirname(path), path
+
+
+@contextlib.contextmanager
+def _files(conn: Any, address: str, folder: str) -> Iterator[frozenset[str]]:
+    """The names in a folder of the target, as one of its storage pools; one that is made for it lasts no longer."""
     try:
         pool, ours = _find_or_make(conn, folder)
     except libvirt.libvirtError as error:
-        raise HypervisorError(f"folder {folder} cannot be used on {address}: {one_line(error)}") from None
+        raise HypervisorError(f"folder {folder} cannot be read on {address}: {one_line(error)}") from None
     try:
-        _must_be_free(pool, address, folder, names)
-        yield
+        yield _names(pool, address, folder)
     finally:
         if ours:
             with contextlib.suppress(libvirt.libvirtError):
@@ -113,12 +136,9 @@ def _find_or_make(conn: Any, folder: str) -> tuple[Any, bool]:
     return conn.storagePoolCreateXML(ET.tostring(element, encoding="unicode"), 0), True
 
 
-def _must_be_free(pool: Any, address: str, folder: str, names: list[str]) -> None:
+def _names(pool: Any, address: str, folder: str) -> frozenset[str]:
     try:
         pool.refresh(0)
-        taken = set(pool.listVolumes())
+        return frozenset(pool.listVolumes())
     except libvirt.libvirtError as error:
         raise HypervisorError(f"folder {folder} cannot be read on {address}: {one_line(error)}") from None
-    for name in names:
-        if name in taken:
-            raise HypervisorError(f"disk {folder}/{name} exists on {address} already: it is not written over")

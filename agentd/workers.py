@@ -53,6 +53,7 @@ class Workers:
         self._connects = ThreadPoolExecutor(1, thread_name_prefix="connect")
         self._running: dict[int, tuple[str, float]] = {}
         self._told: set[int] = set()
+        self._aborting: set[str] = set()
         self._lock = threading.Lock()
         self._next_id = 0
 
@@ -69,6 +70,10 @@ class Workers:
 
     def abort_migration(self, uuid: str) -> None:
         """Asks libvirt to give up a migration; the `Acted` of the migration tells its end."""
+        with self._lock:
+            if uuid in self._aborting:
+                return  # libvirt has not answered the last one yet
+            self._aborting.add(uuid)
         self._aborts.submit(self._abort, uuid)
 
     def scan(self) -> None:
@@ -171,6 +176,9 @@ class Workers:
             log.warning("%s", problem)
         except Exception:
             log.exception("a migration could not be cancelled")
+        finally:
+            with self._lock:
+                self._aborting.discard(uuid)
 
     def _scan(self) -> fx.Event:
         started = boottime()

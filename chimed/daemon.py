@@ -25,6 +25,7 @@ from chimed.transport import Incoming, Router, SendOutcome, WakeUp
 from wire import codec
 from wire import messages as m
 from wire.errors import ChimeError
+from wire.notify import Notifier
 
 BUDGET = 100  # messages of one turn; many more fall out of the processor's cache before they are answered
 FLOODED_S = 5.0  # deadlines are judged after all messages, but under a flood at least so often
@@ -58,16 +59,19 @@ class Daemon:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Until SIGTERM or SIGINT."""
+    def run(self, notifier: Notifier) -> None:
+        """Until SIGTERM or SIGINT. The socket is bound before; each turn feeds the watchdog."""
         self._wake = WakeUp()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         fds = [self._wake.fd, *self._pinger.fds()]
+        notifier.ready("nodes and operators are served")
         while not self._stopping:
+            notifier.beat()
             if not self.turn():
-                self._router.poll(max(0.0, self.next_deadline() - self._clock()), fds)
+                self._router.poll(max(0.0, min(self.next_deadline() - self._clock(), notifier.wait_s())), fds)
                 self._wake.clear()
+        notifier.stopping()
         log.info("stopped")
 
     def _stop(self, *_: object) -> None:

@@ -27,6 +27,7 @@ Options:
 from __future__ import annotations
 
 import gc
+import os
 import re
 import sys
 import time
@@ -45,7 +46,7 @@ from chimed.database import StoreError
 from chimed.icmp import Pinger
 from chimed.store import Store
 from chimed.transport import Router, TransportError
-from wire import curve, keys
+from wire import curve, keys, notify
 from wire.errors import ChimeError
 from wire.types import IN_WORDS, NAME_PATTERN
 from wire.usage import usage_line
@@ -90,6 +91,7 @@ def _command(args: dict[str, Any]) -> int:
 def _run(config: Config) -> int:
     logs.set_up(config.log_level, config.log_format)
     log = structlog.get_logger()
+    notifier = notify.take_environment(os.environ)
     server_keys = keys.load(config.key_file, keys.Kind.SERVER)
     with Store.open(config.database) as store:
         core = make_core(store, config.policy(__version__))
@@ -105,7 +107,7 @@ def _run(config: Config) -> int:
             log.info(f"chimed {__version__} listens at {endpoint}: {nodes} nodes, {vms} VMs")
             if not pinger.available:
                 log.warning(f"{pinger.reason}: a silent node will be shown as agent-lost, never as unreachable")
-            daemon.run()
+            daemon.run(notifier)
         finally:
             router.close()
             pinger.close()

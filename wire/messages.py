@@ -136,7 +136,8 @@ class Load(Base, frozen=True, kw_only=True):
 
 
 class Heartbeat(Base, frozen=True, kw_only=True):
-    """Small and constant. `digest` names the VM states last reported; `revision` the inventory applied.
+    """Small and constant. `digest` names the VM states last reported; `revision` the inventory applied; `faults` is all
+    that is wrong now (until the first heartbeat of a session the server keeps what the one before said).
     Its strings are only compared with those of the session, so they need no pattern: this message is the hot
     one."""
 

@@ -50,7 +50,7 @@ def run(argv: Sequence[str], timeout_s: float, max_bytes: int = 4096) -> Output:
             _kill_group(process.pid)  # not yet waited for, so the id is still its own
             code = process.wait()
     if not ended:
-        raise CheckStuck
+        raise CheckStuck(timeout_s)
     return Output(code, kept.decode("utf-8", "replace"))
 
 

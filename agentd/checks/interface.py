@@ -18,7 +18,11 @@ GROUP = "chime.checks"
 
 
 class CheckStuck(Exception):
-    """A reading was given up after its time-out: the fault `check-stuck`."""
+    """A reading was given up after so many seconds: the fault `check-stuck`."""
+
+    def __init__(self, after_s: float) -> None:
+        super().__init__(after_s)
+        self.after_s = after_s
 
 
 class CheckFailed(Exception):

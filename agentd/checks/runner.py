@@ -21,6 +21,8 @@ MAX_CHECKS = 128
 FIRST_WAIT_S = 5.0
 """So long the first call of `faults` waits for the first readings: an agent that has restarted shall not say that
 there are no faults, only to find them a moment later."""
+RARE_S = 300.0
+"""But not for checks that are this rare: they take long (SMART), and the VMs of a host that boots wait too."""
 CHECK_FAILED, CHECK_STUCK = "check-failed", "check-stuck"
 OWN_CODES = {CHECK_FAILED: Code(Severity.WARNING), CHECK_STUCK: Code(Severity.WARNING)}
 
@@ -47,10 +49,10 @@ class Running:
         return judging.judge({}, self._stuck_since(since, now), OWN_CODES) if since is not None else {}
 
     def _stuck_since(self, since: float, now: float) -> list[Symptom]:
-        return [self._stuck()] if now - since > self.check.timeout_s else []
+        return [self._stuck(self.check.timeout_s)] if now - since > self.check.timeout_s else []
 
-    def _stuck(self) -> Symptom:
-        text = f"the check {self.check.name} has not returned within {self.check.timeout_s:g} s"
+    def _stuck(self, after_s: float) -> Symptom:
+        text = f"the check {self.check.name} has not returned within {after_s:g} s"
         return Symptom(CHECK_STUCK, self.check.name, text)
 
     def _run(self) -> None:
@@ -75,8 +77,8 @@ class Running:
             self._before = reading
             tracks = judging.judge(self.tracks, symptoms, self.check.codes)
             return tracks, judging.judge(self.own, late, OWN_CODES)
-        except CheckStuck:
-            own = self._stuck()
+        except CheckStuck as error:
+            own = self._stuck(error.after_s)
         except CheckFailed as error:
             own = Symptom(CHECK_FAILED, self.check.name, f"{self.check.name}: {error}")
         except Exception as error:  # a site's check may do anything; the agent goes on, and says it
@@ -116,7 +118,7 @@ class Runner:
         """The faults of now. The first call waits for the first readings, `FIRST_WAIT_S` at most."""
         if self._first:
             self._first, until = False, time.monotonic() + FIRST_WAIT_S
-            for each in self._running:
+            for each in (each for each in self._running if each.check.interval_s <= RARE_S):
                 each.has_read.wait(max(until - time.monotonic(), 0.0))
         now = time.monotonic()
         tracks: list[judging.Tracks] = [self._problems]

@@ -23,16 +23,18 @@ FULL, READ_ONLY, FAILED, SLOW = "storage-full", "storage-read-only", "storage-fa
 MARGIN_PERCENT = 2.0
 PROBE_BYTES = 4096
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True, slots=True)
 class StorageReading:
-    """A folder: room in percent (None: it cannot be looked at), and how the write went (None: not tried)."""
+    """A folder: room in percent (None: it cannot be looked at), and how the write went (`write_s` None: it was not
+    tried, or failed; `cause` is the errno)."""
 
     free_percent: float | None
     read_only: bool = False
     error: str = ""
-    no_room: bool = False
+    cause: int = 0
     write_s: float | None = None
 
 
@@ -71,8 +73,8 @@ class StorageCheck:
         try:
             _write(self.path)
         except OSError as error:
-            read_only, no_room = error.errno == errno.EROFS, error.errno in NO_ROOM
-            return StorageReading(free, read_only, f"cannot be written: {error.strerror}", no_room)
+            text = f"cannot be written: {error.strerror}"
+            return StorageReading(free, error.errno == errno.EROFS, text, error.errno or 0)
         return StorageReading(free, write_s=time.monotonic() - began)
 
     def symptoms(
@@ -82,9 +84,10 @@ class StorageCheck:
         limit = self.limit_percent + (MARGIN_PERCENT if Key(FULL, self.path) in raised else 0.0)
         if reading.read_only:
             yield Symptom(READ_ONLY, self.path, f"{self.path} is read-only")
-        elif reading.error and not reading.no_room:
-            yield Symptom(FAILED, self.path, f"{self.path} {reading.error}")
-        if reading.no_room:
+        elif reading.error and reading.cause not in NO_ROOM:
+            allowed = reading.cause not in NOT_ALLOWED  # root of a node is nobody on some NFS: VMs may be well
+            yield Symptom(FAILED, self.path, f"{self.path} {reading.error}", None if allowed else Severity.INFO)
+        if reading.cause in NO_ROOM:
             yield Symptom(FULL, self.path, f"{self.path} {reading.error}")
         elif reading.free_percent is not None and reading.free_percent < limit:
             free = f"{reading.free_percent:.0f} % free, limit {self.limit_percent:g} %"

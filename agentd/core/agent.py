@@ -377,7 +377,8 @@ class AgentCore:
         attempt = held.attempt if held is not None else None
         if event.attempt in (attempt and attempt.id, left and left.attempt):
             return [fx.Answer(event.ask, {"begun": event.attempt})]
-        why = leaving.objection(self._draft, uuid, self._boot_id, self.vms.facts.get(uuid))
+        seen, with_disks = self.vms.facts.get(uuid), order.options.local_disks
+        why = leaving.objection(self._draft, uuid, self._boot_id, seen, with_disks)
         if why is not None:
             return [fx.Answer(event.ask, {"refused": why})]
         if uuid in self.vms.in_flight:
@@ -498,7 +499,8 @@ class AgentCore:
     def status(self, now: float) -> dict[str, Any]:
         """What `chime-agent status` shows."""
         faults = (*self._own_faults.values(), *self._host_faults)
-        return status.show(self.durable, self._boot_id, self.link, self._drain.proof, faults, self._reports)
+        seen, proof = self.vms.facts, self._drain.proof
+        return status.show(self.durable, self._boot_id, self.link, proof, faults, self._reports, seen)
 
 
 def _is_quiet(event: fx.Event) -> bool:

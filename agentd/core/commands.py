@@ -44,8 +44,9 @@ class Commands:
         self._sent: tuple[int, frozenset[str]] = (0, frozenset())
         self._outcomes: dict[str, tuple[str, CommandResult]] = {}
         for command_id, entry in durable.journal.items():
-            open_here = leaving.is_open(durable, entry.uuid, command_id)
-            if entry.result is None and not open_here:  # a predecessor began it and did not finish
+            if leaving.is_open(durable, entry.uuid, command_id):
+                continue  # facts decide it
+            if entry.result is None:  # a predecessor began it and did not finish
                 self._ended(command_id, entry.uuid, Outcome.INTERRUPTED, "the agent died while it carried this out")
 
     def mark(self) -> Mark:

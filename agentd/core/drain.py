@@ -34,7 +34,8 @@ class DrainWatch:
             return NEVER
         alive = {uuid for uuid, seen in facts.items() if _ours(durable, seen) and _alive(seen)}
         running = tuple(sorted(alive | {uuid for uuid, held in durable.held.items() if held.leaving}))
-        if running or busy_until == NEVER or not all(seen.libvirt_ok for seen in facts.values()):
+        unseen = any(uuid not in facts for uuid in durable.held)
+        if running or unseen or busy_until == NEVER or not all(seen.libvirt_ok for seen in facts.values()):
             self._doubt = now
         confirmed = durable.confirmed_boot == self._boot_id or durable.local_drain
         quiet_since = max(self._doubt, busy_until)

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from agentd.core import leaving
 from agentd.core.durable import Durable
+from agentd.core.facts import VmFacts
 from agentd.core.link import Link
 from wire.messages import DrainProof, Fault, VmReport
 
@@ -19,6 +21,7 @@ def show(
     proof: DrainProof | None,
     faults: Sequence[Fault],
     reports: dict[str, VmReport],
+    facts: dict[str, VmFacts],
 ) -> dict[str, Any]:
     """A document of plain values."""
     return {
@@ -32,12 +35,16 @@ def show(
         "revision": durable.revision,
         "faults": [{"code": f.code, "severity": f.severity.value, "text": f.text} for f in faults],
         "vms": [_vm(report) for report in reports.values()],
-        **leaving_vms(durable, reports),
+        **migrations(durable, boot_id, reports, facts),
     }
 
 
-def leaving_vms(durable: Durable, reports: dict[str, VmReport]) -> dict[str, Any]:
-    """The attempts to migrate VMs away that are known here, and the VMs that have left."""
+def migrations(
+    durable: Durable, boot_id: str, reports: dict[str, VmReport], facts: dict[str, VmFacts]
+) -> dict[str, Any]:
+    """The attempts to migrate VMs away that are known here, the VMs that have left, and why those that are owned here
+    cannot be migrated now (null: they can, with the disks that only this node has)."""
+    objections = {uuid: leaving.objection(durable, uuid, boot_id, facts.get(uuid), True) for uuid in durable.held}
     attempts = [
         {
             "uuid": uuid,
@@ -62,7 +69,7 @@ def leaving_vms(durable: Durable, reports: dict[str, VmReport]) -> dict[str, Any
         }
         for uuid, gone in durable.left.items()
     ]
-    return {"migrations": attempts, "left": left}
+    return {"migrations": attempts, "left": left, "objections": objections}
 
 
 def _progress(report: VmReport | None) -> dict[str, Any] | None:

@@ -147,8 +147,8 @@ class Agents:
         if body.seq <= session.seq or body.boot_id != session.boot_id or body.incarnation != session.incarnation:
             self._ctx.counters["heartbeats-stale"] += 1
             return None
+        changed = body.faults != session.faults or session.seq == 0
         session.seq, session.heard, session.revision, session.load = body.seq, now, body.revision, body.load
-        changed = body.faults != session.faults
         session.faults = body.faults
         if self._liveness.heard(node.name, now) or changed:
             self._health.sync([node.name], now)

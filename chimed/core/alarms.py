@@ -11,10 +11,12 @@ from chimed.core.context import Context
 from chimed.core.facts import Facts
 from chimed.core.sessions import Session, Sessions
 from wire import messages as m
+from wire.text import clean_text
 from wire.types import Health, Observed, Severity
 
 SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
-NODE_CODES = frozenset({"node-unreachable", "agent-lost", "node-error", "node-notice", *SUSPICIONS})
+OF_FAULTS = frozenset({"node-error", "node-notice"})
+NODE_CODES = frozenset({"node-unreachable", "agent-lost", *OF_FAULTS, *SUSPICIONS})
 COPIES = frozenset({"vm-duplicate", "vm-misplaced"})
 OF_OWNER = frozenset({"vm-failed", "vm-io-error", "vm-foreign-process"})
 VM_CODES = frozenset({"vm-unknown", *OF_OWNER, *COPIES})
@@ -62,7 +64,7 @@ def _fault_alarms(node: r.Node, faults: tuple[m.Fault, ...]) -> Wanted:
 
 
 def _in_words(faults: list[m.Fault]) -> str:
-    return "; ".join(f"{fault.code}: {fault.text}" if fault.text else fault.code for fault in faults)
+    return clean_text("; ".join(f"{fault.code}: {fault.text}" if fault.text else fault.code for fault in faults))
 
 
 def sync_mass(ctx: Context) -> bool:

@@ -88,8 +88,9 @@ def judge_older(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     if owners is not None and owners.attempt == attempt:
         return Verdict.MOVE
     came_from_owner = report.migration is not None and report.migration.peer == vm.node
-    unheard = came_from_owner and report.observed == Observed.RUNNING and not facts.in_session(vm.node)
-    return Verdict.WAIT if unheard else Verdict.RELEASE
+    if not came_from_owner or facts.report(vm) is not None:  # it holds the present epoch: it was there when that began
+        return Verdict.RELEASE
+    return Verdict.WAIT
 
 
 def _is_held_off(facts: Facts, vm: r.Vm) -> bool:

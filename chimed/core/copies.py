@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from chimed.core import alarms, arrivals, attempts, inventory
+from chimed.core import alarms, arrivals, attempts, inventory, networks
 from chimed.core import rows as r
 from chimed.core.arrivals import Verdict
 from chimed.core.context import EPOCHS_PER_GENERATION, Context
@@ -53,6 +53,7 @@ def _look(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
         facts.ctx.counters["impossible-epochs"] += 1
     elif vm.node == node_name:
         _from_owner(facts.ctx, vm, report)
+        _has_left(facts, report)
     else:
         _from_other(facts, vm, node_name, report)
 
@@ -91,6 +92,18 @@ def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
         ctx.audit("guest", "vm-stopped", vm.uuid, "the guest powered itself off")
         revision = ctx.bump(vm.node)
         ctx.tables.vms.put(msgspec.structs.replace(vm, desired=Desired.STOPPED, revision=revision))
+
+
+def _has_left(facts: Facts, report: VmReport) -> None:
+    """The owner says that the VM has left by an order on the node, and where to: whether or not the other end is heard,
+    it is the only one that may have it. What the server has ordered is decided elsewhere (`attempts`)."""
+    ctx, said = facts.ctx, arrivals.left(report)
+    vm = ctx.tables.vms.get(report.uuid)
+    if said is None or vm is None or vm.desired == Desired.DELETED or ctx.tables.migrations.get(vm.uuid) is not None:
+        return
+    target = networks.node_at(ctx.tables.nodes, said.peer)
+    if target is not None and target.name != vm.node:
+        attempts.arrive(ctx, vm, target.name, said.attempt, f"{vm.node} says that it has left")
 
 
 def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:

@@ -7,6 +7,7 @@ network of the VMs), an interface, a subnet, or one of the node's addresses. Lin
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 
 from chimed.core import rows as r
 
@@ -28,6 +29,16 @@ def address_on(node: r.Node, network: str) -> str | None:
         return None
     addresses = [candidate.address for candidate in known] + [a for a in (node.ping_address, node.address) if a]
     return next((a for a in addresses if ipaddress.ip_address(a) in subnet), None)
+
+
+def node_at(nodes: Iterable[r.Node], peer: str) -> r.Node | None:
+    """The one node of that name, or with that address; None: nobody knows which it is."""
+    found = [node for node in nodes if peer == node.name or peer in _addresses(node)]
+    return found[0] if len(found) == 1 else None
+
+
+def _addresses(node: r.Node) -> set[str]:
+    return {node.address, node.ping_address, *(known.address for known in node.networks)} - {""}
 
 
 def _subnet(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:

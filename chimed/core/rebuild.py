@@ -120,11 +120,37 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, 
     if row is not None and (awaited := attempts.give_up(facts, row)):
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=awaited)
     vm = facts.ctx.tables.vms.get(vm.uuid) or vm
+    if awaited := _copies_elsewhere(facts, vm):
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=awaited)
+    vm = facts.ctx.tables.vms.get(vm.uuid) or vm
+    if vm.node != op.subject:
+        return msgspec.structs.replace(step, state=StepState.RUNNING, detail=f"on {vm.node}, where it runs")
     choice = targets.choose(vm.spec)
     if choice.node is None:
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=f"no room: {choice.why_not()}")
     inventory.move(facts.ctx, vm, choice.node, f"{op.id}, evidence {node.evidence}")
     return msgspec.structs.replace(step, state=StepState.RUNNING, detail=f"on {choice.node}")
+
+
+def _copies_elsewhere(facts: Facts, vm: r.Vm) -> str:
+    """The owner is proven not to run the VM, and another node has a process of it: one that came by a migration and runs
+    is the VM; any other has to go before the VM is placed. Returns what is awaited, or nothing."""
+    for session, report in facts.sessions.sightings(vm.uuid):
+        if session.node == vm.node or report.observed not in ALIVE or _is_proven_off(facts, session.node):
+            continue
+        if arrivals.mark(report) and report.observed == Observed.RUNNING:
+            attempts.arrive(facts.ctx, vm, session.node, arrivals.mark(report), f"{session.node} runs it")
+            return ""
+        inventory.release(facts.ctx, session.node, vm, report.epoch)
+        return f"{session.node} has a copy: it is asked to remove it"
+    return ""
+
+
+def _is_proven_off(facts: Facts, node_name: str) -> bool:
+    node = facts.ctx.tables.nodes.get(node_name)
+    assert node is not None  # sessions end with their nodes
+    proven = node.admin_state == AdminState.DRAINED and node.evidence is not None
+    return proven and not facts.is_live(node_name)
 
 
 def _end_rebuild(ctx: Context, op: r.Operation) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -409,6 +412,29 @@ def test_stopped_process_can_be_ended(linux: Any) -> None:
     harness.sigstop(uuid)
     harness.driver.destroy(uuid)  # SIGKILL after ten seconds
     assert state(harness, uuid) == DomainState.OFF and not harness.driver.inspect(uuid).processes
+
+
+@pytest.mark.integration
+def test_domain_that_libvirt_waits_for_holds_up_no_scan(real_root: Path) -> None:
+    harness = RealHarness(real_root)
+    harness.driver.connect(harness.events.seen.append, harness.events.lost.append)
+    uuid = started(harness)
+    harness.sigstop(uuid)
+    busy = threading.Thread(target=harness.driver.reboot, args=(uuid, True))  # qemu does not answer libvirt
+    busy.start()
+    try:
+        began = time.monotonic()
+        while not harness.driver.inspect(uuid).domain.job:  # type: ignore[union-attr]
+            assert time.monotonic() - began < 10.0
+        began = time.monotonic()
+        (seen,) = [domain for domain in harness.driver.scan().domains if domain.uuid == uuid]
+        assert (seen.state, seen.job) == (DomainState.RUNNING, False)
+        assert time.monotonic() - began < 5.0
+    finally:
+        os.kill(harness.driver.inspect(uuid).processes[0].pid, signal.SIGCONT)
+        busy.join()
+        harness.close()
+        harness.driver.close()
 
 
 @pytest.mark.integration

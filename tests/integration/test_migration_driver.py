@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,19 @@ from wire.types import VirtType
 pytestmark = pytest.mark.integration
 
 URI = "qemu+tcp://{host}/system"
+
+
+AGENT = """
+import sys
+from agentd.libvirt_driver import LibvirtDriver
+from agentd.libvirt_target import Settings
+from wire.messages import MigrationOptions, MigrationOrder
+uri, others, address, uuid = sys.argv[1:]
+driver = LibvirtDriver(uri, migration=Settings(others))
+driver.connect(lambda lifecycle: None, lambda why: None)
+options = MigrationOptions(bandwidth_mib_s=8, auto_converge=False)
+driver.migrate(uuid, MigrationOrder(target="t", address=address, options=options), "a9", "n1", lambda progress: None)
+"""
 
 
 class RealPair:
@@ -149,6 +165,23 @@ def test_source_counts_on_when_the_target_dies(pair: Any) -> None:
     assert here(pair, vm.uuid).state == DomainState.RUNNING
 
 
+def test_migration_goes_on_without_the_agent_that_ordered_it(pair: Any) -> None:
+    vm, log = pair.counting()
+    words = [URI.replace("{host}", pair.source_host.address), URI, pair.target_address, vm.uuid]
+    agent = subprocess.Popen([sys.executable, "-c", AGENT, *words])
+    try:
+        wait(lambda: (seen := pair.source.inspect(vm.uuid).domain) is not None and seen.job, "the migration")
+    finally:
+        agent.kill()
+        agent.wait()
+    pair.source.settle(vm.uuid)
+    facts = pair.source.inspect(vm.uuid)
+    assert facts.libvirt_ok and facts.domain is None
+    last = counters(log)[-1]
+    pair.source.hand_over(vm.uuid, "a9", pair.target_address)
+    wait(lambda: counters(log)[-1] > last, "the copy counts")
+
+
 def test_local_disk_is_refused_or_copied(pair: Any) -> None:
     folder = pair.cluster.dir / "local"
     folder.mkdir()
@@ -165,6 +198,13 @@ def test_local_disk_is_refused_or_copied(pair: Any) -> None:
     with pytest.raises(HypervisorError, match="already: it is not written over"):
         pair.source.migrate(vm.uuid, copying, "a1", "n1", lambda progress: None)
     pair.target_host.run(["rm", str(disk)])
+    moving = Moving(pair, vm.uuid, order(pair.target_address, local_disks=True, **pair.slow))
+    wait(lambda: moving.progress, "progress")
+    pair.source.abort_migration(vm.uuid)
+    assert "cancelled" in moving.end()
+    with pytest.raises(HypervisorError, match="already: it is not written over"):  # the half of a copy stays
+        pair.source.migrate(vm.uuid, copying, "a1", "n1", lambda progress: None)
+    pair.target_host.run(["rm", str(disk)])
     pair.source.migrate(vm.uuid, copying, "a1", "n1", lambda progress: None)
     assert there(pair, vm.uuid).state == DomainState.PAUSED
     pair.target.destroy(vm.uuid)
@@ -172,3 +212,59 @@ def test_local_disk_is_refused_or_copied(pair: Any) -> None:
     assert "Pattern verification failed" not in pattern and "read 65536/65536" in pattern
     pools = ["virsh", "-q", "-c", "qemu:///system", "pool-list", "--all"]
     assert not pair.target_host.run(pools).stdout.strip()
+
+
+def test_target_is_checked_before_anything_begins(pair: Any) -> None:
+    vm, _ = pair.counting()
+    bridge = pair.cluster.bridge.name
+    findings = pair.source.check_target(pair.target_address, bridge, [vm.uuid])
+    assert findings.problems == () and findings.notes == ()
+    assert problem(pair, vm, pair.target_address, "nosuch0").startswith("this node has no interface nosuch0")
+    assert "would leave by" in problem(pair, vm, pair.target_address, "lo")
+    assert "is an address of this node itself" in problem(pair, vm, pair.cluster.address, bridge)
+    assert problem(pair, vm, pair.nowhere, bridge).startswith(f"target {pair.nowhere} cannot be reached over {bridge}")
+    assert "is this node itself" in problem(pair, vm, pair.source_host.address, bridge)
+    moved(pair, vm.uuid)
+    assert pair.source.inspect(vm.uuid).domain is None
+    with pytest.raises(HypervisorError, match=f"no domain {vm.uuid}"):
+        pair.source.check_target(pair.target_address, bridge, [vm.uuid])
+
+
+def test_disk_that_the_target_does_not_have_is_found_out(pair: Any) -> None:
+    folder = pair.shared / "late"
+    folder.mkdir()
+    made = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    pair.source_host.run([*made, str(folder / "d.qcow2"), "8M"])
+    vm, _ = pair.counting(disks=(Disk(path=str(folder / "d.qcow2")),))
+    bridge = pair.cluster.bridge.name
+    assert pair.source.check_target(pair.target_address, bridge, [vm.uuid]).problems == ()
+    pair.target_host.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)])  # its storage is not there
+    missing = f"{folder}/d.qcow2 of {vm.name} does not exist on {pair.target_address}"
+    assert problem(pair, vm, pair.target_address, bridge) == missing
+    with pytest.raises(HypervisorError, match=vm.uuid):
+        moved(pair, vm.uuid)
+    assert here(pair, vm.uuid).state == DomainState.RUNNING
+
+
+def test_libvirtd_of_the_target_that_hangs_holds_nobody_up_for_long(pair: Any) -> None:
+    vm, _ = pair.counting()
+    libvirtd = pair.target_host.service("libvirtd")
+    libvirtd.kill(signal.SIGSTOP)
+    try:
+        for call in (
+            lambda: moved(pair, vm.uuid),
+            lambda: pair.source.hand_over(vm.uuid, "a1", pair.target_address),
+        ):
+            began = time.monotonic()
+            with pytest.raises(HypervisorError, match="does not answer"):
+                call()
+            assert time.monotonic() - began < 25.0
+    finally:
+        libvirtd.kill(signal.SIGCONT)
+    assert here(pair, vm.uuid).state == DomainState.RUNNING
+
+
+def problem(pair: Any, vm: Assignment, address: str, interface: str) -> str:
+    """The only problem that is found."""
+    (only,) = pair.source.check_target(address, interface, [vm.uuid]).problems
+    return str(only)

@@ -13,7 +13,7 @@ from tests.sim.host import Host, SnapshotDisk
 from tests.sim.hypervisor import SimHypervisor
 from tests.sim.words import Usage, Vocabulary
 from wire import messages as m
-from wire.types import Evidence
+from wire.types import Evidence, Severity
 
 COMMANDS = Vocabulary("command")
 _word = COMMANDS.word
@@ -55,10 +55,11 @@ def _clone(c: Cluster, node: str, claim: str = "") -> None:
     clone.start_agent()
 
 
-@_word("fault {node} {code}")
-def _fault(c: Cluster, node: str, code: str) -> None:
+@_word("fault {node} {code}", "fault {node} {code} {severity}")
+def _fault(c: Cluster, node: str, code: str, severity: str = "warning") -> None:
     """The host's checks find a fault (`none`: they find none any more)."""
-    c.host(node).faults = () if code == "none" else (m.Fault(code=code, text="as ordered"),)
+    fault = m.Fault(code=code, text="as ordered", severity=Severity(severity))
+    c.host(node).faults = () if code == "none" else (fault,)
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -362,8 +363,8 @@ def _virsh(c: Cluster, verb: str, vm: str) -> None:
         raise Usage(f"virsh can: {', '.join(_VIRSH)}")
     if host is None:
         host = next((h for h in c.hosts.values() if uuid in h.hypervisor.domains), None)
-    if host is not None:
-        try:
+    if host is not None and not (verb == "resume" and uuid in host.hypervisor.handed_over):
+        try:  # a copy that a person lets run is out of Chime's hands
             getattr(host.hypervisor, _VIRSH[verb])(uuid)
         except HypervisorError as error:
             host.tell(f"virsh {verb} {vm}: {error}")

@@ -446,7 +446,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "command-not-in-the-journal",
         "agentd.core.commands",
-        "            durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))\n",
+        "        durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))\n",
         "",
         "S3: an agent that dies does the command again",
     ),
@@ -513,6 +513,28 @@ DEFECTS: tuple[Mutant, ...] = (
         "        if again and budget.spent(self._policy):\n",
         "        if False:\n",
         "L1: a VM that cannot run is started for ever, and nobody is told",
+    ),
+    # --- faults of nodes ----------------------------------------------------------------------------------------------
+    Mutant(
+        "faults-forgotten-with-the-session",
+        "chimed.core.health",
+        "        if session.seq == 0 and node.health == Health.ERROR and _is_heard(node):\n",
+        "        if False:\n",
+        "one alarm, not a storm: a fault that lasts is cleared and raised again at each restart",
+        also=(
+            (
+                "chimed.core.health",
+                "        if (session is None or session.seq == 0) and _is_heard(node):",
+                "        if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "notice-closes-the-node",
+        "chimed.core.health",
+        " for fault in session.faults if fault.severity != Severity.INFO})\n",
+        " for fault in session.faults})\n",
+        "one node that is off closes all that watch it to the rebuild of its VMs",
     ),
 )
 """Every defect; each must be found."""

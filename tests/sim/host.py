@@ -460,17 +460,25 @@ class Agent:
         """The order reaches the target's libvirt, which may hang, and carry it out much later."""
         left, host = act.left, self.host
         assert left is not None
-        target = host.at(left.address)
-        if target is None or target.hung is None:
-            self._hand_over_now(act, left)
+        try:
+            host.hypervisor.reach(left.address)
+        except HypervisorError as problem:
+            self._acted(act, str(problem))
             return
-        boots = target.boots
-        target.hung.append(lambda: self._hand_over_now(act, left) if target.boots == boots else None)
+        target = host.at(left.address)
+        assert target is not None
+        self._hand_over_there(act, left, target, target.boots)
 
-    def _hand_over_now(self, act: fx.Act, left: Left) -> None:
+    def _hand_over_there(self, act: fx.Act, left: Left, target: Host, boots: int) -> None:
+        """libvirt of the target has the order, whatever becomes of the source."""
+        if target.hung is not None and target.boots == boots:
+            self.engine.after(POLL_S, self._hand_over_there, act, left, target, boots)
+            return
         error, gone = "", False
         try:
-            self.host.hypervisor.hand_over(act.uuid, left.attempt, left.address)
+            if not target.powered or target.boots != boots:
+                raise HypervisorError("the target went down")
+            target.hypervisor.take_over_copy(act.uuid, left.attempt)
         except HypervisorError as problem:
             error, gone = str(problem), isinstance(problem, NoArrival)
         self._acted(act, error, invalid=gone)

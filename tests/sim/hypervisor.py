@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentd.core.facts import DomainState, Happening, OffReason, VmFacts
-from agentd.hypervisor import HypervisorError
+from agentd.hypervisor import HypervisorError, NoArrival
 from tests.fakes.hypervisor import FakeDomain, FakeHypervisor
 
 ALIVE = frozenset({DomainState.RUNNING, DomainState.SHUTTING_DOWN, DomainState.OTHER, DomainState.PAUSED})
@@ -151,6 +151,17 @@ class SimHypervisor(FakeHypervisor):
         domain = self.domains.get(uuid)
         marked = domain is not None and domain.stamp is not None and domain.stamp.attempt == attempt
         return marked and uuid in self.handed_over and self.is_paused(uuid)
+
+    def take_over_copy(self, uuid: str, attempt: str) -> None:
+        """Another host lets the copy run. Raises HypervisorError."""
+        copy = self.domains.get(uuid)
+        if not self._reachable:
+            raise HypervisorError("the target's libvirt is gone")
+        if copy is None or copy.state == DomainState.OFF or copy.stamp is None or copy.stamp.attempt != attempt:
+            raise NoArrival("there is no such copy")
+        if copy.job:
+            raise HypervisorError("it is still coming")
+        self._resume(uuid)
 
     def _receive(self, copy: FakeDomain, with_disks: bool) -> None:
         super()._receive(copy, with_disks)

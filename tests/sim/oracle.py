@@ -204,7 +204,7 @@ class Oracle:
             (row.node, row.uuid, row.epoch) for row in disk.tables["releases"].values()  # type: ignore[attr-defined]
         }:
             raise Violation("S2", f"{new.name} moves from {old.node} without a release", new.uuid)
-        if not adopted and old.spec.storage == Storage.LOCAL:
+        if not adopted and old.spec.storage == Storage.LOCAL and new.uuid not in self.excused:
             raise Violation("S2", f"{new.name} moves to {new.node}, and its disks do not", new.uuid)
         if proven or migrated:
             self._must_not_run(new.uuid, old.node, f"given to {new.node}")
@@ -240,11 +240,14 @@ class Oracle:
         host = self.hosts[new.name]
         if new.evidence == Evidence.OPERATOR and new.name not in self.words:
             raise Violation("S2", f"nobody gave his word for {new.name}", new.name)
+        if new.evidence == Evidence.OPERATOR:  # whoever gives it knows of what was migrated away on the node
+            self.excused |= {uuid for node, uuid in self.on_the_node if node == new.name}
         if new.evidence == Evidence.OPERATOR and host.powered:
             self._engine.story.tell(self._engine.now, "oracle", f"the word given for {new.name} is false", new.name)
             self.lies.add(new.name)
         if new.evidence == Evidence.AGENT:
             ours = (host.hypervisor.alive() | host.hypervisor.creating) & self.managed - host.hypervisor.by_hand
+            ours -= host.hypervisor.handed_over  # they came by a migration, and do not run
             if ours - self.excused:
                 text = f"{new.name} is believed to run nothing, and runs {', '.join(sorted(ours))}"
                 raise Violation("S2", text, new.name)

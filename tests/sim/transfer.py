@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COPY_S = (1.0, 15.0)
 FINISH_S = (0.01, 0.3)
+RETRY_S = 0.5
 PARTS = 4  # news of the progress while it copies
 PAUSED_SHARE = 0.3  # of the sources that do not hear it: libvirt leaves them paused
 
@@ -109,8 +110,7 @@ class Transfer:
         if self._host.boots != self._boots or not self._host.powered:
             self._host.engine.after(self._host.engine.rng.uniform(1.0, 30.0), self._target_notices, self._target.boots)
             return
-        for host in (self._host, self._target):
-            if host.powered and host.hung is not None:
-                host.hung.append(lambda: self._when_libvirt_answers(step))
-                return
-        step()
+        if any(host.powered and host.hung is not None for host in (self._host, self._target)):
+            self._host.engine.after(RETRY_S, self._when_libvirt_answers, step)
+        else:
+            step()

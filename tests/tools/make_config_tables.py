@@ -54,6 +54,10 @@ AGENTD = {
     "socket": "unix socket for `chime-agent`",
     "libvirt_uri": "`qemu:///system`, or `qemu:///embed?root=DIR` for a hypervisor without libvirtd",
     "virt_type": "auto (KVM where there is one), kvm or qemu",
+    "migration_uri": "of the libvirt of another node, for live migration, with `{host}` for its address: `qemu+tls`, "
+    "`qemu+ssh`, or `qemu+tcp` (unencrypted and open to everyone: for a lab)",
+    "shared_paths": "folders with VM disks that all nodes share although the file system does not tell (NFS, CephFS, "
+    "GlusterFS and their like do): a disk elsewhere is local, and is copied in a migration or keeps its VM here",
     "audit_s": "interval of the look at all domains and processes; events are followed at once",
     "call_timeout_s": "a libvirt call that takes longer is reported as a fault",
     "workers": "libvirt calls at a time",

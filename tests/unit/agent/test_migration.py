@@ -18,7 +18,7 @@ from tests.fakes.hypervisor import FakeDomain
 from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import PEER, World
 from wire import messages as m
-from wire.types import AdminState, Desired, MigrationPhase, Observed, Outcome
+from wire.types import AdminState, Desired, MigrationPhase, Observed, Outcome, Storage
 
 replace = msgspec.structs.replace
 ORDER = m.MigrationOrder(target="n2", address=PEER)
@@ -713,12 +713,15 @@ def held(**changes: object) -> Durable:
     return replace(GOOD, held={VM_1: replace(HELD, **changes)})
 
 
+LOCAL_DISK = m.Disk(path="/d", storage=Storage.LOCAL)
+LOCAL = assignment(epoch=3, spec=m.VmSpec(vcpus=1, memory_mib=64, disks=(LOCAL_DISK,)))
 OBJECTIONS: dict[str, tuple[Durable, VmFacts | None]] = {
     "not owned": (replace(GOOD, held={}), None),
     "under way": (held(attempt=UNDER_WAY), VmFacts(VM_1, True, RUNS, ONE)),
     "not confirmed": (replace(GOOD, confirmed_boot="a"), VmFacts(VM_1, True, RUNS, ONE)),
     "drained": (replace(GOOD, local_drain=True), VmFacts(VM_1, True, RUNS, ONE)),
     "should be stopped": (held(vm=assignment(epoch=3, desired=Desired.STOPPED)), VmFacts(VM_1, True, RUNS, ONE)),
+    "local disks": (held(vm=LOCAL), VmFacts(VM_1, True, RUNS, ONE)),
     "never seen": (GOOD, None),
     "unknown": (GOOD, VmFacts(VM_1, False, RUNS, ONE)),
     "no domain": (GOOD, VmFacts(VM_1, True)),
@@ -738,6 +741,7 @@ def test_each_objection_to_a_migration(case: str) -> None:
 
 def test_nothing_objects_to_a_running_vm_that_is_owned() -> None:
     assert leaving.objection(GOOD, VM_1, "b", VmFacts(VM_1, True, RUNS, ONE)) is None
+    assert leaving.objection(held(vm=LOCAL), VM_1, "b", VmFacts(VM_1, True, RUNS, ONE), with_local_disks=True) is None
 
 
 STAYED = replace(HERE, attempt="", epoch=3)

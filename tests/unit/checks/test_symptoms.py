@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,22 @@ STORAGE = StorageCheck("/srv", 10.0, slow_s=5.0, probe=True)
         (StorageReading(50.0, read_only=True), {"storage-read-only": "/srv is read-only"}),
         (StorageReading(50.0, True, "cannot be written: Read-only file system"),
          {"storage-read-only": "/srv is read-only"}),
-        (StorageReading(50.0, error="cannot be written: Input/output error"),
+        (StorageReading(50.0, error="cannot be written: Input/output error", cause=errno.EIO),
          {"storage-failed": "/srv cannot be written: Input/output error"}),
         (StorageReading(None, error="cannot be read: No such file or directory"),
          {"storage-failed": "/srv cannot be read: No such file or directory"}),
-        (StorageReading(50.0, error="cannot be written: No space left on device", no_room=True),
+        (StorageReading(50.0, error="cannot be written: No space left on device", cause=errno.ENOSPC),
          {"storage-full": "/srv cannot be written: No space left on device"}),
     ],
 )  # fmt: skip
 def test_storage(reading: StorageReading, expected: dict[str, str]) -> None:
     assert found(STORAGE, reading) == {Key(code, "/srv"): text for code, text in expected.items()}
+
+
+def test_storage_that_the_agent_may_not_write_to_is_only_worth_knowing() -> None:
+    reading = StorageReading(50.0, error="cannot be written: Permission denied", cause=errno.EACCES)
+    (symptom,) = STORAGE.symptoms(reading, None, frozenset())
+    assert (symptom.code, symptom.severity) == ("storage-failed", Severity.INFO)
 
 
 @pytest.mark.parametrize(("free", "bad"), [(11.9, True), (12.0, False)])

@@ -172,6 +172,37 @@ def test_what_is_only_worth_knowing_leaves_the_node_normal(world: World) -> None
     assert world.alarms() == []
 
 
+@pytest.mark.parametrize("what", ["the agent restarts", "the agent says bye", "the server restarts"])
+@pytest.mark.parametrize("lasts", [True, False])
+def test_a_new_session_says_nothing_of_faults_until_its_first_heartbeat(world: World, what: str, lasts: bool) -> None:
+    agent = world.agents["n1"]
+    agent.faults = (
+        m.Fault(code="raid-degraded", severity=Severity.CRITICAL),
+        m.Fault(code="clock-unsynchronised", severity=Severity.INFO),
+    )
+    world.run(16)
+    before = world.ask(m.AlarmList())["items"]
+    if what == "the server restarts":
+        world.crash()
+    elif what == "the agent says bye":
+        agent.say(m.Bye(session=agent.session or ""))
+    agent.faults = agent.faults if lasts else ()
+    agent.connect()
+    assert world.node("n1")["health"] == "error" and world.ask(m.AlarmList())["items"] == before
+    world.run(16)
+    assert world.node("n1")["health"] == ("error" if lasts else "normal")
+    assert world.ask(m.AlarmList())["items"] == (before if lasts else [])
+
+
+def test_a_lost_node_that_says_hello_is_normal_at_once(world: World) -> None:
+    agent = world.agents["n1"]
+    agent.kill()
+    world.run(100)
+    assert world.node("n1")["reasons"] == ["agent-lost"]
+    agent.connect()
+    assert world.node("n1")["health"] == "normal" and world.alarms() == []
+
+
 def test_a_heartbeat_that_changes_nothing_changes_no_row(world: World) -> None:
     commits, agent = world.disk.commits, world.agents["n1"]
     agent.seq += 1

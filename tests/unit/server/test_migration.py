@@ -922,14 +922,12 @@ def test_on_the_node_without_the_server(world: World, first: str, crash: bool, o
     world.agents["n1"].begin_alone(WEB, "alone", "n2")
     leave(world, observed=observed)
     world.agents[first].report()
-    assert owner(world) == ("n1", epoch), "only one of them has spoken since"
-    if first == "n1":
-        assert "n1 says that it has left for n2" in world.vm("web")["detail"]
-        assert world.vm("web")["observed"] == "unknown"
+    word = ("n2", epoch + 1) if first == "n1" else ("n1", epoch)
+    assert owner(world) == word, "the source's word is enough, the target's is not"
     if crash:
         world.crash()
         world.agents[first].start()
-        assert owner(world) == ("n1", epoch) and world.agents["n2"].arrivals
+        assert owner(world) == word
     second = "n1" if first == "n2" else "n2"
     world.agents[second].start()
     world.settle()
@@ -1001,18 +999,46 @@ def test_a_lost_source_that_says_nothing(world: World, observed: str) -> None:
 
 def test_a_chain_of_migrations_whose_middle_is_not_heard(world: World) -> None:
     """n1 -> n2 -> n3 while the server was down; n2 is heard last."""
-    epoch = owner(world)[1]
+    epoch, agent = owner(world)[1], world.agents["n2"]
+    agent.kill()
     world.agents["n1"].begin_alone(WEB, "one", "n2")
     world.agents["n1"].leave(WEB)
-    world.agents["n3"].arrive(WEB, epoch, "two", "paused")
+    world.agents["n3"].arrive(WEB, epoch, "two", "paused", origin="n2")
     said(world, "n1")
     said(world, "n3")
-    assert owner(world) == ("n1", epoch) and world.agents["n3"].arrivals
-    agent = world.agents["n2"]
+    assert owner(world) == ("n2", epoch + 1) and world.agents["n3"].arrivals
+    agent.up = True
+    agent.connect()
     agent.said[WEB] = m.MigrationReport(attempt="two", phase=MigrationPhase.LEFT, peer="n3")
     agent.gone[WEB] = epoch
     said(world, "n2")
-    assert owner(world) == ("n3", epoch + 1) and world.agents["n3"].running == {WEB}
+    assert owner(world) == ("n3", epoch + 2) and world.agents["n3"].running == {WEB}
+
+
+def test_a_chain_of_migrations_whose_middle_is_lost(world: World) -> None:
+    """n1 -> n2 -> n3 on the nodes; n2 is never heard again, and n3 runs it."""
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "one", "n2")
+    world.agents["n1"].leave(WEB)
+    world.agents["n2"].power_off()
+    world.agents["n3"].arrive(WEB, epoch, "two", "running", origin="n2")
+    said(world, "n1")
+    said(world, "n3")
+    assert owner(world) == ("n2", epoch + 1) and world.agents["n3"].arrivals
+    world.run(60)
+    said(world, "n3")
+    assert owner(world) == ("n2", epoch + 1), "n2 may know better"
+    lose(world, "n2")
+    world.do(m.NodeRebuild, name="n2")
+    world.settle()
+    assert owner(world) == ("n3", epoch + 2) and world.agents["n3"].running == {WEB}
+
+
+def test_an_older_copy_of_another_owner_is_removed(world: World) -> None:
+    before = owner(world)
+    world.agents["n2"].arrive(WEB, before[1] - 1, "old", "paused", origin="n3")
+    said(world, "n2")
+    assert owner(world) == before and not world.agents["n2"].arrivals
 
 
 def test_by_hand_without_a_mark(world: World) -> None:
@@ -1092,7 +1118,7 @@ def test_while_it_leaves_by_an_order_on_its_node(world: World) -> None:
 
 def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
     epoch = owner(world)[1]
-    world.agents["n1"].begin_alone(WEB, "alone", "n2")
+    world.agents["n1"].begin_alone(WEB, "alone", "10.9.9.9")
     world.agents["n1"].leave(WEB)
     world.agents["n2"].strays[WEB] = (epoch, "paused")
     said(world, "n1")

@@ -334,6 +334,7 @@ class Arrival(NamedTuple):
     epoch: int
     attempt: str
     observed: str
+    origin: str
 
 
 class Agent:
@@ -566,9 +567,9 @@ class Agent:
         """Somebody migrates on the node, without the server."""
         self.said[uuid] = m.MigrationReport(attempt=attempt, phase=MigrationPhase.LEAVING, peer=peer)
 
-    def arrive(self, uuid: str, epoch: int, attempt: str, observed: str = "paused") -> None:
+    def arrive(self, uuid: str, epoch: int, attempt: str, observed: str = "paused", origin: str = "n1") -> None:
         """A copy that names the attempt is here."""
-        self.arrivals[uuid] = Arrival(epoch, attempt, observed)
+        self.arrivals[uuid] = Arrival(epoch, attempt, observed, origin)
 
     def _others(self) -> list[m.VmReport]:
         """What this node has of VMs that it does not hold."""
@@ -583,7 +584,7 @@ class Agent:
         reports += [
             m.VmReport(
                 uuid=uuid, epoch=arrival.epoch, revision=0, observed=Observed(arrival.observed),
-                migration=m.MigrationReport(attempt=arrival.attempt, phase=MigrationPhase.ARRIVED, peer="?"),
+                migration=m.MigrationReport(attempt=arrival.attempt, phase=MigrationPhase.ARRIVED, peer=arrival.origin),
             )
             for uuid, arrival in self.arrivals.items()
             if uuid not in self.held
