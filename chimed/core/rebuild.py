@@ -133,8 +133,8 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, 
 
 
 def _copies_elsewhere(facts: Facts, vm: r.Vm) -> str:
-    """The owner is proven not to run the VM, and another node has a process of it: one that came by a migration and runs
-    is the VM; any other has to go before the VM is placed. Returns what is awaited, or nothing."""
+    """The owner is proven not to run the VM, and another node has a process of it: one that came by a migration and
+    runs is the VM; any other has to go before the VM is placed. Returns what is awaited, or nothing."""
     for session, report in facts.sessions.sightings(vm.uuid):
         if session.node == vm.node or report.observed not in ALIVE or _is_proven_off(facts, session.node):
             continue

@@ -679,6 +679,27 @@ def test_the_limit_of_the_cluster_and_of_the_target() -> None:
     assert stop["operation"]
 
 
+@pytest.mark.parametrize("proven", [True, False])
+def test_the_target_is_drained_meanwhile(world: World, proven: bool) -> None:
+    """What was proven of it before the VM came does not count: it is drained once more."""
+    answer = migrate(world)
+    world.agents["n2"].stuck = not proven
+    drain = world.do(m.NodeDrain, name="n2")
+    if proven:
+        world.settle()
+    assert state(world, drain)[0] == ("succeeded" if proven else "running")
+    leave(world)
+    said(world, "n1")
+    assert owner(world)[0] == "n2" and "drained-again" in world.actions("n2")
+    world.agents["n2"].stuck = False
+    world.agents["n2"].sync()
+    world.run(20)
+    assert state(world, drain)[0] == "succeeded" and world.node("n2")["drain_evidence"] == "agent"
+    assert world.vm("web")["observed"] == "stopped" and not world.agents["n2"].running
+    world.run(400)
+    assert state(world, answer)[0] == ("failed" if proven else "succeeded"), "it ran there for a moment, or never"
+
+
 # --- steps that meet other work ---------------------------------------------------------------------------------------
 
 
@@ -1237,7 +1258,7 @@ def test_a_restore_whose_owner_does_not_run_what_another_runs(world: World) -> N
 def test_an_epoch_that_crosses_the_news_that_it_has_left(world: World) -> None:
     epoch = owner(world)[1]
     agent = world.agents["n1"]
-    agent.begin_alone(WEB, "alone", "n2")
+    agent.begin_alone(WEB, "alone", "192.0.2.7")
     leave(world)
     row = world.tables().vms.get(WEB)
     assert row is not None
