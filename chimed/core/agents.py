@@ -233,16 +233,18 @@ class Agents:
                 if alarm.code in alarms.VM_CODES:
                     alarms.sync_vm(self._facts, alarm.subject)
         if recovery.no_longer_waits_for(self._ctx, [node_name]):
-            self.ask_reports()
+            self.recovered()
         meta = self._ctx.tables.meta
         if meta.generation > 1 and not meta.recovering:
             copies.raise_ignored(self._ctx, session, body.revision)
 
-    def ask_reports(self) -> None:
-        """Every agent is asked for a full report with its next heartbeat."""
-        for node in self._ctx.tables.nodes:
+    def recovered(self) -> None:
+        """The recovery after a restore is over: what was said means what it says now. Every agent is asked for a full
+        report with its next heartbeat."""
+        for node in list(self._ctx.tables.nodes):
             session = self._sessions.get(node.name)
             if session is not None:
+                copies.reconcile(self._facts, session, session.reports)
                 session.full_wanted = True
 
     def _node(self, name: str) -> r.Node:

@@ -125,7 +125,8 @@ def _from_older(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Non
     if verdict is Verdict.RELEASE:
         inventory.release(facts.ctx, node_name, vm, report.epoch)
     elif verdict is Verdict.MOVE:
-        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), f"{node_name} has it, {vm.node} has not")
+        why = f"{node_name} has it, {vm.node} has not"
+        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)
 
 
 def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
@@ -136,7 +137,8 @@ def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None
             vm = facts.ctx.tables.vms.get(vm.uuid) or vm
         inventory.release(facts.ctx, node_name, vm, report.epoch)
     elif verdict is Verdict.MOVE:
-        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), f"{node_name} has it, {vm.node} has not")
+        why = f"{node_name} has it, {vm.node} has not"
+        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)
     elif verdict is Verdict.ASK and vm.doubt != arrivals.mark(report):
         revision = facts.ctx.bump(vm.node)
         facts.ctx.tables.vms.put(msgspec.structs.replace(vm, doubt=arrivals.mark(report), revision=revision))

@@ -131,6 +131,6 @@ class Requests:
         if not body.dry_run:
             self._ctx.audit(actor, "recovery-confirmed", "server", f"without {names}: {body.comment}")
             recovery.no_longer_waits_for(self._ctx, meta.waiting_for)
-            self._parts.ask_reports()
+            self._parts.recovered()
         return Done([f"ends the recovery though {names} have not reported: you attest that they run no VM that the "
                      "restored database gives to another node"])  # fmt: skip

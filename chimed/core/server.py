@@ -60,7 +60,7 @@ class ServerCore:
         self._queries = Queries(self.ctx, self.facts, views, surveys, now)
         self._requests = Requests(
             RequestParts(
-                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.ask_reports
+                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.recovered
             )
         )
         self._wide: set[str] = set()
