@@ -359,3 +359,19 @@ def test_what_leaves_by_an_order_on_its_node_is_not_given_back(world: World) -> 
         world.do(m.VmRelease, vm=NAME)
     assert refusal.value.code == "locked" and "by an order on the node" in refusal.value.body.message
     assert not len(world.tables().releases)
+
+
+def test_a_copy_of_what_is_given_back_is_not_ended(world: World) -> None:
+    """Its node's operator migrated it in the moment in which another gave it back."""
+    bring(world)
+    epoch = row(world).epoch
+    world.agents["n1"].stuck = True
+    world.deaf.add("n1")
+    world.do(m.VmRelease, vm=NAME)
+    world.agents["n2"].arrive(UUID, epoch, "l1", "paused")
+    world.agents["n2"].report()
+    assert [(row.node, row.keep) for row in world.tables().releases] == [("n1", True)]
+    world.agents["n2"].arrivals.clear()
+    world.agents["n2"].strays[UUID] = (epoch, "running")
+    world.agents["n2"].report()
+    assert ("n2", False) in [(row.node, row.keep) for row in world.tables().releases], "a copy that is no arrival is"
