@@ -8,6 +8,7 @@ server says, `planner` and `guard` for the decisions.
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
@@ -409,14 +410,18 @@ class AgentCore:
         aborts, wake_aborts = self.migrations.aborts(self._draft, self.vms.in_flight, now)
         hand_overs, wake_hand_overs = self.migrations.hand_overs(self._draft, now)
         wake_tell = self.migrations.tell(self._draft, now)
-        self._wake = min(wake, wake_commands, wake_aborts, wake_hand_overs, wake_tell)
+        settles = self.vms.settled_at if now < self.vms.settled_at else NEVER
+        self._wake = min(wake, wake_commands, wake_aborts, wake_hand_overs, wake_tell, settles)
         out: list[fx.Effect] = [*acts, *ordered, *aborts, *hand_overs]
         busy = self.vms.busy_until if self._hypervisor_up else NEVER
         look_at = self._drain.judge(self._draft, self.vms.facts, busy, self._last_good_scan, now)
         self._next_scan = min(self._next_scan, look_at, self._look_at_jobs(now))
         blocked = self.vms.blocked_reasons()
         progress = self.migrations.progress
-        self._reports = self._reporter.reports(self._draft, self.vms.facts, blocked, self._ignored, progress)
+        starting = functools.partial(self.vms.may_be_starting, now=now)
+        self._reports = self._reporter.reports(
+            self._draft, self.vms.facts, blocked, self._ignored, progress, starting
+        )
         self._digest = reporting.digest_of(self._reports, self._drain.proof, self._draft.local_drain)
         released = any(t.done and not t.acked for t in self._draft.tombstones.values())
         self._unconfirmed = released or self.commands.unacked(self._draft)

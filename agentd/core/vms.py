@@ -53,13 +53,13 @@ class Vms:
         self._foreign: set[str] = set()
         self._next_token = 1
         self._last_start_ended = -NEVER
-        self._settled_at = NEVER
+        self.settled_at = NEVER
 
     def connected(self, settled_at: float) -> None:
         """libvirt answers. Before `settled_at` no drain is proven, nothing is undefined and no release is confirmed: a
         start that a dead predecessor ordered, or one that waited in a libvirt that hung, may still be under way there.
         """
-        self._settled_at = settled_at
+        self.settled_at = settled_at
 
     @property
     def starting(self) -> bool:
@@ -69,7 +69,12 @@ class Vms:
     @property
     def busy_until(self) -> float:
         """When the last start ended, or will surely have ended; infinite while one is under way."""
-        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)
+        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)
+
+    def may_be_starting(self, uuid: str, now: float) -> bool:
+        """Whether a process of the VM may appear though it is off: a start is under way, or one that a dead predecessor
+        has ordered may be."""
+        return self.in_flight.get(uuid, (0, None))[1] == Action.START or now < self.settled_at
 
     @property
     def facts(self) -> dict[str, VmFacts]:
@@ -118,12 +123,12 @@ class Vms:
         self._note_foreign(seen)
         if step.action is None:
             at = NEVER if step.wake_at is None else step.wake_at
-            if _is_open(durable, uuid) and now < self._settled_at:
-                return durable, None, min(at, self._settled_at)
+            if _is_open(durable, uuid) and now < self.settled_at:
+                return durable, None, min(at, self.settled_at)
             return self._settled(durable, seen), None, at
         until = self._pause(durable, uuid, step.action)
         if step.action == Action.UNDEFINE:
-            until = max(until, self._settled_at)
+            until = max(until, self.settled_at)
         if now < until:
             return durable, None, until
         if step.action in (Action.SHUTDOWN, Action.DESTROY):
@@ -273,7 +278,7 @@ class Vms:
         uuid, held = event.uuid, durable.held.get(event.uuid)
         if held is None or not held.leaving:
             return durable
-        seen = event.facts if now >= self._settled_at else VmFacts(uuid, False)
+        seen = event.facts if now >= self.settled_at else VmFacts(uuid, False)
         decided = leaving.decide(durable, seen, event.error or event.refused)
         after = decided.held.get(uuid)
         if after is not None and after.leaving:
@@ -292,7 +297,7 @@ class Vms:
         tries = entry.tries + 1 if entry is not None and entry.action == Action.SETTLE else 1
         until = now + min(UNDECIDED_S * 2 ** min(tries - 1, 10), UNDECIDED_MAX_S)
         key = _key(durable, event.uuid)
-        self._blocked[event.uuid] = Blocked(Action.SETTLE, max(until, self._settled_at), "", tries, key)
+        self._blocked[event.uuid] = Blocked(Action.SETTLE, max(until, self.settled_at), "", tries, key)
 
     def _succeeded(self, event: Acted, durable: Durable, why: str) -> Durable:
         entry, held = self._blocked.get(event.uuid), durable.held.get(event.uuid)

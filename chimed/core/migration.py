@@ -37,14 +37,20 @@ def is_live(facts: Facts, vm: r.Vm) -> bool:
         raise ChimeError("locked", f"{vm.name} is imported, and {vm.node} has not taken it over: {report.detail}")
     if vm.desired == Desired.RUNNING and report.observed == Observed.RUNNING:
         return True
-    stopped = (Observed.STOPPED, Observed.FAILED) if vm.desired == Desired.STOPPED else (Observed.FAILED,)
-    if report.observed in stopped and report.revision >= vm.revision:
+    if report.revision >= vm.revision and _stays_off(vm, report):
         return False
     raise ChimeError(
         "refused-unsafe",
         f"{vm.name} should be {vm.desired} and is {report.observed}: only a VM that runs, or is known to be stopped, "
         "can be migrated",
     )
+
+
+def _stays_off(vm: r.Vm, report: m.VmReport) -> bool:
+    """Whether the agent says that the VM is off, that no start of it is under way, and that it tries none."""
+    if vm.desired == Desired.STOPPED:
+        return report.observed == Observed.STOPPED and not report.problem
+    return report.observed == Observed.FAILED and report.problem == "crash-loop"
 
 
 def local_disks(vm: r.Vm, live: bool, options: m.MigrationOptions) -> str | None:

@@ -134,15 +134,15 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "drain-proven-without-settling",
         "agentd.core.vms",
-        "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
+        "        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)\n",
         "        return NEVER if self.starting else self._last_start_ended\n",
         "S2: a start that a dead agent ordered is under way",
     ),
     Mutant(
         "drain-proven-while-starting",
         "agentd.core.vms",
-        "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
-        "        return max(self._last_start_ended, self._settled_at)\n",
+        "        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)\n",
+        "        return max(self._last_start_ended, self.settled_at)\n",
         "S2: the process of a start under way is not seen by a look at the host",
     ),
     Mutant(
@@ -154,8 +154,8 @@ DEFECTS: tuple[Mutant, ...] = (
         also=(
             (
                 "agentd.core.vms",
-                "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
-                "        return self._settled_at\n",
+                "        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)\n",
+                "        return self.settled_at\n",
             ),
         ),
     ),
@@ -281,10 +281,10 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "release-confirmed-without-settling",
         "agentd.core.vms",
-        "            if _is_open(durable, uuid) and now < self._settled_at:\n",
+        "            if _is_open(durable, uuid) and now < self.settled_at:\n",
         "            if False:\n",
         "S2: a start that a dead agent ordered is under way, and the VM is said to be gone",
-        also=(("agentd.core.vms", "            until = max(until, self._settled_at)\n", "            pass\n"),),
+        also=(("agentd.core.vms", "            until = max(until, self.settled_at)\n", "            pass\n"),),
     ),
     Mutant(
         "tombstone-forgotten",

@@ -462,8 +462,12 @@ def test_a_stopped_vm_is_moved_at_once(world: World) -> None:
 
 
 def test_a_failed_vm_is_moved_and_tried_anew(world: World) -> None:
-    world.agents["n1"].failed[WEB] = "no such file"
-    world.agents["n1"].running.clear()
+    agent = world.agents["n1"]
+    agent.failed[WEB] = "no such file"
+    agent.running.clear()
+    said(world, "n1")
+    assert world.refuse(m.VmMigrate, vm="web").code == "refused-unsafe", "its agent goes on trying"
+    agent.why_failed = "crash-loop"
     said(world, "n1")
     answer = world.do(m.VmMigrate, vm="web")
     world.settle()
@@ -803,7 +807,7 @@ def test_a_stopped_vm_whose_disks_are_local_turns_up_in_its_turn(world: World) -
     world.do(m.NodeDisable, name="n3")
     answer = world.do(m.NodeEvacuate, name="n1", options=m.MigrationOptions(local_disks=True))
     agent = world.agents["n1"]
-    agent.failed[DB] = "disk is gone"
+    agent.failed[DB], agent.why_failed = "disk is gone", "crash-loop"
     agent.running.discard(DB)
     agent.report()
     world.run(2)

@@ -360,6 +360,7 @@ class Agent:
         self.held: dict[str, m.Assignment] = {}
         self.running: set[str] = set()
         self.failed: dict[str, str] = {}
+        self.why_failed = "start-failed"
         self.unadopted: dict[str, tuple[str, str]] = {}  # imports that are not taken over: problem, detail
         self.halted: set[str] = set()
         self.highest: dict[str, int] = {}
@@ -555,7 +556,7 @@ class Agent:
         observed = Observed.FAILED if failed else Observed.RUNNING if uuid in self.running else Observed.STOPPED
         return m.VmReport(
             uuid=uuid, epoch=held.epoch, revision=held.revision, observed=observed, start_serial=held.start_serial,
-            problem="start-failed" if failed else "", detail=failed or "", name=held.name, halted=uuid in self.halted,
+            problem=self.why_failed if failed else "", detail=failed or "", name=held.name, halted=uuid in self.halted,
             migration=self.said.get(uuid),
         )  # fmt: skip
 
