@@ -176,6 +176,8 @@ class Daemon:
             self._workers.abort_migration(effect.uuid)
         elif isinstance(effect, fx.Scan):
             self._workers.scan()
+        elif isinstance(effect, fx.LookForeign):
+            self._workers.look_foreign(effect)
         elif isinstance(effect, fx.CheckHost):
             self._check_host()
         elif isinstance(effect, fx.Reconnect):

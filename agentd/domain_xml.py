@@ -33,12 +33,13 @@ ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 class Stamp(NamedTuple):
     """What Chime's metadata says of a domain. `attempt`, `origin`: it is the copy that this attempt to migrate the VM
-    has made, from that node; a definition by Chime has none."""
+    has made, from that node; a definition by Chime has none. `adopted`: the rest of its definition is its maker's."""
 
     epoch: int
     revision: int
     attempt: str = ""
     origin: str = ""
+    adopted: bool = False
 
 
 # --- building ---------------------------------------------------------------------------------------------
@@ -51,9 +52,12 @@ def build(vm: Assignment, virt_type: VirtType) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
-def metadata_element(epoch: int, revision: int) -> str:
+def metadata_element(epoch: int, revision: int, adopted: bool = False) -> str:
     """Our metadata element without its namespace, as `setMetadata` wants it."""
-    return ET.tostring(ET.Element("vm", epoch=str(epoch), revision=str(revision)), encoding="unicode")
+    element = ET.Element("vm", epoch=str(epoch), revision=str(revision))
+    if adopted:
+        element.set("adopted", "yes")
+    return ET.tostring(element, encoding="unicode")
 
 
 def marked(xml: str, attempt: str, origin: str) -> str:
@@ -73,7 +77,8 @@ def read_metadata(text: str) -> Stamp | None:
     try:
         element = ET.fromstring(text)
         numbers = int(element.get("epoch", "")), int(element.get("revision", ""))
-        return Stamp(*numbers, element.get("attempt", ""), element.get("from", ""))
+        adopted = element.get("adopted") == "yes"
+        return Stamp(*numbers, element.get("attempt", ""), element.get("from", ""), adopted)
     except (ET.ParseError, ValueError):
         return None
 

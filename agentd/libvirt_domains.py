@@ -65,13 +65,14 @@ def domain_of(handle: Any, persistent: bool, alone: bool = False) -> Domain:
         attempt="" if stamp is None else stamp.attempt,
         origin="" if stamp is None else stamp.origin,
         job=job,
+        adopted=stamp is not None and stamp.adopted,
     )
 
 
-def read_stamp(domain: Any) -> domain_xml.Stamp | None:
-    """Chime's metadata of a domain. Raises libvirtError."""
+def read_stamp(domain: Any, where: int = 0) -> domain_xml.Stamp | None:
+    """Chime's metadata of a domain: as it is now, or `where` (flags of libvirt). Raises libvirtError."""
     try:
-        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
+        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, where)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
             return None

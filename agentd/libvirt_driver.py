@@ -17,14 +17,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentd import disks, domain_xml, libvirt_domains, libvirt_migration, processes, target_check
+from agentd import disks, domain_xml, foreign, libvirt_domains, libvirt_migration, processes, target_check
 from agentd.config import Config
 from agentd.core.facts import HostScan, Lifecycle, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm
 from agentd.libvirt_connection import Link, libvirt, one_line, own_connection
 from agentd.libvirt_target import Settings
 from agentd.target_check import Findings
-from wire.messages import Assignment, MigrationOrder, MigrationProgress
+from wire.messages import Assignment, ForeignVm, MigrationOrder, MigrationProgress
 from wire.types import VirtType
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,34 @@ class LibvirtDriver:
             libvirt_domains.never_autostart(domain)
             if domain.isActive():
                 _stamp_running(domain, vm)
+
+    def survey(self, after: str, uuid: str | None) -> tuple[tuple[ForeignVm, ...], bool]:
+        """Domains that are not ours; one of them with its XML."""
+        with _explained("look at the domains"):
+            if uuid is None:
+                return foreign.page(self._connection().listAllDomains(0), after)
+            handle = self._find(uuid)
+            if handle is None or libvirt_domains.read_stamp(handle) is not None:
+                return (), False
+            return (foreign.tell(handle, with_xml=True),), False
+
+    def adopt(self, vm: Assignment) -> None:
+        """Puts our metadata on a domain that somebody else made."""
+        with _explained(f"take over {vm.name}"):
+            handle = self._find(vm.uuid)
+            if handle is None:
+                raise InvalidVm(f"no domain {vm.uuid} is defined on this node any more")
+            if libvirt_domains.read_stamp(handle) is None:
+                foreign.check(handle, vm)
+            foreign.stamp(handle, vm)
+            libvirt_domains.never_autostart(handle)
+
+    def give_back(self, uuid: str, epoch: int) -> None:
+        """Takes our metadata off."""
+        with _explained(f"give back {uuid}"):
+            handle = self._find(uuid)
+            if handle is not None:
+                foreign.strip(handle, epoch)
 
     def start(self, uuid: str) -> None:
         """Starts a defined domain; its disks are looked at first."""

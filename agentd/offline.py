@@ -16,7 +16,7 @@ import msgspec
 
 from agentd import host
 from agentd.config import Config
-from agentd.core import status
+from agentd.core import adoption, status
 from agentd.core.durable import Durable
 from agentd.core.facts import HostScan, VmFacts
 from agentd.hypervisor import Hypervisor, HypervisorError
@@ -152,13 +152,14 @@ def _seen(uuid: str, scan: HostScan) -> VmFacts:
 
 
 def _managed(durable: Durable, scan: HostScan) -> set[str]:
-    marked = {domain.uuid for domain in scan.domains if domain.epoch is not None}
-    return marked | durable.held.keys() | {u for u, t in durable.tombstones.items() if not t.done}
+    marked = {domain.uuid for domain in scan.domains if adoption.is_marked(durable, domain)}
+    return marked | durable.held.keys() | {u for u, t in durable.tombstones.items() if not t.done and not t.keep}
 
 
 def _alive(durable: Durable, scan: HostScan) -> set[str]:
     running = {d.uuid for d in scan.domains if d.active} | {p.uuid for p in scan.processes}
-    return running & (_managed(durable, scan) | durable.tombstones.keys())
+    removed = durable.tombstones.keys() - adoption.given_back(durable)
+    return running & (_managed(durable, scan) | removed)
 
 
 def _libvirt_fault(error: str) -> dict[str, str]:

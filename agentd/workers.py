@@ -21,7 +21,7 @@ from agentd.core import effects as fx
 from agentd.core.facts import HostScan, VmFacts
 from agentd.host import boottime
 from agentd.hypervisor import Hypervisor, HypervisorError, InvalidVm, NoArrival
-from wire.messages import Assignment, MigrationOrder, MigrationProgress
+from wire.messages import Assignment, MigrationOrder, MigrationProgress, Survey
 
 Guard = Callable[[fx.Act, VmFacts], str | None]
 """Why not, or None."""
@@ -49,6 +49,7 @@ class Workers:
         self._hand_overs = ThreadPoolExecutor(HAND_OVERS, thread_name_prefix="hand-over")
         self._aborts = ThreadPoolExecutor(ABORTS, thread_name_prefix="abort")
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._checks = ThreadPoolExecutor(1, thread_name_prefix="check")
         self._connects = ThreadPoolExecutor(1, thread_name_prefix="connect")
         self._running: dict[int, tuple[str, float]] = {}
@@ -79,6 +80,10 @@ class Workers:
     def scan(self) -> None:
         """Looks at the host; `Scanned` follows."""
         self._submit(self._looks, "scan", self._scan, self._timeout_s)
+
+    def look_foreign(self, effect: fx.LookForeign) -> None:
+        """Looks at domains that are not Chime's; `Surveyed` follows."""
+        self._submit(self._surveys, "survey", lambda: self._survey(effect.survey), self._timeout_s)
 
     def connect(self, on_event: Callable[[fx.Event], None]) -> None:
         """Connects to libvirt; `HypervisorUp` or `HypervisorDown` follows, and lifecycle events after it."""
@@ -152,6 +157,15 @@ class Workers:
         facts = self._hypervisor.inspect(act.uuid)
         return fx.Acted(act.uuid, act.action, act.token, facts, error=error, invalid=invalid, refused=refused)
 
+    def _survey(self, survey: Survey) -> fx.Event:
+        try:
+            vms, more = self._hypervisor.survey(survey.after, survey.uuid)
+        except HypervisorError as problem:
+            return fx.Surveyed(survey, error=str(problem))
+        except Exception as problem:
+            return fx.Surveyed(survey, error=f"internal: {problem!r}")
+        return fx.Surveyed(survey, vms, more)
+
     def _call(self, act: fx.Act) -> None:
         if act.action == fx.Action.MIGRATE:
             self._migrate(act)
@@ -203,8 +217,11 @@ class Workers:
 def _define(hypervisor: Hypervisor, act: fx.Act) -> None:
     vm: Assignment | None = act.vm
     if vm is None:
-        raise HypervisorError("nothing to define")
-    hypervisor.define(vm)
+        raise HypervisorError(f"nothing to {act.action}")
+    if act.action == fx.Action.ADOPT:
+        hypervisor.adopt(vm)
+    else:
+        hypervisor.define(vm)
 
 
 def _hand_over(hypervisor: Hypervisor, act: fx.Act) -> None:
@@ -215,6 +232,8 @@ def _hand_over(hypervisor: Hypervisor, act: fx.Act) -> None:
 
 _CALLS: dict[fx.Action, Callable[[Hypervisor, fx.Act], None]] = {
     fx.Action.DEFINE: _define,
+    fx.Action.ADOPT: _define,
+    fx.Action.GIVE_BACK: lambda hypervisor, act: hypervisor.give_back(act.uuid, act.epoch),
     fx.Action.START: lambda hypervisor, act: hypervisor.start(act.uuid),
     fx.Action.SHUTDOWN: lambda hypervisor, act: hypervisor.shutdown(act.uuid),
     fx.Action.DESTROY: lambda hypervisor, act: hypervisor.destroy(act.uuid),

@@ -8,6 +8,7 @@ server says, `planner` and `guard` for the decisions.
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
@@ -215,6 +216,8 @@ class AgentCore:
             self._on_report_ack(body)
         elif isinstance(body, m.Poke) and self.link.poked(body):
             return self.link.ask_again(now) if self.link.pulling else self._pull(now)
+        elif isinstance(body, m.Survey) and body.session == self.link.session:
+            return [fx.LookForeign(body)]
         elif isinstance(body, m.ErrorBody):
             return self._on_refused(body, event.id, now)
         return []
@@ -316,6 +319,13 @@ class AgentCore:
         self._wake = min(self._wake, self.migrations.progressed(event))
         return []
 
+    def _on_surveyed(self, event: fx.Surveyed, _now: float) -> list[fx.Effect]:
+        if event.survey.session != self.link.session:
+            return []  # who asked is not there any more
+        error, nonce = clean_text(event.error, 500), event.survey.nonce
+        body = m.Surveyed(session=self.link.session, nonce=nonce, vms=event.vms, more=event.more, error=error)
+        return [fx.Send(body)]
+
     def _on_overdue(self, event: fx.Overdue, now: float) -> list[fx.Effect]:
         what = event.what.rpartition(" ")[2]
         if what == "scan":
@@ -400,14 +410,18 @@ class AgentCore:
         aborts, wake_aborts = self.migrations.aborts(self._draft, self.vms.in_flight, now)
         hand_overs, wake_hand_overs = self.migrations.hand_overs(self._draft, now)
         wake_tell = self.migrations.tell(self._draft, now)
-        self._wake = min(wake, wake_commands, wake_aborts, wake_hand_overs, wake_tell)
+        settles = self.vms.settled_at if now < self.vms.settled_at else NEVER
+        self._wake = min(wake, wake_commands, wake_aborts, wake_hand_overs, wake_tell, settles)
         out: list[fx.Effect] = [*acts, *ordered, *aborts, *hand_overs]
         busy = self.vms.busy_until if self._hypervisor_up else NEVER
         look_at = self._drain.judge(self._draft, self.vms.facts, busy, self._last_good_scan, now)
         self._next_scan = min(self._next_scan, look_at, self._look_at_jobs(now))
         blocked = self.vms.blocked_reasons()
         progress = self.migrations.progress
-        self._reports = self._reporter.reports(self._draft, self.vms.facts, blocked, self._ignored, progress)
+        starting = functools.partial(self.vms.may_be_starting, now=now)
+        self._reports = self._reporter.reports(
+            self._draft, self.vms.facts, blocked, self._ignored, progress, starting
+        )
         self._digest = reporting.digest_of(self._reports, self._drain.proof, self._draft.local_drain)
         released = any(t.done and not t.acked for t in self._draft.tombstones.values())
         self._unconfirmed = released or self.commands.unacked(self._draft)
@@ -506,8 +520,8 @@ class AgentCore:
 def _is_quiet(event: fx.Event) -> bool:
     """Whether the event changes nothing that VMs are planned by, except time: most events are of this kind."""
     if isinstance(event, fx.Received):
-        return isinstance(event.body, m.HeartbeatAck)
-    return isinstance(event, fx.Tick | fx.HostChecked | fx.Progressed)
+        return isinstance(event.body, m.HeartbeatAck | m.Survey)
+    return isinstance(event, fx.Tick | fx.HostChecked | fx.Progressed | fx.Surveyed)
 
 
 def _is_free(effect: fx.Effect) -> bool:
@@ -516,8 +530,8 @@ def _is_free(effect: fx.Effect) -> bool:
     if isinstance(effect, fx.Act):
         return effect.action == fx.Action.START
     if isinstance(effect, fx.Send):
-        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull)
-    return isinstance(effect, fx.Scan | fx.ConnectHypervisor | fx.CheckHost | fx.Log | fx.Reconnect)
+        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull | m.Surveyed)
+    return isinstance(effect, fx.Scan | fx.LookForeign | fx.ConnectHypervisor | fx.CheckHost | fx.Log | fx.Reconnect)
 
 
 _HANDLERS: dict[type[fx.Event], Any] = {
@@ -528,6 +542,7 @@ _HANDLERS: dict[type[fx.Event], Any] = {
     fx.Happened: AgentCore._on_happened,
     fx.Acted: AgentCore._on_acted,
     fx.Progressed: AgentCore._on_progressed,
+    fx.Surveyed: AgentCore._on_surveyed,
     fx.Overdue: AgentCore._on_overdue,
     fx.HypervisorUp: AgentCore._on_hypervisor_up,
     fx.HypervisorDown: AgentCore._on_hypervisor_down,

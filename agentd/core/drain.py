@@ -7,6 +7,7 @@ clean it stays so until something is seen or libvirt is lost: the guard lets not
 
 from __future__ import annotations
 
+from agentd.core import adoption
 from agentd.core.durable import Durable
 from agentd.core.facts import VmFacts
 from wire.messages import DrainProof
@@ -49,6 +50,8 @@ class DrainWatch:
 
 
 def _ours(durable: Durable, seen: VmFacts) -> bool:
+    if seen.uuid in adoption.given_back(durable):
+        return adoption.is_marked(durable, seen.domain)
     marked = seen.domain is not None and seen.domain.epoch is not None
     return marked or seen.uuid in durable.held or seen.uuid in durable.tombstones
 

@@ -100,11 +100,12 @@ class Held(Struct, frozen=True, kw_only=True):
 
 class Tombstone(Struct, frozen=True, kw_only=True):
     """A release: this node may never run the VM in `epoch` or below. `done`: domain and process are gone.
-    `acked`: the server has recorded that."""
+    `acked`: the server has recorded that. `keep`: the VM was given back: only our metadata has to be gone."""
 
     epoch: int
     done: bool = False
     acked: bool = False
+    keep: bool = False
 
 
 class Journaled(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ way: it lets run what a migration left paused, and nothing that a person has pau
 
 from __future__ import annotations
 
+from agentd.core import adoption
 from agentd.core.durable import Durable, Held
 from agentd.core.facts import DomainState, OffReason, VmFacts
 from wire.types import Desired, MigrationPhase
@@ -75,6 +76,8 @@ def _elsewhere(held: Held, facts: VmFacts) -> str | None:
     assert facts.domain is not None  # or `_alive` has objected
     if facts.domain.reason == OffReason.MIGRATED and held.moved_serial < 0:
         return "libvirt says that it was migrated away: it may run elsewhere"
+    if adoption.is_due(held, facts.domain):
+        return "it is imported, and not taken over yet"
     epoch = facts.domain.epoch
     if epoch is not None and epoch > held.vm.epoch:
         return f"its domain carries epoch {epoch}, newer than {held.vm.epoch}"

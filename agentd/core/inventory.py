@@ -40,9 +40,11 @@ def merge(
 def _released(durable: Durable, release: Release) -> Durable:
     known = durable.tombstones.get(release.uuid)
     if known is not None and known.epoch >= release.epoch:
-        tombstone = Tombstone(epoch=known.epoch)  # it asks again: it is looked at again and confirmed again
+        # it asks again: it is looked at again and confirmed again; what was given back is never ended afterwards
+        keep = known.keep or (release.keep and known.epoch == release.epoch)
+        tombstone = Tombstone(epoch=known.epoch, keep=keep)
     else:
-        tombstone = Tombstone(epoch=release.epoch)
+        tombstone = Tombstone(epoch=release.epoch, keep=release.keep)
     durable = durable.with_tombstone(release.uuid, tombstone)
     left = durable.left.get(release.uuid)
     if left is not None and left.epoch <= release.epoch:

@@ -11,6 +11,7 @@ from collections.abc import Set
 
 import msgspec
 
+from agentd.core import adoption
 from agentd.core.durable import Attempt, Durable, Held, Journaled, Left, Tombstone
 from agentd.core.facts import DomainState, OffReason, VmFacts
 from wire.messages import CommandResult, MigrationOrder
@@ -44,6 +45,8 @@ def _not_migratable(held: Held, facts: VmFacts | None) -> str | None:
     if facts is None or not facts.libvirt_ok:
         return "libvirt does not answer: the VM's state is unknown"
     domain = facts.domain
+    if adoption.is_due(held, domain):
+        return "it is imported, and not taken over yet"
     if domain is None or not domain.active:
         return "the VM does not run"
     if domain.job:

@@ -1,9 +1,11 @@
 """Desired x observed -> the next action for one VM. Pure: a table in words.
 
+    given back, our mark still there take it off
     leaving, undecided               settle; its definition that stayed behind: undefine
     released, process alive          destroy
     released, domain defined         undefine
     released, nothing left           (confirm: the agent marks the tombstone done)
+    imported, no mark yet            adopt (put our mark on it), and nothing else before that
     ours, should not run, alive      shutdown, after the graceful time destroy
     ours, a paused copy that came    resume, if it is the one that the VM came by; else destroy
     ours, paused as it did not leave resume, once
@@ -22,7 +24,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from agentd.core import leaving
+from agentd.core import adoption, leaving
 from agentd.core.durable import Durable, Held, Tombstone
 from agentd.core.effects import Action
 from agentd.core.facts import Domain, DomainState, VmFacts
@@ -53,7 +55,9 @@ def is_released(tombstone: Tombstone | None, held: Held | None) -> bool:
 
 def is_leftover(domain: Domain, tombstone: Tombstone | None) -> bool:
     """Whether the domain is one that the release speaks of, though the VM was assigned here again since."""
-    return tombstone is not None and not tombstone.done and (domain.epoch or 0) <= tombstone.epoch
+    if tombstone is None or tombstone.done or tombstone.keep:
+        return False
+    return (domain.epoch or 0) <= tombstone.epoch
 
 
 def speaks_of(tombstone: Tombstone, domain: Domain | None) -> bool:
@@ -76,9 +80,16 @@ def plan(durable: Durable, facts: VmFacts, boot_id: str, stopping: Stopping | No
     if not facts.libvirt_ok:
         return Plan(why="libvirt does not answer")
     if tombstone is not None and is_released(tombstone, held):
-        return _remove(facts.domain) if speaks_of(tombstone, facts.domain) else Plan()
+        if not speaks_of(tombstone, facts.domain):
+            return Plan()
+        if tombstone.keep:
+            return Plan(adoption.give_back(tombstone, facts.domain), "it is given back")
+        return _remove(facts.domain)
     if held is None:
         return Plan()
+    if adoption.is_due(held, facts.domain):
+        action = adoption.next_action(facts.domain) if durable.confirmed_boot == boot_id else None
+        return Plan(action, "it is imported")
     if held.leaving:
         if leaving.leaves_definition(facts):
             return Plan(Action.UNDEFINE, "it has left, and its definition stayed behind")
@@ -87,9 +98,12 @@ def plan(durable: Durable, facts: VmFacts, boot_id: str, stopping: Stopping | No
         return _alive(durable, held, facts.domain, stopping, boot_id, now)
     if held.vm.desired == Desired.DELETED or _is_newer(facts.domain, held):
         return Plan()
-    if _must_define(facts.domain, held):
-        return Plan(Action.DEFINE, "definition missing or old") if durable.confirmed_boot == boot_id else Plan()
-    return Plan(Action.START, "should run") if should_run(durable, held) else Plan()
+    wanted = should_run(durable, held)
+    makers = wanted and facts.domain is not None and facts.domain.adopted  # it lacks Chime's power actions
+    if makers or _must_define(facts.domain, held):
+        action = Action.DEFINE if makers else adoption.renewal(facts.domain)
+        return Plan(action, "definition missing or old") if durable.confirmed_boot == boot_id else Plan()
+    return Plan(Action.START, "should run") if wanted else Plan()
 
 
 def _alive(
@@ -107,7 +121,7 @@ def _alive(
     if stayed_paused(held, domain):
         return Plan(Action.RESUME, "its migration failed, and it did not go on")
     if _must_define(domain, held) and not _is_newer(domain, held) and durable.confirmed_boot == boot_id:
-        return Plan(Action.DEFINE, "definition missing or old")
+        return Plan(adoption.renewal(domain), "definition missing or old")
     return Plan()
 
 

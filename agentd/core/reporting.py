@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
 
-from agentd.core import planner
+from agentd.core import adoption, planner
 from agentd.core.durable import Attempt, Durable, Held, Left
 from agentd.core.facts import VmFacts
 from wire import messages as m
@@ -28,6 +29,10 @@ MAX_REPORT_BYTES = 1_000_000
 _encoder = msgspec.msgpack.Encoder()
 
 
+START_PENDING = "start-pending"
+"""The problem of a VM that is off now, while a start of it may be under way."""
+
+
 class Reporter:
     """What is reported of each VM. A report is made again only when something that it follows from is another object
     than before: most VMs stay as they are while something happens to one."""
@@ -42,12 +47,15 @@ class Reporter:
         blocked: dict[str, str],
         ignored: dict[str, str],
         progress: dict[str, m.MigrationProgress],
+        starting: Callable[[str], bool],
     ) -> dict[str, m.VmReport]:
         """One report for each VM that this node owns, for each that has left it by migration, for each domain that is
         or was ours without being owned, and for each assignment that was ignored because of its epoch (`ignored`: why,
-        by VM)."""
+        by VM). `starting`: whether a start of the VM may be under way, of which nothing is seen yet."""
         self._made = {
-            uuid: self._held(durable, held, facts.get(uuid), blocked.get(uuid, ""), progress.get(uuid))
+            uuid: self._held(
+                durable, held, facts.get(uuid), blocked.get(uuid, ""), progress.get(uuid), starting(uuid)
+            )
             for uuid, held in durable.held.items()
         }
         reports = {uuid: report for uuid, (_, report) in self._made.items()}
@@ -63,13 +71,22 @@ class Reporter:
         return reports if len(reports) <= MAX_VMS else dict(list(reports.items())[:MAX_VMS])
 
     def _held(
-        self, durable: Durable, held: Held, seen: VmFacts | None, blocked: str, progress: m.MigrationProgress | None
+        self,
+        durable: Durable,
+        held: Held,
+        seen: VmFacts | None,
+        blocked: str,
+        progress: m.MigrationProgress | None,
+        starting: bool,
     ) -> tuple[tuple[object, ...], m.VmReport]:
-        basis = (held, seen, durable.tombstones.get(held.vm.uuid), blocked, durable.drained, progress)
+        basis = (held, seen, durable.tombstones.get(held.vm.uuid), blocked, durable.drained, progress, starting)
         old = self._made.get(held.vm.uuid)
         if old is not None and all(map(operator.is_, old[0], basis)):
             return old
-        return basis, _held_report(durable, held, seen, blocked, progress)
+        report = _held_report(durable, held, seen, blocked, progress)
+        if starting and report.observed == Observed.STOPPED and not report.problem:
+            report = msgspec.structs.replace(report, problem=START_PENDING)
+        return basis, report
 
 
 def _held_report(
@@ -77,6 +94,9 @@ def _held_report(
 ) -> m.VmReport:
     facts = seen or VmFacts(held.vm.uuid, False)
     sight = planner.observe(durable, facts, blocked)
+    problem, detail = adoption.problem(held, facts, blocked)
+    if problem:
+        sight = sight._replace(problem=problem, detail=detail)
     return m.VmReport(
         uuid=held.vm.uuid,
         epoch=max(durable.highest_epoch(held.vm.uuid), _marked(facts)),
@@ -130,7 +150,7 @@ def _marked(seen: VmFacts) -> int:
 def _stray(durable: Durable, seen: VmFacts) -> m.VmReport | None:
     domain, tombstone = seen.domain, durable.tombstones.get(seen.uuid)
     marked = domain is not None and domain.epoch is not None
-    if not marked and (tombstone is None or (domain is None and not seen.processes)):
+    if not marked and (tombstone is None or tombstone.keep or (domain is None and not seen.processes)):
         return None
     return _not_held(durable, seen)
 

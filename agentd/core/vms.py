@@ -10,9 +10,9 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from agentd.core import endings, guard, leaving, planner
+from agentd.core import adoption, endings, guard, leaving, planner
 from agentd.core.budget import Budget, RestartPolicy
-from agentd.core.durable import Durable, Held, Tombstone
+from agentd.core.durable import Durable, Held
 from agentd.core.effects import Act, Acted, Action
 from agentd.core.facts import HostScan, Lifecycle, OffReason, VmFacts
 from agentd.core.planner import Stopping
@@ -53,13 +53,13 @@ class Vms:
         self._foreign: set[str] = set()
         self._next_token = 1
         self._last_start_ended = -NEVER
-        self._settled_at = NEVER
+        self.settled_at = NEVER
 
     def connected(self, settled_at: float) -> None:
         """libvirt answers. Before `settled_at` no drain is proven, nothing is undefined and no release is confirmed: a
         start that a dead predecessor ordered, or one that waited in a libvirt that hung, may still be under way there.
         """
-        self._settled_at = settled_at
+        self.settled_at = settled_at
 
     @property
     def starting(self) -> bool:
@@ -69,7 +69,12 @@ class Vms:
     @property
     def busy_until(self) -> float:
         """When the last start ended, or will surely have ended; infinite while one is under way."""
-        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)
+        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)
+
+    def may_be_starting(self, uuid: str, now: float) -> bool:
+        """Whether a process of the VM may appear though it is off: a start is under way, or one that a dead predecessor
+        has ordered may be."""
+        return self.in_flight.get(uuid, (0, None))[1] == Action.START or now < self.settled_at
 
     @property
     def facts(self) -> dict[str, VmFacts]:
@@ -118,12 +123,12 @@ class Vms:
         self._note_foreign(seen)
         if step.action is None:
             at = NEVER if step.wake_at is None else step.wake_at
-            if _is_open(durable, uuid) and now < self._settled_at:
-                return durable, None, min(at, self._settled_at)
+            if _is_open(durable, uuid) and now < self.settled_at:
+                return durable, None, min(at, self.settled_at)
             return self._settled(durable, seen), None, at
         until = self._pause(durable, uuid, step.action)
         if step.action == Action.UNDEFINE:
-            until = max(until, self._settled_at)
+            until = max(until, self.settled_at)
         if now < until:
             return durable, None, until
         if step.action in (Action.SHUTDOWN, Action.DESTROY):
@@ -203,10 +208,11 @@ class Vms:
             return durable
         mine = domain is not None and (domain.active or not seen.processes)
         newer = mine and domain is not None and (domain.epoch or 0) > tombstone.epoch
-        gone = newer or (domain is None and not seen.processes)
+        kept = tombstone.keep and seen.uuid not in durable.held
+        gone = newer or (domain is None and (kept or not seen.processes))
         if not gone:
             return durable
-        return durable.with_tombstone(seen.uuid, Tombstone(epoch=tombstone.epoch, done=True))
+        return durable.with_tombstone(seen.uuid, msgspec.structs.replace(tombstone, done=True))
 
     def _note_foreign(self, seen: VmFacts) -> None:
         pids = planner.foreign_pids(seen) if seen.libvirt_ok else ""
@@ -236,8 +242,10 @@ class Vms:
         vm = held.vm if held else None
         if vm is not None and held is not None and held.defined and vm.create_disks:
             vm = msgspec.structs.replace(vm, create_disks=False)
+        stone = durable.tombstones.get(uuid)
+        epoch = stone.epoch if stone is not None and action == Action.GIVE_BACK else 0
         attempt = held.attempt if held is not None and action in (Action.MIGRATE, Action.SETTLE) else None
-        return Act(uuid, action, token, vm, attempt=attempt)
+        return Act(uuid, action, token, vm, attempt=attempt, epoch=epoch)
 
     def dropped(self, acts: list[Act]) -> None:
         """These orders were not given: what they depended on could not be recorded."""
@@ -270,7 +278,7 @@ class Vms:
         uuid, held = event.uuid, durable.held.get(event.uuid)
         if held is None or not held.leaving:
             return durable
-        seen = event.facts if now >= self._settled_at else VmFacts(uuid, False)
+        seen = event.facts if now >= self.settled_at else VmFacts(uuid, False)
         decided = leaving.decide(durable, seen, event.error or event.refused)
         after = decided.held.get(uuid)
         if after is not None and after.leaving:
@@ -289,12 +297,14 @@ class Vms:
         tries = entry.tries + 1 if entry is not None and entry.action == Action.SETTLE else 1
         until = now + min(UNDECIDED_S * 2 ** min(tries - 1, 10), UNDECIDED_MAX_S)
         key = _key(durable, event.uuid)
-        self._blocked[event.uuid] = Blocked(Action.SETTLE, max(until, self._settled_at), "", tries, key)
+        self._blocked[event.uuid] = Blocked(Action.SETTLE, max(until, self.settled_at), "", tries, key)
 
     def _succeeded(self, event: Acted, durable: Durable, why: str) -> Durable:
         entry, held = self._blocked.get(event.uuid), durable.held.get(event.uuid)
         if entry is not None and event.action in (entry.action, Action.START):
             del self._blocked[event.uuid]
+        if event.action == Action.GIVE_BACK:
+            return _given_back(durable, event)
         if event.action != Action.START or held is None:
             return durable
         if why:
@@ -319,7 +329,7 @@ class Vms:
     def _failed(self, event: Acted, durable: Durable, now: float) -> None:
         entry = self._blocked.get(event.uuid)
         tries = entry.tries + 1 if entry is not None and entry.action == event.action else 1
-        tells = event.action in (Action.START, Action.DEFINE)
+        tells = event.action in (Action.START, Action.DEFINE) or (event.action == Action.ADOPT and event.invalid)
         if tells and (entry is None or entry.why != event.error):
             self._outbox.add("vm-start-failed", event.uuid, event.error)
         pause = float(min(RETRY_S * 2 ** min(tries - 1, 10), RETRY_MAX_S))
@@ -338,6 +348,14 @@ class Vms:
             for uuid in [u for u in known if u not in durable.held and u not in durable.tombstones]:
                 del known[uuid]
         self.sightings.forget(durable)
+
+
+def _given_back(durable: Durable, event: Acted) -> Durable:
+    """The mark of a VM was taken off: its release is carried out, if it is still that one."""
+    tombstone = durable.tombstones.get(event.uuid)
+    if tombstone is None or tombstone.done or not tombstone.keep or not adoption.is_given_back(event.facts):
+        return durable
+    return durable.with_tombstone(event.uuid, msgspec.structs.replace(tombstone, done=True))
 
 
 def _is_open(durable: Durable, uuid: str) -> bool:

@@ -17,6 +17,7 @@ from chimed.core import rows as r
 from chimed.core.facts import Facts
 from chimed.core.health import NodeHealth
 from chimed.core.sessions import Session
+from chimed.core.surveys import Surveys
 from wire import PROTOCOL_VERSION
 from wire import messages as m
 from wire.errors import ChimeError
@@ -36,10 +37,11 @@ class Agents:
         self,
         facts: Facts,
         health: NodeHealth,
+        surveys: Surveys,
         progress: Callable[[str, float], None],
         progress_op: Callable[[str], None],
     ) -> None:
-        self._facts, self._health = facts, health
+        self._facts, self._health, self._surveys = facts, health, surveys
         self._ctx, self._sessions, self._liveness = facts.ctx, facts.sessions, facts.liveness
         self._progress, self._progress_op = progress, progress_op
         self._handlers: dict[type[m.Base], Callable[..., m.Base | None]] = {
@@ -47,6 +49,7 @@ class Agents:
             m.Heartbeat: self.heartbeat,
             m.Pull: self._pull,
             m.Report: self._report,
+            m.Surveyed: self._surveyed,
             m.Bye: self._bye,
         }
 
@@ -67,6 +70,7 @@ class Agents:
             )
         self._admit(body, now)
         session = self._sessions.open(body, event.route, self._ctx.token(), now)
+        self._surveys.interrupted(node_name)
         self._note_host(node_name, body, event)
         self._liveness.heard(node_name, now)
         self._health.sync([node_name], now)
@@ -136,6 +140,11 @@ class Agents:
         self._session(node_name, body.session, event, now)
         self._sessions.drop(node_name)
         self._ctx.log("info", f"node {node_name}: its agent stops")
+
+    def _surveyed(self, node_name: str, event: fx.Received, body: m.Surveyed, now: float) -> None:
+        """What a person asked of the node."""
+        self._session(node_name, body.session, event, now)
+        self._surveys.answered(node_name, body)
 
     # --- heartbeat ----------------------------------------------------------------------------------------------------
 
@@ -224,16 +233,18 @@ class Agents:
                 if alarm.code in alarms.VM_CODES:
                     alarms.sync_vm(self._facts, alarm.subject)
         if recovery.no_longer_waits_for(self._ctx, [node_name]):
-            self.ask_reports()
+            self.recovered()
         meta = self._ctx.tables.meta
         if meta.generation > 1 and not meta.recovering:
             copies.raise_ignored(self._ctx, session, body.revision)
 
-    def ask_reports(self) -> None:
-        """Every agent is asked for a full report with its next heartbeat."""
-        for node in self._ctx.tables.nodes:
+    def recovered(self) -> None:
+        """The recovery after a restore is over: what was said means what it says now. Every agent is asked for a full
+        report with its next heartbeat."""
+        for node in list(self._ctx.tables.nodes):
             session = self._sessions.get(node.name)
             if session is not None:
+                copies.reconcile(self._facts, session, session.reports)
                 session.full_wanted = True
 
     def _node(self, name: str) -> r.Node:

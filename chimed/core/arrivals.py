@@ -67,7 +67,8 @@ def judge(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     if said is not None and said.phase == MigrationPhase.LEFT:
         return Verdict.MOVE
     if said is not None:
-        return Verdict.WAIT if said.phase == MigrationPhase.LEAVING else Verdict.RELEASE
+        is_over = said.phase == MigrationPhase.FAILED and not facts.ctx.tables.meta.recovering
+        return Verdict.RELEASE if is_over else Verdict.WAIT
     if report.observed == Observed.RUNNING and _is_held_off(facts, vm):
         return Verdict.MOVE
     is_gone = _is_lost(facts, vm) or left(facts.said(vm.node, vm.uuid)) is not None

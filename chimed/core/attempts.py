@@ -105,8 +105,11 @@ def stays(ctx: Context, row: r.Migration, why: str) -> None:
         _close(ctx, row, StepState.FAILED, why)
 
 
-def arrive(ctx: Context, vm: r.Vm, target: str, attempt: str, why: str) -> None:
-    """The copy on `target` is the VM from now on."""
+def arrive(ctx: Context, vm: r.Vm, target: str, attempt: str, why: str, runs: bool = False) -> None:
+    """The copy on `target` is the VM from now on. One that does not run (`runs`) waits for the end of the recovery
+    after a restore: a node that has not reported yet may have the VM in a later epoch."""
+    if ctx.tables.meta.recovering and not runs:
+        return
     row = ctx.tables.migrations.get(vm.uuid)
     if row is not None and (row.attempt, row.target) == (attempt, target):
         ctx.counters["migrations-left"] += 1

@@ -109,7 +109,8 @@ def _has_left(facts: Facts, report: VmReport) -> None:
 def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     ctx = facts.ctx
     if vm.desired == Desired.DELETED and report.epoch <= vm.epoch:
-        inventory.release(ctx, node_name, vm, report.epoch)
+        if not _is_given_back(ctx, vm, report):
+            inventory.release(ctx, node_name, vm, report.epoch)
     elif report.epoch < vm.epoch:
         _from_older(facts, vm, node_name, report)
     elif report.epoch > vm.epoch and (_of_this_generation(ctx, vm) or vm.desired == Desired.DELETED):
@@ -120,12 +121,20 @@ def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Non
         inventory.adopt(ctx, vm, node_name, report.epoch)
 
 
+def _is_given_back(ctx: Context, vm: r.Vm, report: VmReport) -> bool:
+    """Whether the copy may be a VM that is given back, which its node's operator migrated at the same time: it is not
+    ended. A person decides (the alarm vm-unknown)."""
+    release = ctx.tables.releases.get(vm.node, vm.uuid)
+    return release is not None and release.keep and bool(arrivals.mark(report))
+
+
 def _from_older(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     verdict = arrivals.judge_older(facts, vm, report)
     if verdict is Verdict.RELEASE:
         inventory.release(facts.ctx, node_name, vm, report.epoch)
     elif verdict is Verdict.MOVE:
-        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), f"{node_name} has it, {vm.node} has not")
+        why = f"{node_name} has it, {vm.node} has not"
+        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)
 
 
 def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
@@ -136,7 +145,8 @@ def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None
             vm = facts.ctx.tables.vms.get(vm.uuid) or vm
         inventory.release(facts.ctx, node_name, vm, report.epoch)
     elif verdict is Verdict.MOVE:
-        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), f"{node_name} has it, {vm.node} has not")
+        why = f"{node_name} has it, {vm.node} has not"
+        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)
     elif verdict is Verdict.ASK and vm.doubt != arrivals.mark(report):
         revision = facts.ctx.bump(vm.node)
         facts.ctx.tables.vms.put(msgspec.structs.replace(vm, doubt=arrivals.mark(report), revision=revision))

@@ -32,7 +32,7 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
         if vm.revision > since and vm.desired != Desired.DELETED
     ]
     changed += [
-        (release.revision, m.Release(uuid=release.uuid, epoch=release.epoch))
+        (release.revision, m.Release(uuid=release.uuid, epoch=release.epoch, keep=release.keep))
         for release in tables.releases.by("node", node_name)
         if release.revision > since
     ]
@@ -87,6 +87,7 @@ def _assignment(vm: r.Vm) -> m.Assignment:
         start_serial=vm.start_serial,
         graceful_s=vm.graceful_s,
         create_disks=not vm.exists,
+        adopt=vm.adopt,
         attempt=vm.attempt,
         arrival=vm.arrival,
         spec=vm.spec,
@@ -115,15 +116,16 @@ def _command(command: r.Command, left_s: float) -> m.Command:
     )
 
 
-def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int) -> None:
-    """Makes sure that `node_name`, which does not own the VM, is told to remove it up to `epoch`."""
+def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int, keep: bool = False) -> None:
+    """Makes sure that `node_name`, which does not own the VM, is told to remove it up to `epoch`; `keep`: to leave it
+    as it is."""
     if node_name == vm.node and epoch >= vm.epoch and vm.desired != Desired.DELETED:
         raise AssertionError("a release must never name the owner's present epoch")
     known = ctx.tables.releases.get(node_name, vm.uuid)
     if known is not None and known.epoch >= epoch:
         return
     revision = ctx.bump(node_name)
-    row = r.Release(node=node_name, uuid=vm.uuid, epoch=epoch, revision=revision, name=vm.name)
+    row = r.Release(node=node_name, uuid=vm.uuid, epoch=epoch, revision=revision, name=vm.name, keep=keep)
     ctx.tables.releases.put(row)
     ctx.audit("chimed", "release", vm.uuid, f"{node_name} no longer owns it up to epoch {epoch}")
 
@@ -134,7 +136,8 @@ def move(ctx: Context, vm: r.Vm, target: str, why: str, arrival: str = "") -> r.
     old = vm.node
     revision = ctx.bump(target)
     moved = msgspec.structs.replace(
-        vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True, attempt="", arrival=arrival, doubt=""
+        vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True, adopt=False,
+        attempt="", arrival=arrival, doubt="",
     )
     ctx.tables.vms.put(moved)
     release(ctx, old, moved, vm.epoch)
@@ -146,7 +149,8 @@ def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
     revision = ctx.bump(node_name)
     adopted = msgspec.structs.replace(
-        vm, node=node_name, epoch=epoch, revision=revision, exists=True, attempt="", arrival="", doubt=""
+        vm, node=node_name, epoch=epoch, revision=revision, exists=True, adopt=False,
+        attempt="", arrival="", doubt="",
     )
     ctx.tables.vms.put(adopted)
     release(ctx, vm.node, adopted, vm.epoch)
@@ -162,14 +166,16 @@ def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
     ctx.tables.releases.delete(known)
     vm = ctx.tables.vms.get(confirmed.uuid)
     if vm is not None and vm.desired == Desired.DELETED and vm.node == node_name:
+        if known.keep:
+            return forget(ctx, vm, f"{vm.name} stays on {node_name} as it is, without Chime", "vm-released")
         return forget(ctx, vm, f"{vm.name} is removed from {node_name}")
     ctx.audit(f"agentd@{node_name}", "released", confirmed.uuid, f"{known.name}: epoch {confirmed.epoch} is gone")
     return ""
 
 
-def forget(ctx: Context, vm: r.Vm, why: str) -> str:
-    """A deleted VM leaves the database. Returns its operation."""
+def forget(ctx: Context, vm: r.Vm, why: str, action: str = "vm-deleted") -> str:
+    """A VM that was deleted or given back leaves the database. Returns its operation."""
     ctx.tables.vms.delete(vm)
     ctx.sync_alarms(vm.uuid, {}, VM_CODES)
-    ctx.audit("chimed", "vm-deleted", vm.uuid, why)
+    ctx.audit("chimed", action, vm.uuid, why)
     return vm.operation

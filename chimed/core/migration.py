@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import attempts, inventory, networks, placement
+from chimed.core import attempts, imports, inventory, networks, placement
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -33,16 +33,24 @@ def is_live(facts: Facts, vm: r.Vm) -> bool:
         raise ChimeError("node-unreachable", f"{vm.name} is on {vm.node}, which has not told how it is")
     if report.migration is not None and report.migration.phase == MigrationPhase.LEAVING:
         raise ChimeError("locked", f"{vm.name} is being migrated to {report.migration.peer}, by an order on {vm.node}")
+    if imports.is_pending(report):
+        raise ChimeError("locked", f"{vm.name} is imported, and {vm.node} has not taken it over: {report.detail}")
     if vm.desired == Desired.RUNNING and report.observed == Observed.RUNNING:
         return True
-    stopped = (Observed.STOPPED, Observed.FAILED) if vm.desired == Desired.STOPPED else (Observed.FAILED,)
-    if report.observed in stopped and report.revision >= vm.revision:
+    if report.revision >= vm.revision and _stays_off(vm, report):
         return False
     raise ChimeError(
         "refused-unsafe",
         f"{vm.name} should be {vm.desired} and is {report.observed}: only a VM that runs, or is known to be stopped, "
         "can be migrated",
     )
+
+
+def _stays_off(vm: r.Vm, report: m.VmReport) -> bool:
+    """Whether the agent says that the VM is off, that no start of it is under way, and that it tries none."""
+    if vm.desired == Desired.STOPPED:
+        return report.observed == Observed.STOPPED and not report.problem
+    return report.observed == Observed.FAILED and report.problem == "crash-loop"
 
 
 def local_disks(vm: r.Vm, live: bool, options: m.MigrationOptions) -> str | None:

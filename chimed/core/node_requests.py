@@ -95,11 +95,11 @@ class NodeRequests:
         for command in tables.commands.by("node", node.name):
             tables.commands.delete(command)
         tables.nodes.delete(node)
+        self._parts.forget_node(node.name)
         if recovery.no_longer_waits_for(self._ctx, [node.name]):
-            self._parts.ask_reports()
+            self._parts.recovered()
         self._ctx.sync_alarms(node.name, {}, NODE_CODES)
         alarms.sync_mass(self._ctx)
-        self._parts.forget_node(node.name)
 
     def _node_enable(self, body: m.NodeEnable, actor: str, now: float) -> Done:
         return self._open(body, AdminState.ENABLED, actor, now)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import migration, rebuild
+from chimed.core import imports, migration, rebuild
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.evidence import OFF
@@ -115,6 +115,8 @@ _PROGRESS: dict[str, Callable[[Facts, r.Operation], None]] = {
     "start": _progress_start,
     "stop": _progress_stop,
     "delete": _progress_delete,
+    "import": imports.progress_import,
+    "release": imports.progress_release,
     "reboot": _progress_reboot,
     "drain": _progress_drain,
     "rebuild": rebuild.progress,

@@ -104,6 +104,9 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, 
     if node.evidence is None:
         text = f"the evidence that {node.name} runs none of its VMs was withdrawn: its agent has to prove it again"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
+    if facts.ctx.tables.meta.recovering:
+        text = "until the recovery after a restore is over"
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     if facts.is_live(node.name) and not facts.in_session(node.name):
         text = f"{node.name} is back: its report is awaited"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)

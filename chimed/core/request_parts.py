@@ -30,7 +30,7 @@ class Done(Struct):
 
 class RequestParts:
     """The parts of the core that requests use. `watch(op, now)` minds an operation's time-out; `forget_node(name)` ends
-    all that is known of a node besides its row; `ask_reports()` asks every agent for a full report."""
+    all that is known of a node besides its row; `recovered()` looks again at what was said in a recovery."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class RequestParts:
         views: Views,
         watch: Callable[[r.Operation, float], None],
         forget_node: Callable[[str], None],
-        ask_reports: Callable[[], None],
+        recovered: Callable[[], None],
     ) -> None:
         self.ctx, self.facts, self.views = ctx, facts, views
-        self.watch, self.forget_node, self.ask_reports = watch, forget_node, ask_reports
+        self.watch, self.forget_node, self.recovered = watch, forget_node, recovered
 
     def begin(
         self, kind: str, subject: str, label: str, actor: str, steps: tuple[m.Step, ...], serial: int, now: float,

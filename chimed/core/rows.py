@@ -65,9 +65,10 @@ class Node(Row, frozen=True, kw_only=True):
 
 class Vm(Row, frozen=True, kw_only=True):
     """A virtual machine. `node` is its owner; only the owner may run it, in this `epoch`.
-    `exists`: it ran once or had another owner, so that its disks exist and are never made again. `attempt`: the open
-    migration away from its owner; `arrival`: the attempt by which it came to its owner;
-    `doubt`: one that its owner was asked about, because another node has a copy that names it."""
+    `exists`: it ran once or had another owner, so that its disks exist and are never made again. `adopt`: it was
+    imported where it is: its owner takes over the domain that is there. `attempt`: the open migration away from its
+    owner; `arrival`: the attempt by which it came to its owner; `doubt`: one that its owner was asked about, because
+    another node has a copy that names it."""
 
     uuid: str
     name: str
@@ -79,6 +80,7 @@ class Vm(Row, frozen=True, kw_only=True):
     start_serial: int = 1
     graceful_s: float = 60.0
     exists: bool = False
+    adopt: bool = False
     attempt: str = ""
     arrival: str = ""
     doubt: str = ""
@@ -88,13 +90,14 @@ class Vm(Row, frozen=True, kw_only=True):
 
 
 class Release(Row, frozen=True, kw_only=True):
-    """Node `node` no longer owns the VM up to `epoch`. Lives until that node confirms."""
+    """Node `node` no longer owns the VM up to `epoch`. Lives until that node confirms. `keep`: its domain stays."""
 
     node: str
     uuid: str
     epoch: int
     revision: int
     name: str = ""
+    keep: bool = False
 
 
 class Command(Row, frozen=True, kw_only=True):

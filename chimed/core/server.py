@@ -24,6 +24,7 @@ from chimed.core.queries import Queries
 from chimed.core.request_parts import RequestParts
 from chimed.core.requests import Requests
 from chimed.core.sessions import Sessions
+from chimed.core.surveys import Surveys
 from chimed.core.tables import Tables
 from chimed.core.views import Views
 from wire import messages as m
@@ -53,12 +54,13 @@ class ServerCore:
         self.liveness = Liveness(policy.heartbeat_s, policy.missed_heartbeats, policy.ping_tries, policy.ping_timeout_s)
         self.facts = Facts(self.ctx, self.sessions, self.liveness)
         self._health = NodeHealth(self.ctx, self.sessions, self.liveness, self._progress_node)
-        self._agents = Agents(self.facts, self._health, self._progress_node, self._progress)
+        surveys = Surveys(self.ctx, self.facts)
+        self._agents = Agents(self.facts, self._health, surveys, self._progress_node, self._progress)
         views = Views(self.ctx, self.facts)
-        self._queries = Queries(self.ctx, self.facts, views, now)
+        self._queries = Queries(self.ctx, self.facts, views, surveys, now)
         self._requests = Requests(
             RequestParts(
-                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.ask_reports
+                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.recovered
             )
         )
         self._wide: set[str] = set()

@@ -36,8 +36,8 @@ class VmRequests:
     def _vm_create(self, body: m.VmCreate, actor: str, now: float) -> Done:
         if body.desired == Desired.DELETED:
             raise ChimeError("invalid", "desired must be running or stopped")
-        _check_name(body.name, body.uuid)
-        _check_spec(body.spec)
+        check_name(body.name, body.uuid)
+        check_spec(body.spec)
         if self._ctx.tables.vms.by("name", body.name):
             raise ChimeError("exists", f"a VM named {body.name} exists already")
         if body.uuid is not None and self._ctx.tables.vms.get(body.uuid):
@@ -224,7 +224,7 @@ class VmRequests:
         return Done(plan, op, warnings=warnings)
 
 
-def _check_name(name: str, uuid: str | None) -> None:
+def check_name(name: str, uuid: str | None) -> None:
     """A name must not be mistaken for the UUID of another VM, and libvirt takes no UUID of one digit only."""
     if re.search(UUID_PATTERN, name.lower()):
         raise ChimeError("invalid", f"name {name} is a UUID: VMs are called by name or UUID, and it could be another's")
@@ -232,7 +232,7 @@ def _check_name(name: str, uuid: str | None) -> None:
         raise ChimeError("invalid", f"UUID {uuid} is not one that a VM can have")
 
 
-def _check_spec(spec: m.VmSpec) -> None:
+def check_spec(spec: m.VmSpec) -> None:
     """What the schema cannot say. Raises `ChimeError` invalid."""
     for network in spec.networks:
         if network.kind == NetworkKind.BRIDGE and not network.bridge:

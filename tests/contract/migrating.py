@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from agentd.core.facts import Domain, DomainState, Happening, OffReason
@@ -89,6 +90,23 @@ class MigrationContract:
         pair.target_events.wait_for(vm.uuid, Happening.PAUSED)
         told = [happening for happening, _ in pair.target_events.of(vm.uuid)]
         assert told == [Happening.STARTED, Happening.DEFINED, Happening.PAUSED]
+
+    def test_copy_of_a_vm_that_was_taken_over_says_so_until_it_is_defined(self, pair: Pair) -> None:
+        vm = running(pair)
+        pair.source.adopt(vm)
+        assert here(pair, vm.uuid).adopted
+        moved(pair, vm.uuid)
+        assert (there(pair, vm.uuid).adopted, there(pair, vm.uuid).attempt) == (True, "a1")
+        pair.target.resume(vm.uuid)
+        pair.target.adopt(msgspec.structs.replace(vm, epoch=4, revision=9))
+        for state in (DomainState.RUNNING, DomainState.OFF):  # the process's mark, then the definition's
+            if state == DomainState.OFF:
+                pair.target.destroy(vm.uuid)
+            copy = there(pair, vm.uuid)
+            assert (copy.epoch, copy.revision, copy.attempt, copy.origin, copy.adopted) == (4, 9, "", "", True)
+            assert copy.state == state
+        pair.target.define(msgspec.structs.replace(vm, epoch=4, revision=9))
+        assert not there(pair, vm.uuid).adopted
 
     def test_handover_lets_the_copy_run_and_can_be_repeated(self, pair: Pair) -> None:
         vm = running(pair)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -17,45 +16,16 @@ import pytest
 from agentd.core.facts import Domain, DomainState, Happening, OffReason
 from agentd.hypervisor import HypervisorError, InvalidVm
 from tests.contract.harness import (
-    FakeHarness,
     Harness,
     RealHarness,
     bare_qemu,
     new_vm,
-    real_hypervisor_missing,
     wait,
 )
-from tests.hosts import short_directory
 from tests.hosts.guest import GUEST_MEMORY_MIB, guest_cmdline
 from wire.messages import Boot, Disk
 
 ENDED_BADLY = (OffReason.CRASHED, OffReason.FAILED)
-
-
-@pytest.fixture(scope="module")
-def real_root() -> Iterator[Path]:
-    """A process has one embedded libvirt, so all tests share its root."""
-    reason = real_hypervisor_missing()
-    if reason:
-        pytest.skip(reason)
-    root = short_directory()
-    yield root
-    shutil.rmtree(root)
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
-def host(request: pytest.FixtureRequest) -> Iterator[Harness]:
-    harness: Any
-    if request.param == "fake":
-        harness = FakeHarness()
-    else:
-        harness = RealHarness(request.getfixturevalue("real_root"))
-    harness.driver.connect(harness.events.seen.append, harness.events.lost.append)
-    yield harness
-    if isinstance(harness, RealHarness):
-        harness.close()
-    harness.driver.close()
-    assert harness.events.lost == []
 
 
 def domain(host: Harness, uuid: str) -> Domain:

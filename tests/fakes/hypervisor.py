@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from agentd import domain_xml
 from agentd.core.facts import Domain, DomainState, Happening, HostScan, Lifecycle, OffReason, Process, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm, NoArrival
-from wire.messages import Assignment, MigrationOptions, MigrationOrder, MigrationProgress
-from wire.types import OnTimeout, VirtType
+from wire.messages import Assignment, ForeignVm, MigrationOptions, MigrationOrder, MigrationProgress
+from wire.types import Desired, Observed, OnTimeout, VirtType
 
 
 @dataclass(slots=True)
@@ -53,6 +53,7 @@ class FakeDomain:
             epoch=None if stamp is None else stamp.epoch,
             revision=None if stamp is None else stamp.revision,
             persistent=self.persistent,
+            adopted=stamp is not None and stamp.adopted,
             io_error=self.io_error,
             attempt="" if stamp is None else stamp.attempt,
             origin="" if stamp is None else stamp.origin,
@@ -153,6 +154,49 @@ class FakeHypervisor:
             domain.xml, domain.stamp = xml, domain_xml.Stamp(vm.epoch, vm.revision)
             domain.persistent, domain.autostart = True, False
         self._tell(vm.uuid, Happening.DEFINED)
+
+    def survey(self, after: str, uuid: str | None) -> tuple[tuple[ForeignVm, ...], bool]:
+        self._enter("survey", uuid or "")
+        with self._lock:
+            foreign = sorted((d for d in self.domains.values() if d.stamp is None), key=lambda d: d.name)
+            if uuid is not None:
+                return tuple(self._tell_of(d, d.xml) for d in foreign if d.uuid == uuid), False
+            later = [d for d in foreign if d.name > after]
+            return tuple(self._tell_of(d, None) for d in later[:500]), len(later) > 500
+
+    def _tell_of(self, domain: FakeDomain, xml: str | None) -> ForeignVm:
+        observed = Observed.STOPPED if domain.state == DomainState.OFF else Observed.RUNNING
+        problem = "" if domain.persistent else "it is transient"
+        return ForeignVm(
+            uuid=domain.uuid, name=domain.name, observed=observed, autostart=domain.autostart, problem=problem, xml=xml
+        )
+
+    def adopt(self, vm: Assignment) -> None:
+        self._enter("adopt", vm.uuid)
+        with self._lock:
+            domain = self.domains.get(vm.uuid)
+            if domain is None:
+                raise InvalidVm(f"no domain {vm.uuid} is defined on this node any more")
+            if domain.stamp is None:
+                self._check_same(domain, vm)
+            domain.stamp, domain.autostart = domain_xml.Stamp(vm.epoch, vm.revision, adopted=True), False
+
+    def _check_same(self, domain: FakeDomain, vm: Assignment) -> None:
+        if not domain.persistent:
+            raise InvalidVm("it is transient")
+        if domain.name != vm.name:
+            raise InvalidVm(f"the domain is named {domain.name} now, not {vm.name}")
+        if vm.spec.xml != domain.xml:
+            raise InvalidVm("its definition was changed since it was looked at: import it again")
+        if vm.desired == Desired.RUNNING and domain.state == DomainState.OFF:
+            raise InvalidVm("it does not run any more: import it again")
+
+    def give_back(self, uuid: str, epoch: int) -> None:
+        self._enter("give_back", uuid)
+        with self._lock:
+            domain = self.domains.get(uuid)
+            if domain is not None and domain.stamp is not None and domain.stamp.epoch <= epoch:
+                domain.stamp = None
 
     def start(self, uuid: str) -> None:
         self._enter("start", uuid)
@@ -423,7 +467,8 @@ class FakeHypervisor:
 
     def person_define(self, uuid: str, name: str) -> None:
         """A domain without our metadata."""
-        self.domains[uuid] = FakeDomain(uuid, name)
+        xml = f"<domain><name>{name}</name><uuid>{uuid}</uuid></domain>"
+        self.domains[uuid] = FakeDomain(uuid, name, xml)
         self._tell(uuid, Happening.DEFINED)
 
     def person_undefine(self, uuid: str) -> None:

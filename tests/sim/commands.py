@@ -13,7 +13,7 @@ from tests.sim.host import Host, SnapshotDisk
 from tests.sim.hypervisor import SimHypervisor
 from tests.sim.words import Usage, Vocabulary
 from wire import messages as m
-from wire.types import Evidence, Severity
+from wire.types import Desired, Evidence, Severity
 
 COMMANDS = Vocabulary("command")
 _word = COMMANDS.word
@@ -627,6 +627,22 @@ def _reboot(c: Cluster, vm: str) -> None:
 def _delete(c: Cluster, vm: str) -> None:
     """`vm delete`."""
     _ask(c, f"delete {vm}", m.VmDelete, vm=vm)
+
+
+@_word("import {vm} on {node}")
+def _import(c: Cluster, vm: str, node: str) -> None:
+    """`vm import` of what a person has made there, as a survey shows it now."""
+    uuid, hypervisor = c.uuid(vm), c.host(node).hypervisor
+    xml = hypervisor.domains[uuid].xml if uuid in hypervisor.domains else f"<domain><uuid>{uuid}</uuid></domain>"
+    desired = Desired.RUNNING if uuid in hypervisor.alive() else Desired.STOPPED
+    made_of = m.VmSpec(vcpus=1, memory_mib=64, xml=xml)
+    _ask(c, f"import {vm}", m.VmImport, node=node, name=vm, uuid=uuid, spec=made_of, desired=desired)
+
+
+@_word("release {vm}")
+def _release(c: Cluster, vm: str) -> None:
+    """`vm release`: it stays where it is, as it is."""
+    _ask(c, f"release {vm}", m.VmRelease, vm=vm)
 
 
 @_word("migrate {vm} to {node}")

@@ -368,6 +368,8 @@ class Agent:
         do = _ACTIONS.get(act.action, Agent._act_now)
         if act.left is not None:
             self.host.oracle.agent_hands_over(self.host, act.uuid, act.left)
+        if act.action == fx.Action.MIGRATE and act.attempt is not None:
+            self.host.oracle.agent_migrates(self.host, act.uuid, act.attempt.id)
         self._call(f"{act.action} of {act.uuid}", lambda: do(self, act))
 
     def _act_now(self, act: fx.Act) -> None:
@@ -376,9 +378,11 @@ class Agent:
         try:
             if act.action == fx.Action.REBOOT:
                 hypervisor.reboot(act.uuid, act.force)
-            elif act.action == fx.Action.DEFINE:
+            elif act.action in (fx.Action.DEFINE, fx.Action.ADOPT):
                 assert act.vm is not None
-                hypervisor.define(act.vm)
+                (hypervisor.define if act.action == fx.Action.DEFINE else hypervisor.adopt)(act.vm)
+            elif act.action == fx.Action.GIVE_BACK:
+                hypervisor.give_back(act.uuid, act.epoch)
             else:
                 getattr(hypervisor, act.action.value)(act.uuid)
         except InvalidVm as problem:
@@ -437,7 +441,6 @@ class Agent:
         if refused:
             self._acted(act, refused=refused)
             return
-        self.host.oracle.agent_migrates(self.host, act.uuid, attempt.id)
         order = m.MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
 
         def progressed(progress: m.MigrationProgress) -> None:

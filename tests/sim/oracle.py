@@ -53,6 +53,8 @@ class Oracle:
         self.events: list[r.Event] = []
         self.hand_started: dict[tuple[str, str], float] = {}
         self.restored_from: list[float] = []
+        self._kept: set[str] = set()  # VMs of which a node was told to give them back
+        self._taken_over: set[str] = set()
         self._dirty: set[str] = set()
         self._owners: dict[tuple[str, int], str] = {}
         self._epochs: dict[tuple[str, str], int] = {}
@@ -101,12 +103,26 @@ class Oracle:
         """The agent is about to do something to a VM."""
         if act.uuid in self.foreign or act.uuid not in self.managed:
             raise Violation("S5", f"{act.action} of {act.uuid}, which is not Chime's, on {host.name}", act.uuid)
+        self._imported_or_given_back(host, act)
         if act.action == fx.Action.DEFINE and act.vm is not None:
             self._defines(host, act.vm)
         if act.action == fx.Action.REBOOT:
             done = 1 + sum(h.hypervisor.reboots.count(act.uuid) for h in self.hosts.values())
             if done > self.reboots_asked[act.uuid]:
                 raise Violation("S3", f"{act.uuid} is rebooted more often than anyone asked", act.uuid)
+
+    def _imported_or_given_back(self, host: Host, act: fx.Act) -> None:
+        """Before an imported VM is taken over, and after it was given back, nothing is done with it."""
+        saved, domain = host.disk.load()[0], host.hypervisor.domains.get(act.uuid)
+        stone = saved.tombstones.get(act.uuid)
+        given_back = stone is not None and stone.keep and act.uuid not in saved.held
+        if given_back and act.action != fx.Action.GIVE_BACK:
+            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which was given back", act.uuid)
+        if act.action == fx.Action.ADOPT:
+            self._taken_over.add(act.uuid)
+            host.hypervisor.by_hand.discard(act.uuid)
+        elif act.vm is not None and act.vm.adopt and act.uuid not in self._taken_over and domain is not None:
+            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which is not taken over", act.uuid)
 
     # --- S1, R1, S3: live migration -----------------------------------------------------------------------------------
 
@@ -161,14 +177,20 @@ class Oracle:
                 self._stopped_by_guest(events, old, change.row)  # type: ignore[arg-type]
             elif change.table == "nodes":
                 self._node_committed(old, change.row)  # type: ignore[arg-type]
+            elif isinstance(change.row, r.Release) and change.row.keep:
+                self._kept.add(change.row.uuid)
 
     def _vm_committed(self, disk: FakeDisk, old: r.Vm | None, new: r.Vm | None) -> None:
         if new is None:
             assert old is not None
             self._ran_on.pop(old.uuid, None)
+            if old.uuid in self._kept:
+                self._given_back(old.uuid)
+                return
             self._must_not_run(old.uuid, old.node, "forgotten")
             return
         self.managed.add(new.uuid)
+        self.foreign.discard(new.uuid)  # if it was one, it is imported
         owner = self._owners.setdefault((new.uuid, new.epoch), new.node)
         if owner != new.node:
             raise Violation("S4", f"epoch {new.epoch} of {new.name} belongs to {owner} and to {new.node}", new.uuid)
@@ -178,6 +200,16 @@ class Oracle:
             raise Violation("S4", f"the epoch of {new.name} falls from {old.epoch} to {new.epoch}", new.uuid)
         if new.node != old.node:
             self._moved(disk, old, new)
+
+    def _given_back(self, uuid: str) -> None:
+        """It is a person's from now on, with all that runs of it."""
+        self.managed.discard(uuid)
+        self.foreign.add(uuid)
+        self._kept.discard(uuid)
+        self._taken_over.discard(uuid)
+        for host in self.hosts.values():
+            if uuid in host.hypervisor.alive():
+                host.hypervisor.by_hand.add(uuid)
 
     def _stopped_by_guest(self, events: list[r.Event], old: r.Vm | None, new: r.Vm | None) -> None:
         if old is None or new is None or not any(e.action == "vm-stopped" and e.subject == new.uuid for e in events):

@@ -28,6 +28,8 @@ def stamp_of(xml: str) -> domain_xml.Stamp | None:
 def test_mark_names_attempt_and_origin_and_changes_nothing_else() -> None:
     marked = domain_xml.marked(XML, "a&1", "n'1")
     assert stamp_of(marked) == domain_xml.Stamp(3, 7, "a&1", "n'1")
+    taken_over = XML.replace("revision='7'", "revision='7' adopted='yes'")
+    assert stamp_of(domain_xml.marked(taken_over, "a1", "n1")) == domain_xml.Stamp(3, 7, "a1", "n1", adopted=True)
     again = domain_xml.marked(marked, "a2", "n2")
     assert stamp_of(again) == domain_xml.Stamp(3, 7, "a2", "n2")
     assert "urn:x" in again and again.count("<disk ") == 4

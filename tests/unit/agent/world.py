@@ -184,6 +184,8 @@ class World:
             self._call(ACT_S, f"abort of {effect.uuid}", lambda: self.hv.abort_migration(effect.uuid))
         elif isinstance(effect, fx.Scan):
             self._call(SCAN_S, "scan", self._scan)
+        elif isinstance(effect, fx.LookForeign):
+            self._call(SCAN_S, "survey", lambda: self._survey(effect.survey))
         elif isinstance(effect, fx.ConnectHypervisor):
             self._call(SCAN_S, "connect", self._connect)
         elif isinstance(effect, fx.CheckHost):
@@ -305,6 +307,12 @@ class World:
         elif act.action == fx.Action.DEFINE:
             assert act.vm is not None
             hv.define(act.vm)
+        elif act.action == fx.Action.ADOPT:
+            assert act.vm is not None
+            hv.adopt(act.vm)
+        elif act.action == fx.Action.GIVE_BACK:
+            self._check_ours(uuid)
+            hv.give_back(uuid, act.epoch)
         elif act.action == fx.Action.SHUTDOWN:
             self._check_ours(uuid)
             hv.shutdown(uuid)
@@ -334,6 +342,13 @@ class World:
     def _scan(self) -> None:
         started, scan = self.now, self.hv.scan()
         self.tell(HEAR_S, fx.Scanned(scan, started))
+
+    def _survey(self, survey: m.Survey) -> None:
+        try:
+            event = fx.Surveyed(survey, *self.hv.survey(survey.after, survey.uuid))
+        except HypervisorError as problem:
+            event = fx.Surveyed(survey, error=str(problem))
+        self.tell(HEAR_S, event)
 
     def _connect(self) -> None:
         life = self._life
@@ -417,10 +432,12 @@ class World:
             assert tombstone.done and tombstone.epoch == release.epoch
             domain = self.hv.domains.get(release.uuid)
             if domain is not None and release.uuid not in self.hand_started:
-                assert domain.stamp is not None and domain.stamp.epoch > release.epoch, "confirmed, but still here"
+                later = domain.stamp is not None and domain.stamp.epoch > release.epoch
+                assert later or (tombstone.keep and domain.stamp is None), "confirmed, but still here"
         if body.drain is not None and body.drain.clean:
             alive = {process.uuid for process in self.hv._processes()} - self.hand_started
-            ours = {*self.saved.held, *self.saved.tombstones}
+            kept = {uuid for uuid, tombstone in self.saved.tombstones.items() if tombstone.keep}
+            ours = {*self.saved.held, *(self.saved.tombstones.keys() - kept)}
             assert self.saved.drained and body.drain.boot_id == self.boot_id
             assert not alive & ours, "a drain was proven while a VM runs"
             assert not self.agent.vms.starting, "a drain was proven while a VM is being started"

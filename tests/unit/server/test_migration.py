@@ -462,8 +462,12 @@ def test_a_stopped_vm_is_moved_at_once(world: World) -> None:
 
 
 def test_a_failed_vm_is_moved_and_tried_anew(world: World) -> None:
-    world.agents["n1"].failed[WEB] = "no such file"
-    world.agents["n1"].running.clear()
+    agent = world.agents["n1"]
+    agent.failed[WEB] = "no such file"
+    agent.running.clear()
+    said(world, "n1")
+    assert world.refuse(m.VmMigrate, vm="web").code == "refused-unsafe", "its agent goes on trying"
+    agent.why_failed = "crash-loop"
     said(world, "n1")
     answer = world.do(m.VmMigrate, vm="web")
     world.settle()
@@ -679,6 +683,27 @@ def test_the_limit_of_the_cluster_and_of_the_target() -> None:
     assert stop["operation"]
 
 
+@pytest.mark.parametrize("proven", [True, False])
+def test_the_target_is_drained_meanwhile(world: World, proven: bool) -> None:
+    """What was proven of it before the VM came does not count: it is drained once more."""
+    answer = migrate(world)
+    world.agents["n2"].stuck = not proven
+    drain = world.do(m.NodeDrain, name="n2")
+    if proven:
+        world.settle()
+    assert state(world, drain)[0] == ("succeeded" if proven else "running")
+    leave(world)
+    said(world, "n1")
+    assert owner(world)[0] == "n2" and "drained-again" in world.actions("n2")
+    world.agents["n2"].stuck = False
+    world.agents["n2"].sync()
+    world.run(20)
+    assert state(world, drain)[0] == "succeeded" and world.node("n2")["drain_evidence"] == "agent"
+    assert world.vm("web")["observed"] == "stopped" and not world.agents["n2"].running
+    world.run(400)
+    assert state(world, answer)[0] == ("failed" if proven else "succeeded"), "it ran there for a moment, or never"
+
+
 # --- steps that meet other work ---------------------------------------------------------------------------------------
 
 
@@ -782,7 +807,7 @@ def test_a_stopped_vm_whose_disks_are_local_turns_up_in_its_turn(world: World) -
     world.do(m.NodeDisable, name="n3")
     answer = world.do(m.NodeEvacuate, name="n1", options=m.MigrationOptions(local_disks=True))
     agent = world.agents["n1"]
-    agent.failed[DB] = "disk is gone"
+    agent.failed[DB], agent.why_failed = "disk is gone", "crash-loop"
     agent.running.discard(DB)
     agent.report()
     world.run(2)
@@ -1186,6 +1211,88 @@ def test_a_restore_whose_owner_is_the_source(world: World, order: tuple[str, ...
     assert world.agents["n2"].arrivals.keys() == ({WEB} if phase == "leaving" else set())
     assert owner(world)[0] == ("n2" if phase == "left" else "n1")
     assert {name for name, a in world.agents.items() if WEB in a.running} == {owner(world)[0]}
+
+
+@pytest.mark.parametrize("phase", ["left", "failed"])
+def test_a_restore_whose_vm_has_gone_on(world: World, phase: str) -> None:
+    """What the source says was true in its epoch; a node that reports last has the VM in a later one."""
+    migrate(world)
+    backup = world.saved()
+    epoch = owner(world)[1]
+    agent, last = world.agents["n1"], world.agents["n3"]
+    world.agents["n2"].arrive(WEB, epoch, attempt(world))
+    last.held[WEB] = msgspec.structs.replace(agent.held[WEB], epoch=epoch + 2, attempt="")
+    last.highest[WEB] = epoch + 2
+    last.running.add(WEB)
+    if phase == "left":
+        agent.leave(WEB)
+    else:
+        agent.stay(WEB, "no")
+        agent.running.discard(WEB)
+    for other in world.agents.values():
+        other.kill()
+    restore(world, backup)
+    for name in ("n1", "n2"):
+        world.agents[name].start()
+    world.run(20)
+    assert owner(world) == ("n1", epoch) and last.running == {WEB}
+    last.start()
+    world.run(60)
+    assert owner(world) == ("n3", epoch + 2)
+    assert {name for name, a in world.agents.items() if WEB in a.running} == {"n3"}
+    assert not world.agents["n2"].arrivals
+
+
+def test_a_restore_whose_owner_does_not_run_what_another_runs(world: World) -> None:
+    """Nobody speaks of the attempt; the owner starts nothing before the recovery is over."""
+    backup = world.saved()
+    world.agents["n2"].arrive(WEB, owner(world)[1], "alone", "running")
+    for agent in world.agents.values():
+        agent.kill()
+    world.agents["n1"].running.clear()
+    restore(world, backup)
+    for name in ("n1", "n2"):
+        world.agents[name].start()
+    assert owner(world)[0] == "n2"
+    world.agents["n3"].start()
+    world.run(60)
+    assert {name for name, a in world.agents.items() if WEB in a.running} == {"n2"}
+
+
+def test_an_epoch_that_crosses_the_news_that_it_has_left(world: World) -> None:
+    epoch = owner(world)[1]
+    agent = world.agents["n1"]
+    agent.begin_alone(WEB, "alone", "192.0.2.7")
+    leave(world)
+    row = world.tables().vms.get(WEB)
+    assert row is not None
+    world.disk.tables["vms"][(WEB,)] = msgspec.structs.replace(row, epoch=epoch + 1)
+    world.crash()
+    agent.apply, apply = lambda page: None, agent.apply  # type: ignore[method-assign]
+    agent.generation = 1
+    agent.start()
+    assert owner(world) == ("n1", epoch + 1)
+    world.agents["n2"].start()
+    assert owner(world) == ("n2", epoch + 2)
+    agent.apply = apply  # type: ignore[method-assign]
+    world.run(60)
+    assert {name for name, a in world.agents.items() if WEB in a.running} == {"n2"} and not agent.gone
+
+
+def test_a_rebuild_waits_for_the_recovery(world: World) -> None:
+    lose(world)
+    for name in ("n2", "n3"):
+        world.do(m.NodeDisable, name=name)
+    answer = world.do(m.NodeRebuild, name="n1")
+    world.do(m.NodeEnable, name="n2")
+    backup = world.saved()
+    world.agents["n3"].kill()
+    restore(world, backup)
+    world.run(40)
+    assert step(world, answer) == ("waiting", "until the recovery after a restore is over")
+    world.do(m.RecoveryConfirm, comment="all is well")
+    world.run(20)
+    assert state(world, answer)[0] == "succeeded"
 
 
 def test_a_restore_whose_source_is_forgotten(world: World) -> None:

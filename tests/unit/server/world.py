@@ -29,6 +29,14 @@ SPEC = m.VmSpec(vcpus=1, memory_mib=1024, disks=(m.Disk(path="/srv/shared.qcow2"
 LOCAL = m.VmSpec(vcpus=1, memory_mib=1024, disks=(m.Disk(path="/var/local.qcow2", storage="local"),))  # type: ignore[arg-type]
 
 
+def import_of(name: str, node: str, **fields: Any) -> m.VmImport:
+    """The import of a running VM."""
+    uuid = uuid_of(name)
+    spec = m.VmSpec(vcpus=1, memory_mib=64, xml=f"<domain><name>{name}</name><uuid>{uuid}</uuid></domain>")
+    values: dict[str, Any] = {"key": name, "node": node, "name": name, "uuid": uuid, "spec": spec, "desired": "running"}
+    return m.VmImport(**{**values, **fields})
+
+
 class Refused(Exception):
     """An error answer."""
 
@@ -352,6 +360,8 @@ class Agent:
         self.held: dict[str, m.Assignment] = {}
         self.running: set[str] = set()
         self.failed: dict[str, str] = {}
+        self.why_failed = "start-failed"
+        self.unadopted: dict[str, tuple[str, str]] = {}  # imports that are not taken over: problem, detail
         self.halted: set[str] = set()
         self.highest: dict[str, int] = {}
         self.releases: list[m.Release] = []
@@ -538,10 +548,15 @@ class Agent:
     def vm_report(self, uuid: str) -> m.VmReport:
         """What this agent says of a VM that it holds."""
         held, failed = self.held[uuid], self.failed.get(uuid)
+        if uuid in self.unadopted:
+            return m.VmReport(
+                uuid=uuid, epoch=held.epoch, revision=held.revision, observed=Observed.STOPPED, name=held.name,
+                problem=self.unadopted[uuid][0], detail=self.unadopted[uuid][1],
+            )  # fmt: skip
         observed = Observed.FAILED if failed else Observed.RUNNING if uuid in self.running else Observed.STOPPED
         return m.VmReport(
             uuid=uuid, epoch=held.epoch, revision=held.revision, observed=observed, start_serial=held.start_serial,
-            problem="start-failed" if failed else "", detail=failed or "", name=held.name, halted=uuid in self.halted,
+            problem=self.why_failed if failed else "", detail=failed or "", name=held.name, halted=uuid in self.halted,
             migration=self.said.get(uuid),
         )  # fmt: skip
 
