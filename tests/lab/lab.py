@@ -227,8 +227,9 @@ class Lab(Operator):
             host.mend_disk()
             host.resume()
         for name, host in self.hosts.items():
-            unit = "chimed" if name == SERVER else "chime-agentd"
-            host.systemctl("start", "libvirtd", unit)
+            if name != SERVER:
+                host.start_libvirt()
+            host.systemctl("start", "chimed" if name == SERVER else "chime-agentd")
         self.wait_server()
         for name in self.names:
             self._remove_foreign(self.host(name))

@@ -10,7 +10,6 @@ from tests.lab.lab import AUDIT_S, Lab
 from tests.operator import unique
 
 SOON_S = AUDIT_S / 2  # what comes sooner was not found by the audit
-SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tcp.socket")
 
 
 def test_row_01_a_killed_qemu_runs_again_at_once(lab: Lab) -> None:
@@ -54,11 +53,11 @@ def test_row_17_libvirtd_stays_away(lab: Lab) -> None:
     name = unique("orphan")
     uuid = lab.create_guest(name, node="n1")
     first, n1 = lab.process(uuid), lab.host("n1")
-    n1.systemctl("stop", "libvirtd", *SOCKETS)
+    n1.stop_libvirt()
     lab.observed(name, "unknown")
     lab.wait(lambda: "libvirt-unreachable" in lab.node("n1")["reasons"], "the fault is reported")
     lab.counting(name)
-    n1.systemctl("start", "libvirtd", *SOCKETS)
+    n1.start_libvirt()
     lab.observed(name, "running")
     lab.wait_nodes("n1")
     assert lab.pids(uuid) == [first.pid]
