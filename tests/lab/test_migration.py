@@ -13,8 +13,8 @@ from threading import Event, Thread
 
 import pytest
 
-from tests.operator import unique
 from tests.lab.lab import Lab
+from tests.operator import unique
 from wire import messages as m
 
 FAST_S = 0.1  # between two counts
