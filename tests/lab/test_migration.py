@@ -190,8 +190,8 @@ def test_row_51_the_sources_libvirtd_is_killed(lab: Lab) -> None:
 
 
 def test_row_52_the_link_is_cut_at_the_end(lab: Lab) -> None:
-    """The target's libvirtd hangs when all is copied: its last answer never comes. The source goes on, and the copy that
-    stands on the target never runs; it is removed."""
+    """The target's libvirtd hangs when all is copied: its last answer never comes. The source goes on, and the copy
+    that stands on the target never runs; it is removed."""
     name = unique("link")
     uuid = lab.create_guest(name, node="n1")
     operation = begin(lab, name)
@@ -221,8 +221,8 @@ def test_row_52_the_network_is_cut(lab: Lab) -> None:
 
 @pytest.mark.parametrize("agent", ["runs", "is down"])
 def test_seed_2a_and_row_53_the_management_network_is_down(lab: Lab, agent: str) -> None:
-    """`chime-agent migrate` moves the VMs without the server; their target reports them, the server takes that over; then
-    the node is drained, and finds nothing of its own when it is back."""
+    """`chime-agent migrate` moves the VMs without the server; their target reports them, the server takes that over;
+    then the node is drained, and finds nothing of its own when it is back."""
     names = [unique("away") for _ in range(2)]
     uuids = {name: lab.create_guest(name, FAST_S, node="n1") for name in names}
     n1 = lab.host("n1")
@@ -257,7 +257,8 @@ def test_row_53_the_source_is_heard_first(lab: Lab) -> None:
     n1.pull("mgmt")
     n2.pull("mgmt")
     lab.wait_nodes("n1", "n2", health="unreachable")
-    lab.local("n1", "migrate", "--interface", n1.plugs["biz"].inner, "--dest", n2.address("biz"), "--uuid", uuid, "--yes")
+    way = ("--interface", n1.plugs["biz"].inner, "--dest", n2.address("biz"))
+    lab.local("n1", "migrate", *way, "--uuid", uuid, "--yes")
     assert lab.oracle.places(uuid) == ["n2"]
     n1.heal()
     lab.wait_nodes("n1")
