@@ -79,12 +79,6 @@ def is_on(lab: Lab, uuid: str, node: str) -> None:
     lab.wait(lambda: (lab.vm(uuid)["node"], lab.vm(uuid)["observed"]) == (node, "running"), "the server knows", 60)
 
 
-def ran_once(lab: Lab, name: str) -> None:
-    """The guest counts on, and never booted anew."""
-    lab.counting(name)
-    assert len(lab.guests[name].runs()) == 1, f"{name} was started again"
-
-
 def test_a_guest_misses_at_most_two_seconds(lab: Lab) -> None:
     """`vm migrate`: live, over the business network; the next epoch; nothing is left behind."""
     name = unique("live")
@@ -94,7 +88,7 @@ def test_a_guest_misses_at_most_two_seconds(lab: Lab) -> None:
         lab.tool("vm", "migrate", name, "--to", "n2", "--network", "business", "--yes")
         is_on(lab, uuid, "n2")
         lab.counting(name)
-    ran_once(lab, name)
+    lab.ran_once(name)
     print(f"the guest missed at most {gap.longest_s:.2f} s")
     assert gap.longest_s <= MAX_GAP_S
     assert lab.vm(uuid)["epoch"] == epoch + 1 and not lab.raised(uuid)
@@ -116,7 +110,7 @@ def test_a_node_is_evacuated(lab: Lab) -> None:
     lab.tool("node", "evacuate", "n1", "--yes", timeout_s=300)
     for name, uuid in uuids.items():
         assert lab.process(uuid).host != "n1"
-        ran_once(lab, name)
+        lab.ran_once(name)
     assert lab.node("n1")["vms"] == 0 and not lab.host("n1").virsh("list", "--all", "--name").strip()
     assert lab.vm(resting)["node"] != "n1"
 
@@ -129,7 +123,7 @@ def test_a_migration_is_cancelled(lab: Lab) -> None:
     lab.tool("op", "cancel", operation, "--yes")
     assert ended(lab, operation)[0] == "cancelled"
     is_on(lab, uuid, "n1")
-    ran_once(lab, name)
+    lab.ran_once(name)
     lab.wait(lambda: uuid not in lab.host("n2").virsh("list", "--all", "--uuid"), "n2 keeps nothing of it")
 
 
@@ -141,7 +135,7 @@ def test_what_takes_too_long_is_forced(lab: Lab) -> None:
     operation = begin(lab, name, options)
     assert ended(lab, operation)[0] == "succeeded"
     is_on(lab, uuid, "n2")
-    ran_once(lab, name)
+    lab.ran_once(name)
 
 
 def test_row_50_the_target_dies_before_and_during(lab: Lab) -> None:
@@ -155,13 +149,13 @@ def test_row_50_the_target_dies_before_and_during(lab: Lab) -> None:
         is_on(lab, uuid, "n1")
         lab.wait_nodes("n2", health="unreachable")
         lab.refused(m.VmMigrate, vm=name, to="n2")
-    ran_once(lab, name)
+    lab.ran_once(name)
     print(f"the guest missed at most {gap.longest_s:.2f} s")
     lab.host("n2").power_on()
     lab.wait_nodes("n2")
     lab.do(m.VmMigrate, vm=name, to="n2")
     is_on(lab, uuid, "n2")
-    ran_once(lab, name)
+    lab.ran_once(name)
 
 
 @pytest.mark.parametrize("host, unit", [("n1", "chime-agentd"), ("n2", "chime-agentd"), ("srv", "chimed")])
@@ -174,7 +168,7 @@ def test_row_51_a_daemon_is_killed_during_migration(lab: Lab, host: str, unit: s
     lab.wait_server()
     assert ended(lab, operation)[0] == "succeeded"
     is_on(lab, uuid, "n2")
-    ran_once(lab, name)
+    lab.ran_once(name)
 
 
 def test_row_51_the_sources_libvirtd_is_killed(lab: Lab) -> None:
@@ -200,12 +194,12 @@ def test_row_52_the_link_is_cut_at_the_end(lab: Lab) -> None:
     lab.counting(name)
     lab.host("n2").resume()
     is_on(lab, uuid, "n1")
-    ran_once(lab, name)
+    lab.ran_once(name)
     lab.wait(lambda: uuid not in lab.host("n2").virsh("list", "--all", "--uuid"), "the copy is removed", 60)
     lab.wait_nodes("n2")
     lab.do(m.VmMigrate, vm=name, to="n2")
     is_on(lab, uuid, "n2")
-    ran_once(lab, name)
+    lab.ran_once(name)
 
 
 def test_row_52_the_network_is_cut(lab: Lab) -> None:
@@ -216,7 +210,7 @@ def test_row_52_the_network_is_cut(lab: Lab) -> None:
     lab.host("n1").cut("biz")
     assert ended(lab, operation)[0] == "failed"
     is_on(lab, uuid, "n1")
-    ran_once(lab, name)
+    lab.ran_once(name)
 
 
 @pytest.mark.parametrize("agent", ["runs", "is down"])
@@ -237,7 +231,7 @@ def test_seed_2a_and_row_53_the_management_network_is_down(lab: Lab, agent: str)
     assert {vm["uuid"]: vm["outcome"] for vm in done["vms"]} == dict.fromkeys(uuids.values(), "left")
     for name, uuid in uuids.items():
         is_on(lab, uuid, "n2")
-        ran_once(lab, name)
+        lab.ran_once(name)
     lab.tool("node", "drain", "n1", "--yes", "--evidence", "operator")
     n1.heal()
     n1.systemctl("start", "chime-agentd")
@@ -245,7 +239,7 @@ def test_seed_2a_and_row_53_the_management_network_is_down(lab: Lab, agent: str)
     lab.wait(lambda: not n1.virsh("list", "--all", "--name").strip(), "n1 has nothing left")
     for name, uuid in uuids.items():
         is_on(lab, uuid, "n2")
-        ran_once(lab, name)
+        lab.ran_once(name)
     assert lab.node("n1")["admin_state"] == "drained" and lab.node("n1")["vms"] == 0
 
 
@@ -267,7 +261,7 @@ def test_row_53_the_source_is_heard_first(lab: Lab) -> None:
     n2.heal()
     lab.wait_nodes("n2")
     is_on(lab, uuid, "n2")
-    ran_once(lab, name)
+    lab.ran_once(name)
 
 
 def test_seed_2b_the_business_network_is_down(lab: Lab) -> None:
@@ -278,4 +272,4 @@ def test_seed_2b_the_business_network_is_down(lab: Lab) -> None:
     lab.wait_nodes("n1", health="error")
     lab.tool("node", "evacuate", "n1", "--network", "management", "--yes", timeout_s=300)
     assert lab.process(uuid).host != "n1"
-    ran_once(lab, name)
+    lab.ran_once(name)
