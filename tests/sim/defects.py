@@ -630,6 +630,35 @@ DEFECTS: tuple[Mutant, ...] = (
         "        if True:\n",
         "S1: an agent that lost its snapshot starts what is leaving",
     ),
+    Mutant(
+        "left-though-libvirt-is-silent",
+        "agentd.core.leaving",
+        "    if not facts.libvirt_ok or leaves_definition(facts):\n",
+        "    if leaves_definition(facts):\n",
+        "S1: what cannot be seen is taken for gone, and its copy is let run",
+    ),
+    Mutant(
+        "handed-over-before-it-is-recorded",
+        _AGENT,
+        "        return effect.action == fx.Action.START\n",
+        "        return effect.action in (fx.Action.START, fx.Action.HAND_OVER)\n",
+        "S1: the copy runs, and a source that dies now does not know that the VM has left",
+        seed=1331,
+    ),
+    Mutant(
+        "never-handed-over",
+        "agentd.core.migrations",
+        "            if left.handed_over or uuid in self._handing:\n",
+        "            if True:\n",
+        "L1: a VM that was migrated without the server stays paused",
+    ),
+    Mutant(
+        "copy-judged-by-an-old-report",
+        "chimed.core.arrivals",
+        "    return Verdict.RELEASE if _has_looked(facts, vm, attempt) else Verdict.ASK\n",
+        "    return Verdict.RELEASE\n",
+        "S3: the copy is ended because its source had not spoken of it yet",
+    ),
     # --- faults of nodes ----------------------------------------------------------------------------------------------
     Mutant(
         "faults-forgotten-with-the-session",
