@@ -77,11 +77,11 @@ sim-mutants: venv
 model: system
 	@$(PY) tests/model/run.py
 
-# The client of the wire is nothing without sockets: its tests are not in tests/unit, and need no root.
+# Parts of the wire are nothing without sockets: their tests are not in tests/unit, and need no root.
 coverage: venv
 	@rm -rf build/coverage; mkdir -p build/coverage
 	@$(PY) -m coverage run -m tests.sim --seeds 100 --first 1 --processes 1 & sim=$$!; \
-	$(PY) -m coverage run -m pytest -q -p no:cacheprovider tests/unit tests/sim tests/integration/test_client.py; \
+	$(PY) -m coverage run -m pytest -q -p no:cacheprovider tests/unit tests/sim tests/integration/test_{client,notify}.py; \
 	tests=$$?; wait $$sim && exit $$tests
 	@$(PY) -m coverage combine -q
 	@$(PY) -m coverage report; status=$$?; \

@@ -6,6 +6,7 @@ whenever the agent is killed. Every call may block on dead storage: worker threa
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -66,7 +67,8 @@ def create(disk: Disk) -> bool:
     except OSError as error:
         raise HypervisorError(f"disk {target} cannot be created: {error.strerror or error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system: what matters is why nothing could be created
+            part.unlink(missing_ok=True)
     _sync(target.parent)
     return made
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agentd.core.facts import HostScan, Lifecycle, VmFacts
-from wire.messages import Assignment
+from wire.messages import Assignment, MigrationOrder, MigrationProgress
 
 
 class HypervisorError(Exception):
@@ -20,6 +20,10 @@ class HypervisorError(Exception):
 class InvalidVm(HypervisorError):
     """The VM cannot run here as it is defined (a disk is missing, the XML is refused...): trying again will not help
     before something is changed."""
+
+
+class NoArrival(HypervisorError):
+    """The target has no copy of the VM that names the attempt."""
 
 
 class Hypervisor(Protocol):
@@ -64,3 +68,29 @@ class Hypervisor(Protocol):
 
     def reboot(self, uuid: str, force: bool) -> None:
         """Asks the guest to reboot, or resets it when forced."""
+
+    def resume(self, uuid: str) -> None:
+        """Lets a paused VM run. Running already is success."""
+
+    def migrate(
+        self,
+        uuid: str,
+        order: MigrationOrder,
+        attempt: str,
+        origin: str,
+        on_progress: Callable[[MigrationProgress], None],
+    ) -> None:
+        """Migrates a running VM live and returns at the end. The copy on the target stays paused, its metadata names
+        `attempt` and `origin` (this node); on success the domain here is gone, with its definition. What the time-out
+        asks for is done here. `on_progress` comes about once a second, from another thread or this one. An error does
+        not tell what runs where: look."""
+
+    def settle(self, uuid: str) -> None:
+        """Returns when libvirt does not migrate the domain (any more), or has none."""
+
+    def abort_migration(self, uuid: str) -> None:
+        """Asks libvirt to give up the migration; returns at once. Nothing to give up is success."""
+
+    def hand_over(self, uuid: str, attempt: str, address: str) -> None:
+        """Lets the copy on the target at `address` run. Running already is success. Raises NoArrival if it has no
+        domain that names `attempt`."""

@@ -71,11 +71,12 @@ build() {
     "$new/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$what" </dev/null ||
         die "pip could not install Chime; nothing was changed"
     grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | xargs -r sed -i "s|$new|$PREFIX|g"
-    "$new/bin/python" -m compileall -q -s "$new" -p "$PREFIX" "$new/lib" || true  # a package may hold a file for a newer Python
+    "$new/bin/python" -m compileall -q -f -s "$new" -p "$PREFIX" "$new/lib" || true  # a package may hold a file for a newer Python
     mkdir -p "$new/share/doc"
     cp -R docs "$new/share/doc/chime"
     cp README.md CHANGELOG.md LICENSE "$new/share/doc/chime/"
     echo "$PARTS" >"$new/$MARK"
+    chmod -R a+rX "$new"  # whatever the checkout's modes: chimed runs as a user of its own
 }
 
 # On one line after the other the machine has the old version, the new one, or (for a moment) none.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from tools import units
+from tools.progress import CELLS
 from tools.render import Column
 from tools.session import Row
 
@@ -83,6 +85,14 @@ STEPS = (
     Column("STATE", lambda row: row["state"], state=True),
     Column("DETAIL", lambda row: row["detail"], free=True),
 )
+
+
+def _copied(cell: Callable[[Row], str]) -> Callable[[Row], str]:
+    return lambda row: cell(row["progress"]) if row.get("progress") else ""
+
+
+COPIED = tuple(Column(title, _copied(cell), wide) for title, cell, wide, _ in CELLS)
+"""How far the migration is that a step is."""
 
 EVENTS = (
     Column("TIME", lambda row: units.local_time(row["time"])),

@@ -8,18 +8,26 @@ operation running.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from tools import progress
 from tools.options import UsageError
 from tools.render import show_document
 from tools.session import Row, Session
+from tools.terminal import Terminal
 from wire import messages as m
 from wire.errors import CODES, ChimeError
+from wire.text import clean_line
 
-WAIT_S = 300.0
+DEFAULT_WAIT_S = 300.0
+WAIT_S = {"migrate": 3600.0, "evacuate": 3600.0}
+"""How long an operation of a kind is waited for."""
 FAILED, REFUSED, UNREACHABLE, RUNNING = 1, 3, 4, 5
+Report = Callable[[Session, Row, str], int]
+"""Shows a result; returns the exit code."""
 
 
 def change(session: Session, request: Any, what: str, *, ask: bool = False, attest: str = "") -> int:
@@ -76,31 +84,50 @@ def agreed(session: Session, request: Any, what: str, attest: str = "", said: li
     return False
 
 
-def follow(session: Session, operation: Row, result: dict[str, Any], what: str) -> int:
-    """Waits for an operation, and reports how it ended; returns the exit code."""
-    op_id, began = str(operation["id"]), time.monotonic()
-    timeout_s = session.options.timeout_s or WAIT_S
+def follow(session: Session, operation: Row, result: dict[str, Any], what: str, ended: Report | None = None) -> int:
+    """Waits for an operation, and reports how it ended, with `ended` if it is given; returns the exit code."""
+    op_id = str(operation["id"])
+    timeout_s = session.options.timeout_s or WAIT_S.get(operation["kind"], DEFAULT_WAIT_S)
     last: dict[str, Any] = dict(operation)
 
-    def on_progress(seen: m.OperationView) -> None:
-        last.update(msgspec.to_builtins(seen))
-        session.terminal.progress(progress_text(last), time.monotonic() - began)
-
     try:
+        show_progress = _shower(session.terminal, last)
+
+        def on_progress(seen: m.OperationView) -> None:
+            last.update(msgspec.to_builtins(seen))
+            show_progress()
+
         last.update(msgspec.to_builtins(session.client.wait_operation(op_id, timeout_s, on_progress)))
         why = f"still running after {timeout_s:g} s"
     except KeyboardInterrupt:
         why = "interrupted"
     except ChimeError as error:
+        raise ChimeError(error.code, f"{error.message}; {_hint(op_id)}") from None
+    finally:
         session.terminal.end_progress()
-        raise ChimeError(error.code, f"{error.message}; operation {op_id} goes on: {_hint(op_id)}") from None
-    session.terminal.end_progress()
     result["operation"] = last
     if last["state"] == "running":
         show_result(session, result, "")
-        session.terminal.say(f"chime-tool: {what}: {why}; operation {op_id} goes on: {_hint(op_id)}")
+        session.terminal.say(f"chime-tool: {what}: {why}; {_hint(op_id)}")
         return RUNNING
-    return report(session, result, what)
+    return (ended or report)(session, result, what)
+
+
+def _shower(terminal: Terminal, operation: Row) -> Callable[[], None]:
+    """Shows the progress of `operation`, which the caller keeps up to date, at each call."""
+    if not terminal.err_is_terminal:
+        lines = progress.Lines()
+
+        def say_new() -> None:
+            for line in lines.new(operation):
+                terminal.say(line)
+
+        return say_new
+    began = time.monotonic()
+    terminal.live_progress(
+        lambda columns, lines: progress.display(operation, time.monotonic() - began, columns, lines)
+    )
+    return terminal.redraw
 
 
 def report(session: Session, result: Row, what: str) -> int:
@@ -120,6 +147,10 @@ def report(session: Session, result: Row, what: str) -> int:
         show_result(session, result, f"{what}: done{took}{f': {outcome}' if outcome else ''}")
         return 0
     show_result(session, result, "")
+    if len(operation["steps"]) > 1:
+        for step in operation["steps"]:
+            if step["state"] == "failed" and step["detail"]:
+                session.terminal.say(f"{clean_line(step['name'])}: {clean_line(step['detail'])}")
     session.terminal.say(
         f"chime-tool: {what}: {operation['state']}{took}: {outcome or 'no reason given'} "
         f"(operation {operation['id']})"
@@ -143,20 +174,6 @@ def failure_code(outcome: str) -> int:
     return info.exit_code if info and info.exit_code in (REFUSED, UNREACHABLE) else FAILED
 
 
-def progress_text(operation: Row) -> str:
-    """How far an operation is, in one line."""
-    steps = operation.get("steps") or []
-    done = sum(step["state"] in ("done", "skipped") for step in steps)
-    text = f"{operation['kind']} {operation['subject']}: {operation['state']}"
-    if steps:
-        text += f", {done}/{len(steps)} steps"
-    active = [step for step in steps if step["state"] in ("running", "waiting")]
-    if active and operation["state"] == "running":
-        step = active[0]
-        text += f": {step['name']} {step['state']}" + (f" ({step['detail']})" if step["detail"] else "")
-    return text
-
-
 def _show_plan(session: Session, result: dict[str, Any], what: str) -> int:
     if session.options.output in ("json", "yaml"):
         show_result(session, result, "")
@@ -170,4 +187,4 @@ def _show_plan(session: Session, result: dict[str, Any], what: str) -> int:
 
 
 def _hint(op_id: str) -> str:
-    return f"follow it with 'chime-tool op wait {op_id}', or 'chime-tool op cancel {op_id}'"
+    return f"{op_id} goes on: follow it with chime-tool op wait {op_id}, cancel it with chime-tool op cancel {op_id}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools import columns, texts, units
+from tools import columns, migration, texts, units
 from tools.keyout import issue
 from tools.mutate import change
 from tools.options import Args, evidence
@@ -106,6 +106,12 @@ def rebuild(session: Session, args: Args) -> int:
     return change(session, request, f"rebuild node {args['NAME']}", ask=True, attest=_attest(args))
 
 
+def evacuate(session: Session, args: Args) -> int:
+    """Migrates its VMs away."""
+    request = session.mutation(m.NodeEvacuate, name=args["NAME"], **migration.fields(args))
+    return change(session, request, f"evacuate node {args['NAME']}", ask=True)
+
+
 def remove(session: Session, args: Args) -> int:
     """Forgets the node."""
     return change(
@@ -126,5 +132,6 @@ COMMANDS = {
     "disable": Command(disable, texts.NODE_DISABLE),
     "drain": Command(drain, texts.NODE_DRAIN),
     "rebuild": Command(rebuild, texts.NODE_REBUILD),
+    "evacuate": Command(evacuate, texts.NODE_EVACUATE),
     "remove": Command(remove, texts.NODE_REMOVE),
 }

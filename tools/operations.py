@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tools import columns, texts, units
-from tools.mutate import change, follow, report, show_result
+from tools import columns, progress, texts, units
+from tools.mutate import FAILED, change, follow, report, show_result
 from tools.options import Args
-from tools.render import facts, show_document, show_list, table
-from tools.session import Session, body
+from tools.render import drawn, facts, show_document, show_list, table
+from tools.session import Row, Session, body
 from tools.usage import Command
 from wire import messages as m
 
@@ -36,9 +36,19 @@ def show(session: Session, args: Args) -> int:
     ]
     text = facts(session.terminal, pairs)
     if operation["steps"]:
-        text += "\n" + table(session.terminal, operation["steps"], columns.STEPS)
+        text += "\n" + _steps(session, operation, text.count("\n") + 2)
     session.terminal.write(text)
     return 0
+
+
+def _steps(session: Session, operation: Row, above: int) -> str:
+    """The steps: a table, or the picture of those under way when it is watched on a terminal, `above` lines down."""
+    terminal, steps = session.terminal, operation["steps"]
+    if session.options.watch_s is not None and terminal.out_is_terminal and operation["state"] == "running":
+        lines = max(1, terminal.height - above)
+        return drawn(progress.display(operation, None, terminal.width, lines), terminal.width, terminal.colour)
+    copied = columns.COPIED if any(step.get("progress") for step in steps) else ()
+    return table(terminal, steps, (*columns.STEPS[:-1], *copied, columns.STEPS[-1]), session.options.output == "wide")
 
 
 def wait(session: Session, args: Args) -> int:
@@ -52,16 +62,31 @@ def wait(session: Session, args: Args) -> int:
 
 
 def cancel(session: Session, args: Args) -> int:
-    """Cancels an operation. A cancelled one is what was asked for, so that is exit code 0."""
+    """Cancels an operation, and waits until it has ended: what a migration has begun takes its time to undo."""
     request, what = session.mutation(m.OpCancel, id=args["ID"]), f"cancel operation {args['ID']}"
     if session.options.dry_run:
         return change(session, request, what)
-    result = session.client.request(request)
-    state = (result.get("operation") or {}).get("state", "done")
+    result = dict(session.client.request(request))
+    operation = result.get("operation") or {}
+    if operation.get("state") == "running" and session.options.wait:
+        session.terminal.say(f"{args['ID']} is being cancelled")
+        return follow(session, operation, result, what, _cancelled)
+    return _cancelled(session, result, what)
+
+
+def _cancelled(session: Session, result: Row, what: str) -> int:
+    """A cancelled one is what was asked for, so that is exit code 0; one that has ended in another way is not."""
+    operation = result.get("operation") or {}
+    state, outcome = operation.get("state", "done"), operation.get("outcome") or ""
     if state == "running":
-        state = f"asked for; it ends after its present step: chime-tool op wait {args['ID']}"
-    show_result(session, result, f"{what}: {state}")
-    return 0
+        text = f"asked for: chime-tool op wait {operation['id']}"
+    else:
+        text = outcome if outcome.startswith(state) else f"{state}: {outcome}".removesuffix(": ")
+    ended = state in ("succeeded", "failed")
+    show_result(session, result, "" if ended else f"{what}: {text}")
+    if ended:
+        session.terminal.say(f"chime-tool: {what}: too late, it has ended: {text}")
+    return FAILED if ended else 0
 
 
 COMMANDS = {

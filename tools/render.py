@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -92,16 +92,16 @@ def _plain(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
 
 
 def _drawn(terminal: Terminal, columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        drawn.add_column(
+        grid.add_column(
             column.title,
             no_wrap=not column.free,
             overflow="fold" if column.free else "ignore",
             min_width=12 if column.free else None,
         )
     for line in cells:
-        drawn.add_row(
+        grid.add_row(
             *(
                 Text(cell, style=STYLES.get(_first_word(cell), "") if column.state else "")
                 for column, cell in zip(columns, line, strict=True)
@@ -113,10 +113,11 @@ def _drawn(terminal: Terminal, columns: Sequence[Column], cells: Sequence[Sequen
         if not c.free
     )
     width = max(terminal.width, needed + 14)
-    return _rich(drawn, width, terminal.colour)
+    return drawn(grid, width, terminal.colour)
 
 
-def _rich(value: Any, width: int, colour: bool) -> str:
+def drawn(value: RenderableType, width: int, colour: bool) -> str:
+    """What rich makes of `value`, as text."""
     stream = io.StringIO()
     console = Console(
         file=stream,
@@ -132,7 +133,7 @@ def _rich(value: Any, width: int, colour: bool) -> str:
 
 
 def _coloured(text: str, style: str) -> str:
-    return _rich(Text(text, style=style), len(text) + 1, True).rstrip("\n")
+    return drawn(Text(text, style=style), len(text) + 1, True).rstrip("\n")
 
 
 def _first_word(text: str) -> str:

@@ -18,7 +18,10 @@ from wire.types import IN_WORDS
 
 Row = Mapping[str, Any]
 
-FIELD_WORDS = {"graceful_s": "graceful", "memory_mib": "memory", "size_mib": "size"}
+FIELD_WORDS = {
+    "graceful_s": "graceful", "memory_mib": "memory", "size_mib": "size", "bandwidth_mib_s": "bandwidth",
+    "timeout_s": "migration-timeout",
+}  # fmt: skip
 
 
 class Client(Protocol):

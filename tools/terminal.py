@@ -1,4 +1,4 @@
-"""The three streams: what is on a terminal, what may have colour, one question, one line of progress.
+"""The three streams: what is on a terminal, what may have colour, one question, progress that redraws itself.
 
 Results go to stdout, everything said to a person to stderr. A reader that goes away (`| head`) ends the
 output, not the command: what was begun is still finished, and its exit code is still right.
@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from rich.console import Console, RenderableType
+from rich.live import Live
+
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
-ERASE_LINE = "\r\x1b[K"
+REDRAWS_PER_S = 2
+Draw = Callable[[int, int], RenderableType]
+"""Makes a picture of at most so many columns and lines."""
 
 
 class Terminal:
@@ -21,7 +26,8 @@ class Terminal:
 
     def __init__(self, stdin: TextIO, stdout: TextIO, stderr: TextIO, environ: Mapping[str, str]) -> None:
         self._in, self._out, self._err = stdin, stdout, stderr
-        self._progress = ""
+        self._environ = environ
+        self._live: Live | None = None
         self.closed = False  # nobody reads stdout any more
         self.out_is_terminal = stdout.isatty() and environ.get("TERM") != "dumb"
         self.err_is_terminal = stderr.isatty() and environ.get("TERM") != "dumb"
@@ -33,6 +39,11 @@ class Terminal:
     def width(self) -> int:
         """Columns of the terminal."""
         return shutil.get_terminal_size((120, 40)).columns
+
+    @property
+    def height(self) -> int:
+        """Lines of the terminal."""
+        return shutil.get_terminal_size((120, 40)).lines
 
     def write(self, text: str) -> None:
         """Part of the result, to stdout."""
@@ -47,32 +58,36 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line for a person, to stderr."""
+        self.end_progress()
         try:
-            if self._progress and self.err_is_terminal:
-                self._err.write(ERASE_LINE)
-            self._progress = ""
             self._err.write(text + "\n")
             self._err.flush()
         except BrokenPipeError:
             _forget(self._err)
 
-    def progress(self, text: str, seconds: float) -> None:
-        """How far it is: one line that changes on a terminal, else a line per change."""
-        if not self.err_is_terminal:
-            if text != self._progress:
-                self.say(text)
-                self._progress = text
-            return
-        self._progress = text
-        self._err.write(ERASE_LINE + f"{text} ({seconds:.0f} s)"[: max(20, self.width - 1)])
-        self._err.flush()
+    def live_progress(self, draw: Draw) -> None:
+        """How far it is, on a terminal: a picture, drawn again and again in its place until `end_progress`."""
+        console = _Console(file=self._err, force_terminal=True, highlight=False, _environ=self._environ)
+
+        def picture() -> RenderableType:
+            return draw(console.width, console.height - 1)
+
+        self.end_progress()
+        self._live = Live(console=console, get_renderable=picture, refresh_per_second=REDRAWS_PER_S,
+                          transient=True, redirect_stdout=False, redirect_stderr=False,
+                          vertical_overflow="crop")  # fmt: skip
+        self._live.start(refresh=True)
+
+    def redraw(self) -> None:
+        """Draws the picture of `live_progress` now."""
+        if self._live:
+            self._live.refresh()
 
     def end_progress(self) -> None:
-        """Removes the changing line."""
-        if self._progress and self.err_is_terminal:
-            self._err.write(ERASE_LINE)
-            self._err.flush()
-        self._progress = ""
+        """Removes the picture."""
+        live, self._live = self._live, None
+        if live:
+            live.stop()
 
     def pause(self, seconds: float) -> None:
         """Waits between two showings."""
@@ -89,6 +104,13 @@ class Terminal:
         if not answer.endswith("\n"):
             self.say("")
         return answer.strip().lower() in ("y", "yes")
+
+
+class _Console(Console):
+    """Leaves the cursor alone: a process that is killed could not show it again."""
+
+    def show_cursor(self, show: bool = True) -> bool:
+        return False
 
 
 def _forget(stream: TextIO) -> None:

@@ -15,7 +15,7 @@ Global options, anywhere on the line:
   --yes                do not ask
   --no-wait            do not wait for the operation to end
   --wait               wait for it (this is the default)
-  --timeout=SECONDS    how long to wait: 300 for an operation, 10 for an answer
+  --timeout=SECONDS    how long to wait: 10 for an answer, 300 for an operation, 3600 for migrations
   --server=ENDPOINT    instead of the one in the key file, e.g. tcp://10.0.0.1:7440
   --key=FILE           operator key file
   --config=FILE        configuration of this tool (TOML)
@@ -105,6 +105,28 @@ Options:
 Refused without evidence that the node runs none of them. VMs with local disks are not rebuilt.
 """
 
+MIGRATION_OPTIONS = """\
+  --to=NODE                    the target; else the server chooses
+  --network=NET                management, business, an interface, a subnet (10.2.0.0/24) or an
+                               address of the target; else what the server is configured for
+  --bandwidth=MIB              at most this many MiB a second for a VM; 0: no limit [default: 0]
+  --no-auto-converge           do not slow a guest down that changes memory faster than it is copied
+  --tls=MODE                   auto, on or off: whether qemu encrypts what is copied [default: auto]
+  --migration-timeout=SECONDS  how long one VM may take [default: 600]
+  --on-timeout=WHAT            then cancel (the VM stays) or force (it is paused till it is copied)
+                               [default: cancel]
+  --with-local-disks           copy disks that are local to the node too; else such a VM stays
+"""
+
+NODE_EVACUATE = f"""Migrate all VMs of a node to other nodes, those of high priority first.
+
+Usage: chime-tool node evacuate NAME [options]
+
+Options:
+{MIGRATION_OPTIONS}
+A VM that cannot be migrated stays where it is, and goes on. Ctrl-C leaves the evacuation running.
+"""
+
 NODE_REMOVE = """Forget a node. It must own no VMs.
 
 Usage: chime-tool node remove NAME [options]
@@ -143,8 +165,18 @@ Options:
   --xml=FILE                 a whole libvirt domain; vCPUs, memory and disks are taken from it
   --storage=KIND             where the disks of the XML live: shared (every node sees them) or local (default)
   --node=NODE                place it there; else the server chooses
+  --priority=N               0 to 1000: VMs with a higher one are evacuated first [default: 0]
   --uuid=UUID                else the XML's own, else a new one
   --stopped                  do not start it
+"""
+
+VM_MIGRATE = f"""Move a VM to another node: live if it runs.
+
+Usage: chime-tool vm migrate VM [options]
+
+Options:
+{MIGRATION_OPTIONS}
+A migration that fails leaves the VM where it is. Ctrl-C leaves the migration running.
 """
 
 VM_START = """Start a VM. This also clears `failed`.
@@ -196,7 +228,7 @@ OP_WAIT = """Wait for an operation to end. The exit code is that of the operatio
 Usage: chime-tool op wait ID [options]
 """
 
-OP_CANCEL = """Cancel an operation. Steps that are done stay done.
+OP_CANCEL = """Cancel an operation, and wait until it has ended. Steps that are done stay done.
 
 Usage: chime-tool op cancel ID [options]
 """

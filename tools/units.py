@@ -92,6 +92,14 @@ def age(seconds: float | None) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+def span(seconds: float) -> str:
+    """A duration that grows as one looks: 7 s, 2 min 05 s, 1 h 02 min."""
+    minutes, rest_s = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min {rest_s:02} s" if minutes else f"{rest_s} s"
+
+
 def local_time(epoch_s: float | None) -> str:
     """ISO, local, to the second."""
     if epoch_s is None:

@@ -19,8 +19,6 @@ from tools.options import FORMATS, Args, Options, UsageError
 from tools.session import Session
 from tools.units import seconds
 
-REPEATED = ("--disk", "--network")
-
 
 class Command(NamedTuple):
     """`run` returns the exit code. `watch`: it only shows something, so it can be shown again and again."""
@@ -222,7 +220,7 @@ def _check_options(name: str, scan: _Scan, command: Command) -> None:
                 "; the format is -o FORMAT" if option in ("--output", "--format") else nearest(option, known)
             )
             raise UsageError(f"unknown option {option} for {name}{hint}; see chime-tool {name} --help")
-        if scan.options.count(option) > 1 and option not in REPEATED:
+        if scan.options.count(option) > 1 and not re.search(rf"\[{option}=[A-Z]+\]\.\.\.", command.text):
             raise UsageError(f"{option} is given twice")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from tools import columns, domain_xml, texts, units
+from tools import columns, domain_xml, migration, texts, units
 from tools.mutate import change
 from tools.options import Args, UsageError, evidence
 from tools.render import facts, show_document, show_list, table
@@ -76,6 +76,7 @@ def _facts(vm: Row, spec: Row) -> list[tuple[str, str]]:
         *pairs,
         ("serial log", spec.get("serial_log") or ""),
         ("on guest shutdown", spec.get("on_guest_shutdown", "stop")),
+        ("priority", str(spec.get("priority", 0))),
     ]
 
 
@@ -136,7 +137,11 @@ def _policy(args: Args) -> dict[str, Any]:
     for option, allowed in POLICIES:
         if args[option] not in allowed:
             raise UsageError(f"{option} {args[option]!r}: allowed are {', '.join(allowed)}")
-    return {"virt_type": args["--virt-type"], "on_guest_shutdown": args["--on-guest-shutdown"]}
+    return {
+        "virt_type": args["--virt-type"],
+        "on_guest_shutdown": args["--on-guest-shutdown"],
+        "priority": units.whole("--priority", args["--priority"]),
+    }
 
 
 def _canonical(text: str | None) -> str | None:
@@ -171,6 +176,12 @@ def reboot(session: Session, args: Args) -> int:
     return change(session, request, f"reboot VM {args['VM']}", ask=True)
 
 
+def migrate(session: Session, args: Args) -> int:
+    """Moves a VM to another node."""
+    request = session.mutation(m.VmMigrate, vm=args["VM"], **migration.fields(args))
+    return change(session, request, f"migrate VM {args['VM']}", ask=True)
+
+
 def delete(session: Session, args: Args) -> int:
     """Deletes a VM, but not its disks."""
     return change(session, session.mutation(m.VmDelete, vm=args["VM"]), f"delete VM {args['VM']}", ask=True)
@@ -183,5 +194,6 @@ COMMANDS = {
     "start": Command(start, texts.VM_START),
     "stop": Command(stop, texts.VM_STOP),
     "reboot": Command(reboot, texts.VM_REBOOT),
+    "migrate": Command(migrate, texts.VM_MIGRATE),
     "delete": Command(delete, texts.VM_DELETE),
 }

@@ -49,7 +49,7 @@ class Boot(Base, frozen=True, kw_only=True):
 class VmSpec(Base, frozen=True, kw_only=True):
     """The definition of a VM: structured, or a whole libvirt domain XML (`xml`) of which Chime owns UUID,
     name, metadata and power actions. With `xml`, `vcpus` and `memory_mib` say what it reserves and `disks`
-    names the disks that the XML uses; nothing else is used."""
+    names the disks that the XML uses; nothing else is used. `priority`: VMs with a higher one are evacuated first."""
 
     vcpus: w.VCpus
     memory_mib: w.MemoryMiB
@@ -59,6 +59,7 @@ class VmSpec(Base, frozen=True, kw_only=True):
     serial_log: w.Path | None = None
     virt_type: w.VirtType = w.VirtType.AUTO
     on_guest_shutdown: w.OnGuestShutdown = w.OnGuestShutdown.STOP
+    priority: w.Priority = 0
     xml: w.Xml | None = None
 
     @property
@@ -72,8 +73,17 @@ class VmSpec(Base, frozen=True, kw_only=True):
 # --- agent <-> server ---------------------------------------------------------------------------------------
 
 
+class HostNetwork(Base, frozen=True, kw_only=True):
+    """An address of a node, on which interface, with the length of its network's prefix in bits."""
+
+    interface: w.Bridge
+    address: w.Address
+    prefix: w.Prefix
+
+
 class HostFacts(Base, frozen=True, kw_only=True):
-    """What a node is: constant within a boot."""
+    """What a node is: constant within a session. `networks`: its addresses, loopback left out; `business_interface`:
+    the interface of the network that its VMs are reached by, if it is configured."""
 
     hostname: w.Line = ""
     vcpus: w.Count = 0
@@ -81,6 +91,8 @@ class HostFacts(Base, frozen=True, kw_only=True):
     kvm: bool = False
     hypervisor: w.Line = ""
     agent_version: w.Line = ""
+    networks: Annotated[tuple[HostNetwork, ...], w.Few] = ()
+    business_interface: w.Line = ""
 
 
 class Hello(Base, frozen=True, kw_only=True):
@@ -167,7 +179,9 @@ class NodeOrder(Base, frozen=True, kw_only=True):
 
 class Assignment(Base, frozen=True, kw_only=True):
     """A VM that this node owns. `start_serial` grows with each start an operator asks for: a new one clears
-    `failed`. `create_disks`: it is new, so disks with a size may be made if they do not exist; never afterwards."""
+    `failed`. `create_disks`: it is new, so disks with a size may be made if they do not exist; never afterwards.
+    `attempt`: a migration away from here that the server holds for undecided: nothing is started meanwhile. `arrival`:
+    the attempt whose paused copy here is the VM; a paused copy of any other attempt is not."""
 
     uuid: w.Uuid
     name: w.Name
@@ -177,7 +191,52 @@ class Assignment(Base, frozen=True, kw_only=True):
     start_serial: w.Count
     graceful_s: w.Seconds
     create_disks: bool = False
+    attempt: w.Line = ""
+    arrival: w.Line = ""
     spec: VmSpec
+
+
+class MigrationOptions(Base, frozen=True, kw_only=True):
+    """How a VM is migrated. `bandwidth_mib_s` 0: no limit. `auto_converge`: a guest that changes its memory faster than
+    it can be copied is slowed down. `timeout_s`: after that follows `on_timeout`. `local_disks`: disks that are local to
+    the source are copied; else a VM that has some is not migrated."""
+
+    bandwidth_mib_s: w.Count = 0
+    auto_converge: bool = True
+    tls: w.Tls = w.Tls.AUTO
+    timeout_s: w.Seconds = 600.0
+    on_timeout: w.OnTimeout = w.OnTimeout.CANCEL
+    local_disks: bool = False
+
+
+class MigrationOrder(Base, frozen=True, kw_only=True):
+    """Where a VM goes: the target's node name (empty where it is not known), and its address, by which the source's
+    libvirt reaches the target's and through which the data goes."""
+
+    target: w.Line
+    address: w.Address
+    options: MigrationOptions = field(default_factory=MigrationOptions)
+
+
+class MigrationProgress(Base, frozen=True, kw_only=True):
+    """How far a migration is. Memory and disks together; `downtime_ms`: what libvirt expects of the last step."""
+
+    total_mib: w.Count = 0
+    remaining_mib: w.Count = 0
+    rate_mib_s: w.Count = 0
+    iteration: w.Count = 0
+    downtime_ms: w.Count = 0
+    elapsed_s: w.Seconds = 0.0
+
+
+class MigrationReport(Base, frozen=True, kw_only=True):
+    """What a node says of an attempt to migrate a VM. `peer`: the other end, a node's name or an address."""
+
+    attempt: w.Token
+    phase: w.MigrationPhase
+    peer: w.Line = ""
+    detail: w.Text = ""
+    progress: MigrationProgress | None = None
 
 
 class Release(Base, frozen=True, kw_only=True):
@@ -188,7 +247,8 @@ class Release(Base, frozen=True, kw_only=True):
 
 
 class Command(Base, frozen=True, kw_only=True):
-    """A one-time instruction: takes effect at most once, and not after `deadline_s` from the pull that brought it."""
+    """A one-time instruction: takes effect at most once, and not after `deadline_s` from the pull that brought it.
+    Kinds: `reboot`; `migrate`, with `migration`, whose id names the attempt; `cancel-migration`, with `attempt`."""
 
     id: w.Token
     kind: w.Name
@@ -196,6 +256,8 @@ class Command(Base, frozen=True, kw_only=True):
     epoch: w.Epoch
     deadline_s: w.Seconds
     force: bool = False
+    attempt: w.Line = ""
+    migration: MigrationOrder | None = None
 
 
 class Inventory(Base, frozen=True, kw_only=True):
@@ -216,7 +278,7 @@ class VmReport(Base, frozen=True, kw_only=True):
     """What the agent sees of one VM. `revision` is that of the assignment it acts upon; 0: it holds none.
     `epoch` is the highest epoch of the VM that this node ever held. `start_serial`: the start request it
     acted upon. `halted`: the guest powered itself off and its policy is to stay off. `restarts`: after
-    crashes, in this epoch."""
+    crashes, in this epoch. `migration`: the last attempt to migrate it, while it matters."""
 
     uuid: w.Uuid
     epoch: w.Epoch
@@ -228,6 +290,7 @@ class VmReport(Base, frozen=True, kw_only=True):
     problem: w.Line = ""
     detail: w.Text = ""
     name: w.Line = ""
+    migration: MigrationReport | None = None
 
 
 class AgentEvent(Base, frozen=True, kw_only=True):
@@ -379,6 +442,16 @@ class NodeRebuild(Mutation, frozen=True, kw_only=True):
     comment: w.Text = ""
 
 
+class NodeEvacuate(Mutation, frozen=True, kw_only=True):
+    """Migrates all VMs of a node to others, or to the node `to`; stopped ones are moved without copying anything.
+    `network`: as in `vm.migrate`."""
+
+    name: w.Name
+    to: w.Name | None = None
+    network: w.Line = ""
+    options: MigrationOptions = field(default_factory=MigrationOptions)
+
+
 class VmList(Page, frozen=True, kw_only=True):
     """Asks for all VMs, by name, or for those of one node."""
 
@@ -423,6 +496,16 @@ class VmReboot(Mutation, frozen=True, kw_only=True):
 
     vm: w.Name
     force: bool = False
+
+
+class VmMigrate(Mutation, frozen=True, kw_only=True):
+    """Moves a VM to the node `to`, or to one that the server chooses: live if it runs. `network`: `management`,
+    `business`, an interface, a subnet (`10.2.0.0/24`) or an address of the target; empty: the server's default."""
+
+    vm: w.Name
+    to: w.Name | None = None
+    network: w.Line = ""
+    options: MigrationOptions = field(default_factory=MigrationOptions)
 
 
 class VmDelete(Mutation, frozen=True, kw_only=True):
@@ -565,11 +648,12 @@ class VmView(Base, frozen=True, kw_only=True):
 
 
 class Step(Base, frozen=True, kw_only=True):
-    """One step of an operation; for a rebuild, one per VM."""
+    """One step of an operation; for a rebuild or an evacuation, one per VM. `progress`: of a VM under migration."""
 
     name: str
     state: w.StepState
     detail: str = ""
+    progress: MigrationProgress | None = None
 
 
 class OperationView(Base, frozen=True, kw_only=True):

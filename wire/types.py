@@ -58,6 +58,8 @@ VCpus = Annotated[int, Meta(ge=1, le=1024)]
 MemoryMiB = Annotated[int, Meta(ge=16, le=67_108_864)]
 DiskMiB = Annotated[int, Meta(ge=1, le=1_073_741_824)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Priority = Annotated[int, Meta(ge=0, le=1000, description="higher goes first")]
+Prefix = Annotated[int, Meta(ge=0, le=128, description="length of a network's prefix in bits")]
 Percent = Annotated[float, Meta(ge=0, le=1000)]  # bounds refuse NaN too: every float of a message needs them
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -174,6 +176,30 @@ class Severity(StrEnum):
     INFO = "info"
     WARNING = "warning"
     CRITICAL = "critical"
+
+
+class MigrationPhase(StrEnum):
+    """What a node says of an attempt to migrate a VM."""
+
+    LEAVING = "leaving"  # the source has begun, and nothing is decided
+    LEFT = "left"  # the source's process and definition are gone: the copy on the target is the VM
+    FAILED = "failed"  # the source has kept the VM
+    ARRIVED = "arrived"  # the target has a copy that names the attempt
+
+
+class OnTimeout(StrEnum):
+    """What follows when a migration takes longer than its time-out."""
+
+    CANCEL = "cancel"  # it is given up, and the VM stays
+    FORCE = "force"  # the guest is paused, so that the rest can be copied
+
+
+class Tls(StrEnum):
+    """Whether a migration's data is encrypted by qemu."""
+
+    AUTO = "auto"  # where the source has keys for it
+    ON = "on"
+    OFF = "off"
 
 
 class Outcome(StrEnum):

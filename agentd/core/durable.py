@@ -9,11 +9,36 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from wire.messages import Assignment, CommandResult, NodeOrder
-from wire.types import AdminState
+from wire.messages import Assignment, CommandResult, MigrationOptions, NodeOrder
+from wire.types import AdminState, MigrationPhase
 
 SNAPSHOT_VERSION = 1
 MAX_JOURNAL = 200
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """A try to migrate a VM away from here; recorded before it begins. `phase`: leaving, or failed. `target`: the
+    node's name if it is known; `address`: of its libvirt. `resumed`: after a failure the guest was seen going on."""
+
+    id: str
+    target: str
+    address: str
+    options: MigrationOptions = MigrationOptions()
+    phase: MigrationPhase = MigrationPhase.LEAVING
+    detail: str = ""
+    resumed: bool = False
+
+
+class Left(Struct, frozen=True, kw_only=True):
+    """A VM that has left by `attempt`, in `epoch`: its process and definition here are gone, and a tombstone stands.
+    `handed_over`: its copy on the target was told to run, or is not there."""
+
+    attempt: str
+    epoch: int
+    name: str
+    target: str
+    address: str
+    handed_over: bool = False
 
 
 class Held(Struct, frozen=True, kw_only=True):
@@ -26,6 +51,7 @@ class Held(Struct, frozen=True, kw_only=True):
     `moved_serial`: the start request under which it was seen leaving by a migration that Chime did not order: it may
     run elsewhere, and only another start request, or seeing it run here, ends that doubt.
     `defined`: it was defined here once, so that its disks exist and are never made again.
+    `attempt`: the last try to migrate it away in this epoch.
     """
 
     vm: Assignment
@@ -37,6 +63,7 @@ class Held(Struct, frozen=True, kw_only=True):
     restarts: int = 0
     defined: bool = False
     detail: str = ""
+    attempt: Attempt | None = None
 
     @property
     def halted(self) -> bool:
@@ -94,6 +121,7 @@ class Durable(Struct, frozen=True, kw_only=True):
     local_drain_graceful_s: float = 60.0
     held: dict[str, Held] = {}
     tombstones: dict[str, Tombstone] = {}
+    left: dict[str, Left] = {}
     journal: dict[str, Journaled] = {}
 
     @property

@@ -11,9 +11,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from agentd.core.durable import Durable
+from agentd.core.durable import Attempt, Durable, Left
 from agentd.core.facts import HostScan, Lifecycle, VmFacts
-from wire.messages import Assignment, Base, Fault, HostFacts, Load
+from wire.messages import Assignment, Base, Fault, HostFacts, Load, MigrationProgress
 
 
 class Action(StrEnum):
@@ -25,6 +25,10 @@ class Action(StrEnum):
     DESTROY = "destroy"
     UNDEFINE = "undefine"
     REBOOT = "reboot"
+    MIGRATE = "migrate"
+    SETTLE = "settle"  # waits until libvirt migrates the VM no more
+    HAND_OVER = "hand-over"  # lets the copy on the target run
+    RESUME = "resume"
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -75,6 +79,14 @@ class Acted(Event, frozen=True):
     error: str = ""
     invalid: bool = False
     refused: str = ""
+
+
+class Progressed(Event, frozen=True):
+    """How far a migration is."""
+
+    uuid: str
+    attempt: str
+    progress: MigrationProgress
 
 
 class Overdue(Event, frozen=True):
@@ -146,13 +158,22 @@ class Reconnect(Effect, frozen=True):
 
 
 class Act(Effect, frozen=True):
-    """Do one thing to a VM in a worker; START is guarded again there."""
+    """Do one thing to a VM in a worker; START and RESUME are guarded again there. `attempt`: for MIGRATE and SETTLE;
+    `left`: for HAND_OVER."""
 
     uuid: str
     action: Action
     token: int
     vm: Assignment | None = None
     force: bool = False
+    attempt: Attempt | None = None
+    left: Left | None = None
+
+
+class AbortMigration(Effect, frozen=True):
+    """Ask libvirt to give up the VM's migration, which goes on in a worker; its `Acted` tells the end."""
+
+    uuid: str
 
 
 class Scan(Effect, frozen=True):

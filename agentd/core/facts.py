@@ -47,7 +47,9 @@ class Happening(StrEnum):
 
 
 class Domain(Struct, frozen=True):
-    """One libvirt domain. `epoch` is from Chime's metadata, None if it has none; `io_error`: paused by a disk error."""
+    """One libvirt domain. `epoch` is from Chime's metadata, None if it has none; `io_error`: paused by a disk error.
+    `attempt`, `origin`: it came by this attempt to migrate it, from that node, says its metadata. `job`: libvirt is
+    migrating it now, in or out."""
 
     uuid: str
     name: str
@@ -57,6 +59,9 @@ class Domain(Struct, frozen=True):
     revision: int | None = None
     persistent: bool = True
     io_error: bool = False
+    attempt: str = ""
+    origin: str = ""
+    job: bool = False
 
     @property
     def active(self) -> bool:

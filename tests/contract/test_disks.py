@@ -69,6 +69,20 @@ def test_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         disks.create(disk(images / "d"))
 
 
+def test_the_reason_is_told_where_nothing_can_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    program = tmp_path / "qemu-img"
+    program.write_text('#!/bin/sh\necho "Could not create: Read-only file system" >&2\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(HypervisorError, match="cannot be created: Could not create: Read-only"):
+        disks.create(disk(tmp_path / "d"))
+    monkeypatch.undo()
+
+
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     link = tmp_path / "dangling"
     link.symlink_to(tmp_path / "nowhere")
