@@ -41,8 +41,15 @@ OPAQUE = ("etc/systemd/system", "etc/systemd/network", "etc/chime", "etc/libvirt
 OPAQUE_MARK = "trusted.overlay.opaque"
 
 # systemd-nspawn mounts a boot id for each boot, which the unit's own /proc/sys (ProtectKernelTunables) would hide.
-AGENT_DROP_IN = """[Service]
-ExecStartPre=+/bin/cp /proc/sys/kernel/random/boot_id /run/boot_id
+BOOT_ID_UNIT = """[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/cp /proc/sys/kernel/random/boot_id /run/boot_id
+"""
+AGENT_DROP_IN = """[Unit]
+Requires=lab-boot-id.service
+After=lab-boot-id.service
+[Service]
 BindReadOnlyPaths=/run/boot_id:/proc/sys/kernel/random/boot_id
 """
 JOURNALD = "[Journal]\nStorage=persistent\nRateLimitBurst=0\nSyncIntervalSec=1s\nSystemMaxUse=64M\n"
@@ -102,6 +109,7 @@ def make_common(layer: Path, names: Mapping[str, str]) -> None:
             (system / wants / unit).symlink_to(UNITS / unit)
     for unit in MASKED:
         (system / unit).symlink_to("/dev/null")
+    _write(system / "lab-boot-id.service", BOOT_ID_UNIT)
     _write(system / "chime-agentd.service.d/lab.conf", AGENT_DROP_IN)
     _write(layer / "etc/systemd/journald.conf", JOURNALD)
     _write(layer / "etc/libvirt/qemu.conf", QEMU_CONF)
