@@ -6,6 +6,9 @@ from setuptools import find_packages, setup
 
 PACKAGES = ["chimed", "agentd", "wire", "tools"]
 README = Path(__file__).with_name("README.md")
+CHECKS = [
+    "block_devices", "business", "clock", "edac", "interfaces", "memory", "raid", "scripts", "smart", "storage",
+]  # fmt: skip
 AGENT = ["libvirt-python>=9", "psutil>=5.9"]
 
 setup(
@@ -46,6 +49,7 @@ setup(
             "agentd=agentd.main:main",
             "chime-tool=tools.main:main",
             "chime-agent=agentd.local_main:main",
-        ]
+        ],
+        "chime.checks": [f"{name.replace('_', '-')}=agentd.checks.{name}:checks" for name in CHECKS],
     },
 )

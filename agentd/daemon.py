@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import uuid
 from pathlib import Path
 
@@ -16,10 +17,13 @@ import structlog
 import zmq
 
 from agentd import __version__, host
+from agentd.checks.finding import find
+from agentd.checks.runner import Runner
 from agentd.config import Config
 from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
 from agentd.core.budget import RestartPolicy
+from agentd.core.facts import VmFacts
 from agentd.hypervisor import Hypervisor
 from agentd.link_socket import LinkSocket
 from agentd.local_socket import LocalSocket, Question
@@ -55,9 +59,11 @@ class Daemon:
         )
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._workers = Workers(
-            hypervisor, self._core.may_start, self._wake, config.workers, config.call_timeout_s
+            hypervisor, durable.node, self._may, self._wake, config.workers, config.call_timeout_s
         )
-        self._checks = host.HostChecks((config.state_dir, *config.storage_paths), self._limits())
+        self._faults_changed = threading.Event()
+        found = find(config)
+        self._checks = Runner(found.checks, self._on_faults, found.problems, config.severities)
         self._link = LinkSocket(keys)
         self._local = LocalSocket(Path(config.socket))
         self._poller = zmq.Poller()
@@ -67,12 +73,6 @@ class Daemon:
         self._next_ask = 0
         self._stopping = False
 
-    def _limits(self) -> host.Limits:
-        return host.Limits(
-            memory_free_percent=self._config.memory_min_free_percent,
-            storage_free_percent=self._config.storage_min_free_percent,
-        )
-
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self, notifier: Notifier) -> None:
@@ -81,6 +81,7 @@ class Daemon:
             signal.signal(number, self._stop)
         known = self._core.durable
         log.info(f"agentd {__version__}: node {known.node}, {len(known.held)} VMs in the snapshot")
+        self._checks.start()
         notifier.ready(f"guards node {known.node}")
         while not self._stopping:
             notifier.beat()
@@ -89,6 +90,7 @@ class Daemon:
             for event in self._events():
                 self._do(self._core.handle(event, host.boottime()))
         notifier.stopping()
+        self._checks.stop()
         self._say_bye()
         log.info("stopped; VMs go on")
 
@@ -97,6 +99,9 @@ class Daemon:
         return max(0.0, min(deadline, self._workers.next_overdue_s(), MAX_WAIT_S))
 
     def _events(self) -> list[fx.Event]:
+        if self._faults_changed.is_set():
+            self._faults_changed.clear()
+            self._check_host()
         events: list[fx.Event] = self._workers.take()
         if why := self._link.lost():
             events.append(fx.Disconnected(why))
@@ -108,7 +113,9 @@ class Daemon:
 
     def _asked(self, question: Question) -> fx.Event:
         self._next_ask += 1
-        return fx.Asked(self._next_ask, question.verb, question.graceful_s)
+        return fx.Asked(
+            self._next_ask, question.verb, question.graceful_s, question.uuid, question.attempt, question.migration
+        )
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -120,6 +127,11 @@ class Daemon:
         except BlockingIOError:
             pass  # it is awake already
 
+    def _on_faults(self) -> None:
+        """From a check's thread: the core shall hear of it now, not with the next look at the host."""
+        self._faults_changed.set()
+        self._wake()
+
     def _drain_wake(self) -> None:
         try:
             while os.read(self._wake_read, 4096):
@@ -130,6 +142,14 @@ class Daemon:
     def _say_bye(self) -> None:
         if self._core.link.session:
             self._link.send(m.Bye(session=self._core.link.session), "")
+
+    def _may(self, act: fx.Act, facts: VmFacts) -> str | None:
+        """The guard; from a worker's thread, with facts of this moment."""
+        if act.action == fx.Action.MIGRATE:
+            return self._core.may_migrate(act.uuid, "" if act.attempt is None else act.attempt.id)
+        if act.action == fx.Action.RESUME:
+            return self._core.may_resume(act.uuid, facts)
+        return self._core.may_start(act.uuid, facts)
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
@@ -152,8 +172,12 @@ class Daemon:
             self._link.send(effect.body, effect.id)
         elif isinstance(effect, fx.Act):
             self._workers.act(effect)
+        elif isinstance(effect, fx.AbortMigration):
+            self._workers.abort_migration(effect.uuid)
         elif isinstance(effect, fx.Scan):
             self._workers.scan()
+        elif isinstance(effect, fx.LookForeign):
+            self._workers.look_foreign(effect)
         elif isinstance(effect, fx.CheckHost):
             self._check_host()
         elif isinstance(effect, fx.Reconnect):
@@ -172,8 +196,11 @@ class Daemon:
     def _look_at_host(self, running: int) -> fx.Event:
         kvm = self._config.virt_type != VirtType.QEMU and os.access("/dev/kvm", os.R_OK | os.W_OK)
         return fx.HostChecked(
-            faults=self._checks.faults(), load=host.load(running), host=host.host_facts(kvm, "", __version__)
+            faults=self._checks.faults(), load=host.load(running), host=self._host_facts(kvm)
         )
+
+    def _host_facts(self, kvm: bool) -> m.HostFacts:
+        return host.host_facts(kvm, "", __version__, self._config.business_interface)
 
     def _reconnect(self) -> None:
         for socket in (self._link.socket, self._link.monitor):

@@ -32,10 +32,14 @@ ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 
 class Stamp(NamedTuple):
-    """What Chime's metadata says of a domain."""
+    """What Chime's metadata says of a domain. `attempt`, `origin`: it is the copy that this attempt to migrate the VM
+    has made, from that node; a definition by Chime has none. `adopted`: the rest of its definition is its maker's."""
 
     epoch: int
     revision: int
+    attempt: str = ""
+    origin: str = ""
+    adopted: bool = False
 
 
 # --- building ---------------------------------------------------------------------------------------------
@@ -48,16 +52,33 @@ def build(vm: Assignment, virt_type: VirtType) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
-def metadata_element(epoch: int, revision: int) -> str:
+def metadata_element(epoch: int, revision: int, adopted: bool = False) -> str:
     """Our metadata element without its namespace, as `setMetadata` wants it."""
-    return ET.tostring(ET.Element("vm", epoch=str(epoch), revision=str(revision)), encoding="unicode")
+    element = ET.Element("vm", epoch=str(epoch), revision=str(revision))
+    if adopted:
+        element.set("adopted", "yes")
+    return ET.tostring(element, encoding="unicode")
+
+
+def marked(xml: str, attempt: str, origin: str) -> str:
+    """The XML of a domain that libvirt gave, with a mark in our metadata: what its copy on the target is to be. Raises
+    InvalidVm if it has no metadata of ours."""
+    domain = parse(xml)
+    ours = domain.find(f"./metadata/{_OURS}")
+    if ours is None:
+        raise InvalidVm("the domain has no metadata of Chime: it cannot be migrated by Chime")
+    ours.set("attempt", attempt)
+    ours.set("from", origin)
+    return ET.tostring(domain, encoding="unicode")
 
 
 def read_metadata(text: str) -> Stamp | None:
-    """Epoch and revision of our metadata element; None if it does not say them."""
+    """What our metadata element says; None if it has no epoch or revision."""
     try:
         element = ET.fromstring(text)
-        return Stamp(int(element.get("epoch", "")), int(element.get("revision", "")))
+        numbers = int(element.get("epoch", "")), int(element.get("revision", ""))
+        adopted = element.get("adopted") == "yes"
+        return Stamp(*numbers, element.get("attempt", ""), element.get("from", ""), adopted)
     except (ET.ParseError, ValueError):
         return None
 
@@ -230,6 +251,29 @@ def _same_uuid(text: str, vm_uuid: str) -> bool:
 def disks_of(xml: str) -> list[str]:
     """Paths of the disk images and block devices that a domain needs to start, in the order of the XML."""
     return list(_disk_paths(parse(xml)))
+
+
+class FileDisk(NamedTuple):
+    """An image file that a domain writes to. `target`: its name in the domain (vda)."""
+
+    path: str
+    target: str
+
+
+def file_disks_of(xml: str) -> list[FileDisk]:
+    """The image files that a domain writes to, shared between VMs or not."""
+    found = []
+    for disk in parse(xml).findall("./devices/disk[@type='file']"):
+        source, target = disk.find("source"), disk.find("target")
+        path = None if source is None else source.get("file")
+        if path and target is not None and disk.find("readonly") is None:
+            found.append(FileDisk(path, target.get("dev", "")))
+    return found
+
+
+def block_devices_of(xml: str) -> list[str]:
+    """Paths of the block devices that a domain uses."""
+    return [path for source in parse(xml).findall("./devices/disk/source") if (path := source.get("dev"))]
 
 
 def boot_files_of(xml: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agentd.core.facts import HostScan, Lifecycle, VmFacts
-from wire.messages import Assignment, MigrationOrder, MigrationProgress
+from wire.messages import Assignment, ForeignVm, MigrationOrder, MigrationProgress
 
 
 class HypervisorError(Exception):
@@ -52,6 +52,18 @@ class Hypervisor(Protocol):
         """Makes or updates the persistent definition with epoch and revision in its metadata (also of the running
         domain). Creates missing disks that have a size if the assignment says so. Raises InvalidVm when a disk is
         missing or the XML is refused."""
+
+    def survey(self, after: str, uuid: str | None) -> tuple[tuple[ForeignVm, ...], bool]:
+        """Domains without our metadata, by name, from after the one named `after`: a page, and whether there are more.
+        With `uuid`: that one, with its XML."""
+
+    def adopt(self, vm: Assignment) -> None:
+        """Puts our metadata on a domain, running or not, and changes nothing else of it; libvirt does not start it by
+        itself any more. Raises InvalidVm if it is not what the assignment was made of, or cannot be taken over."""
+
+    def give_back(self, uuid: str, epoch: int) -> None:
+        """Takes our metadata off a domain if it names `epoch` or a lower one, and changes nothing else. None there, or
+        no domain, is success."""
 
     def start(self, uuid: str) -> None:
         """Starts a defined domain. Raises InvalidVm when a disk that it needs is not there."""

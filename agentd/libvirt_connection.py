@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -25,7 +25,7 @@ from agentd.libvirt_words import lifecycle
 os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null")  # read when libvirt is first imported
 import libvirt  # type: ignore[import-not-found,unused-ignore]
 
-__all__ = ["Link", "libvirt", "one_line", "open_connection"]
+__all__ = ["Link", "libvirt", "one_line", "open_connection", "own_connection"]
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,18 @@ def open_connection(uri: str) -> Any:
             _forget_unborn(root)
             _embedded[uri] = libvirt.open(uri)
         return _embedded[uri]
+
+
+@contextlib.contextmanager
+def own_connection(uri: str) -> Iterator[Any]:
+    """A connection for one long call: on libvirt 9 others on the same one would wait for it at times."""
+    conn = open_connection(uri)
+    try:
+        yield conn
+    finally:
+        if _embedded_root(uri) is None:
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.close()
 
 
 def _embedded_root(uri: str) -> Path | None:

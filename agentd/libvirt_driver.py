@@ -17,12 +17,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentd import disks, domain_xml, processes
-from agentd.core.facts import Domain, DomainState, HostScan, Lifecycle, OffReason, VmFacts
+from agentd import disks, domain_xml, foreign, libvirt_domains, libvirt_migration, processes, target_check
+from agentd.config import Config
+from agentd.core.facts import HostScan, Lifecycle, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm
-from agentd.libvirt_connection import Link, libvirt, one_line
-from agentd.libvirt_words import OFF_REASONS, STATES
-from wire.messages import Assignment
+from agentd.libvirt_connection import Link, libvirt, one_line, own_connection
+from agentd.libvirt_target import Settings
+from agentd.target_check import Findings
+from wire.messages import Assignment, ForeignVm, MigrationOrder, MigrationProgress
 from wire.types import VirtType
 
 log = logging.getLogger(__name__)
@@ -44,10 +46,16 @@ REFUSED_XML = (
 
 class LibvirtDriver:
     """`agentd.hypervisor.Hypervisor` on libvirt. `virt_type`: what VMs get that leave it open (`auto`: kvm
-    where the node offers it). libvirt allows one embedded root for a process."""
+    where the node offers it). `migration`: how others are reached. libvirt allows one embedded root for a process."""
 
-    def __init__(self, uri: str = "qemu:///system", virt_type: VirtType = VirtType.AUTO) -> None:
+    def __init__(
+        self,
+        uri: str = "qemu:///system",
+        virt_type: VirtType = VirtType.AUTO,
+        migration: Settings = Settings(),  # noqa: B008 - it is immutable
+    ) -> None:
         self._uri = uri
+        self._migration = migration
         self._virt_type = virt_type
         self._kvm: bool | None = None
         self._link: Link | None = None
@@ -89,7 +97,7 @@ class LibvirtDriver:
         """All domains and all real qemu processes."""
         try:
             with _explained("list the domains"):
-                domains = _all_domains(self._connection())
+                domains = libvirt_domains.all_domains(self._connection())
         except HypervisorError as error:
             return HostScan(libvirt_ok=False, processes=processes.scan(), error=str(error))
         return HostScan(libvirt_ok=True, domains=domains, processes=processes.scan())
@@ -100,7 +108,8 @@ class LibvirtDriver:
         try:
             with _explained(f"look at {uuid}"):
                 handle = self._find(uuid)
-                domain = None if handle is None else _domain(handle, bool(handle.isPersistent()))
+                if handle is not None:
+                    domain = libvirt_domains.domain_of(handle, bool(handle.isPersistent()), alone=True)
         except HypervisorError as error:
             log.debug("%s", error)
             known = False
@@ -115,9 +124,37 @@ class LibvirtDriver:
             disks.create_missing(vm.spec.disks, may_create=defined is None and vm.create_disks)
             _check_files(xml)
             domain = self._define_xml(xml)
-            _never_autostart(domain)
+            libvirt_domains.never_autostart(domain)
             if domain.isActive():
                 _stamp_running(domain, vm)
+
+    def survey(self, after: str, uuid: str | None) -> tuple[tuple[ForeignVm, ...], bool]:
+        """Domains that are not ours; one of them with its XML."""
+        with _explained("look at the domains"):
+            if uuid is None:
+                return foreign.page(self._connection().listAllDomains(0), after)
+            handle = self._find(uuid)
+            if handle is None or libvirt_domains.read_stamp(handle) is not None:
+                return (), False
+            return (foreign.tell(handle, with_xml=True),), False
+
+    def adopt(self, vm: Assignment) -> None:
+        """Puts our metadata on a domain that somebody else made."""
+        with _explained(f"take over {vm.name}"):
+            handle = self._find(vm.uuid)
+            if handle is None:
+                raise InvalidVm(f"no domain {vm.uuid} is defined on this node any more")
+            if libvirt_domains.read_stamp(handle) is None:
+                foreign.check(handle, vm)
+            foreign.stamp(handle, vm)
+            libvirt_domains.never_autostart(handle)
+
+    def give_back(self, uuid: str, epoch: int) -> None:
+        """Takes our metadata off."""
+        with _explained(f"give back {uuid}"):
+            handle = self._find(uuid)
+            if handle is not None:
+                foreign.strip(handle, epoch)
 
     def start(self, uuid: str) -> None:
         """Starts a defined domain; its disks are looked at first."""
@@ -168,6 +205,58 @@ class LibvirtDriver:
             else:
                 domain.reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
 
+    def resume(self, uuid: str) -> None:
+        """Lets a paused VM run."""
+        with _explained(f"resume {uuid}"):
+            libvirt_domains.resume(self._found(uuid))
+
+    def migrate(
+        self,
+        uuid: str,
+        order: MigrationOrder,
+        attempt: str,
+        origin: str,
+        on_progress: Callable[[MigrationProgress], None],
+    ) -> None:
+        """Migrates a running VM to another libvirtd. See `Hypervisor`."""
+        with _explained(f"migrate {uuid}"):
+            if not self._is_active(uuid):
+                raise HypervisorError(f"cannot migrate {uuid}: it does not run on this node")
+            marks = attempt, origin
+            with own_connection(self._uri) as conn:
+                domain = conn.lookupByUUIDString(uuid)
+                libvirt_migration.migrate(
+                    domain, self._migration, order, marks, lambda: self._find(uuid), on_progress
+                )
+
+    def settle(self, uuid: str) -> None:
+        """Waits for the end of a migration."""
+        with _explained(f"wait for the migration of {uuid}"):
+            libvirt_migration.settle(lambda: self._find(uuid))
+
+    def abort_migration(self, uuid: str) -> None:
+        """Asks libvirt to give up."""
+        with _explained(f"cancel the migration of {uuid}"):
+            domain = self._find(uuid)
+            if domain is not None and domain.isActive() and libvirt_domains.is_migrating(domain):
+                try:
+                    domain.abortJob()
+                except libvirt.libvirtError:
+                    if libvirt_domains.is_migrating(domain):
+                        raise
+
+    def hand_over(self, uuid: str, attempt: str, address: str) -> None:
+        """Lets the copy on the target run."""
+        libvirt_migration.hand_over(self._migration, uuid, attempt, address)
+
+    def check_target(self, address: str, interface: str, uuids: list[str], local_disks: bool = False) -> Findings:
+        """What stands against migrating these VMs to `address` over `interface`. Changes nothing."""
+        with _explained("look at the VMs"):
+            here = target_check.Here(
+                self._connection().getCapabilities(), [target_check.needs(self._found(uuid)) for uuid in uuids]
+            )
+        return target_check.check(here, self._migration, address, interface, local_disks)
+
     def _connection(self) -> Any:
         link = self._link
         if link is None:
@@ -206,59 +295,9 @@ class LibvirtDriver:
         return VirtType.KVM if self.has_kvm() else VirtType.QEMU
 
 
-# --- reading domains --------------------------------------------------------------------------------------
-
-
-def _all_domains(conn: Any) -> tuple[Domain, ...]:
-    """One call lists, two say what is transient and what has autostart, then two calls for each domain."""
-    transient = _uuids(conn, libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-    autostart = _uuids(conn, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
-    found = []
-    for handle in conn.listAllDomains(0):
-        try:
-            domain = _domain(handle, handle.UUIDString() not in transient)
-            if domain.epoch is not None and domain.uuid in autostart:
-                _never_autostart(handle)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-        else:
-            found.append(domain)
-    return tuple(found)
-
-
-def _uuids(conn: Any, flags: int) -> frozenset[str]:
-    return frozenset(domain.UUIDString() for domain in conn.listAllDomains(flags))
-
-
-def _domain(handle: Any, persistent: bool) -> Domain:
-    code, reason = handle.state()
-    state, off = STATES.get(code, DomainState.OTHER), OffReason.UNKNOWN
-    if code == libvirt.VIR_DOMAIN_SHUTOFF:
-        off = OFF_REASONS.get(reason, OffReason.UNKNOWN)
-    elif code == libvirt.VIR_DOMAIN_CRASHED and not handle.isActive():
-        state, off = DomainState.OFF, OffReason.CRASHED
-    stamp = _read_stamp(handle)
-    return Domain(
-        uuid=handle.UUIDString().lower(),
-        name=handle.name(),
-        state=state,
-        reason=off,
-        epoch=None if stamp is None else stamp.epoch,
-        revision=None if stamp is None else stamp.revision,
-        persistent=persistent,
-        io_error=(code, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
-    )
-
-
-def _read_stamp(handle: Any) -> domain_xml.Stamp | None:
-    try:
-        text = handle.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE, 0)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            return None
-        raise
-    return domain_xml.read_metadata(text)
+def configured(config: Config) -> LibvirtDriver:
+    """The driver of a node with this configuration."""
+    return LibvirtDriver(config.libvirt_uri, config.virt_type, Settings(config.migration_uri, config.shared_paths))
 
 
 # --- small parts ------------------------------------------------------------------------------------------
@@ -272,12 +311,6 @@ def _stamp_running(domain: Any, vm: Assignment) -> None:
     except libvirt.libvirtError:
         if domain.isActive():  # else it ended meanwhile, and the definition says all
             raise
-
-
-def _never_autostart(domain: Any) -> None:
-    if domain.isPersistent() and domain.autostart():
-        log.warning("%s: autostart is switched off: only the agent may start it", domain.UUIDString())
-        domain.setAutostart(0)
 
 
 def _check_files(xml: str) -> None:

@@ -3,29 +3,44 @@
 Usage:
   chime-agent status [--config FILE] [-o FORMAT]
   chime-agent drain [--config FILE] [-o FORMAT] [--graceful SECONDS] [--timeout SECONDS] [--yes] [--dry-run]
+  chime-agent migrate --interface IF --dest IP (--uuid UUID | --all) [--dry-run] [--yes | --confirm]
+                      [--config FILE] [-o FORMAT] [--timeout SECONDS] [--bandwidth MIB] [--local-disks]
   chime-agent (-h | --help)
   chime-agent --version
 
-  status  what the agent knows: session, VMs, faults; from the snapshot and libvirt when the agent does not run
-  drain   stops all VMs of Chime on this node and keeps them stopped, also when the agent or the host starts again,
-          until the node is enabled at the server. Works without the server and without the agent.
+  status   what the agent knows: session, VMs, migrations, faults; from the snapshot and libvirt when the agent does
+           not run
+  drain    stops all VMs of Chime on this node and keeps them stopped, also when the agent or the host starts again,
+           until the node is enabled at the server. Works without the server and without the agent.
+  migrate  moves running VMs live to the node whose libvirt is at IP, through interface IF. Works without the server
+           and without the agent: the server gives them to the other node when it hears of it.
 
 Options:
-  --config FILE       the agent's configuration
+  --config FILE       the agent's configuration; else /etc/chime/agentd.toml, if it is there
   -o FORMAT           table or json [default: table]
   --graceful SECONDS  time for guests to power off before they are ended [default: 60]
-  --timeout SECONDS   how long to wait for the end [default: 300]
+  --timeout SECONDS   how long to wait for the end; for migrate: of each VM, which stays if it takes longer
+                      [default: 300]
+  --interface IF      the network interface of this node that leads to the target
+  --dest IP           the address of the target
+  --uuid UUID         the VM to migrate
+  --all               migrate all VMs that this node owns and that run, one after the other
+  --bandwidth MIB     at most so many MiB a second; 0: no limit [default: 0]
+  --local-disks       copy disks that only this node has
   --yes               do not ask
-  --dry-run           only say what would be done
+  --confirm           do not ask
+  --dry-run           only check, and say what would be done
 
-Exit codes: 0 done, 1 failed, 2 usage, 4 libvirt not reachable, 5 VMs still run at the time-out
+Exit codes: 0 done, 1 failed (a VM stayed), 2 usage, 3 refused by a safety rule, 4 libvirt or the target not reachable,
+5 not over at the time-out
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +48,16 @@ from docopt import DocoptExit, docopt
 
 from agentd import __version__
 from agentd.config import Config, load_config
-from agentd.local_socket import Question, ask
-from agentd.snapshot import SnapshotError, locked
+from agentd.local_agent import node_status
+from agentd.local_progress import in_words
+from agentd.snapshot import SnapshotError
 from wire.errors import ChimeError
+from wire.types import UUID_PATTERN
 from wire.usage import usage_line
 
-ANSWER_S = 5.0
-STARTING_S = 10.0
-POLL_S = 0.2
+INSTALLED = Path("/etc/chime/agentd.toml")
+MAX_SECONDS = 86_400
+MAX_MIB_S = 1_000_000
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,45 +80,58 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args: dict[str, Any]) -> int:
     if args["-o"] not in ("table", "json"):
         raise ChimeError("invalid", f"-o {args['-o']}: expected table or json")
-    config = load_config(args["--config"])
+    config = load_config(args["--config"] or _installed())
     if args["status"]:
-        _show(_status(config), args["-o"])
+        _show(node_status(config), args["-o"])
         return 0
-    graceful_s, timeout_s = _seconds(args, "--graceful"), _seconds(args, "--timeout")
-    return _drain(config, args, graceful_s, timeout_s)
+    timeout_s = _number(args, "--timeout", "seconds", MAX_SECONDS)
+    if args["migrate"]:
+        return _migrate(config, args, timeout_s)
+    from agentd.local_drain import drain
+
+    return drain(config, args, _number(args, "--graceful", "seconds", MAX_SECONDS), timeout_s)
 
 
-def _seconds(args: dict[str, Any], option: str) -> float:
+def _installed() -> Path | None:
+    """Where the agent of an installed node has its configuration: in an emergency nobody should have to know."""
+    return INSTALLED if INSTALLED.exists() else None
+
+
+def _migrate(config: Config, args: dict[str, Any], timeout_s: float) -> int:
+    from agentd.local_migrate import Wanted, migrate
+
+    try:
+        address = str(ipaddress.ip_address(args["--dest"]))
+    except ValueError:
+        raise ChimeError("invalid", f"--dest {args['--dest']}: expected an IPv4 or IPv6 address") from None
+    uuid = (args["--uuid"] or "").lower()
+    if not args["--all"] and re.match(UUID_PATTERN, uuid) is None:
+        raise ChimeError("invalid", f"--uuid {args['--uuid']}: expected a UUID")
+    wanted = Wanted(
+        interface=args["--interface"],
+        address=address,
+        uuid=uuid,
+        timeout_s=timeout_s,
+        bandwidth_mib_s=int(_number(args, "--bandwidth", "MiB a second", MAX_MIB_S)),
+        local_disks=args["--local-disks"],
+        dry_run=args["--dry-run"],
+        yes=args["--yes"] or args["--confirm"],
+        json=args["-o"] == "json",
+    )
+    return migrate(config, wanted)
+
+
+def _number(args: dict[str, Any], option: str, unit: str, limit: int) -> float:
     try:
         value = float(args[option])
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 86_400:
-        raise ChimeError("invalid", f"{option} {args[option]}: expected seconds from 0 to 86400")
+    if not 0 <= value <= limit:
+        raise ChimeError("invalid", f"{option} {args[option]}: expected {unit} from 0 to {limit}")
     return value
 
 
-def _ask(config: Config, question: Question) -> dict[str, Any] | None:
-    """The agent's answer; None when no agent runs. One that has its state but no ears yet is just starting."""
-    deadline = time.monotonic() + STARTING_S
-    while True:
-        answer = ask(Path(config.socket), question, ANSWER_S)
-        if answer is not None or not locked(Path(config.state_dir)) or time.monotonic() >= deadline:
-            return answer
-        time.sleep(POLL_S)
-
-
 # --- status -----------------------------------------------------------------------------------------------------------
-
-
-def _status(config: Config) -> dict[str, Any]:
-    answer = _ask(config, Question("status"))
-    if answer is not None:
-        return {"agent_running": True, **answer}
-    from agentd.offline import Offline
-
-    with Offline(config) as offline:
-        return {"agent_running": False, **offline.status()}
 
 
 def _show(status: dict[str, Any], form: str) -> None:
@@ -114,86 +144,29 @@ def _show(status: dict[str, Any], form: str) -> None:
     if status.get("last_error"):
         print(f"link: {status['last_error']}")
     for fault in status.get("faults", []):
-        print(f"fault {fault['code']}: {fault['text']}")
-    rows = [("VM", "OBSERVED", "EPOCH", "RESTARTS", "DETAIL")]
+        print(f"fault {fault['code']} ({fault['severity']}): {fault['text']}")
+    rows = [("VM", "UUID", "OBSERVED", "EPOCH", "RESTARTS", "DETAIL")]
     rows += [
-        (vm["name"] or vm["uuid"], vm["observed"], str(vm["epoch"]), str(vm["restarts"]), vm["detail"])
+        (vm["name"], vm["uuid"], vm["observed"], str(vm["epoch"]), str(vm["restarts"]), vm["detail"])
         for vm in status["vms"]
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in _migrations(status):
+        print(line)
 
 
-# --- drain ------------------------------------------------------------------------------------------------------------
-
-
-def _alive(status: dict[str, Any]) -> list[str]:
-    return [vm["name"] or vm["uuid"] for vm in status["vms"] if vm["observed"] in ("running", "paused", "unknown")]
-
-
-def _drain(config: Config, args: dict[str, Any], graceful_s: float, timeout_s: float) -> int:
-    status = _status(config)
-    running = _alive(status)
-    names = ", ".join(running[:12]) + (f" and {len(running) - 12} more" if len(running) > 12 else "")
-    plan = f"stops {len(running)} VMs on {status['node']}" + (f": {names}" if running else "")
-    print(plan, file=sys.stderr)
-    print("nothing is started here again until the node is enabled at the server", file=sys.stderr)
-    if args["--dry-run"]:
-        if args["-o"] == "json":
-            print(json.dumps({"plan": [plan], "changed": False}))
-        return 0
-    if not args["--yes"] and not _confirmed():
-        return 2 if not sys.stdin.isatty() else 1
-    return _finish(config, args["-o"], graceful_s, timeout_s)
-
-
-def _confirmed() -> bool:
-    if not sys.stdin.isatty():
-        print("chime-agent: not a terminal: give --yes to go on; nothing was changed", file=sys.stderr)
-        return False
-    print("continue? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() in ("y", "yes"):
-        return True
-    print("nothing was changed", file=sys.stderr)
-    return False
-
-
-def _finish(config: Config, form: str, graceful_s: float, timeout_s: float) -> int:
-    answer = _ask(config, Question("drain", graceful_s))
-    if answer is None:
-        from agentd.offline import Offline
-
-        print("the agent does not run: working on libvirt and the snapshot directly", file=sys.stderr)
-        with Offline(config) as offline:
-            left = offline.drain(graceful_s, timeout_s, lambda text: print(text, file=sys.stderr))
-    elif "error" in answer:
-        raise ChimeError("internal", f"the agent could not record the drain: {answer['error']}")
-    else:
-        left = _follow(config, timeout_s)
-    if form == "json":
-        print(json.dumps({"drained": not left, "still_running": left, "changed": True}))
-    if left:
-        print(f"chime-agent: still running after {timeout_s:g} s: {', '.join(left)}", file=sys.stderr)
-        return 5
-    print("drained: no VM of Chime runs on this node", file=sys.stderr)
-    return 0
-
-
-def _follow(config: Config, timeout_s: float) -> list[str]:
-    deadline = time.monotonic() + timeout_s
-    shown: list[str] | None = None
-    while True:
-        status = _status(config)
-        left = _alive(status)
-        if status.get("drain_clean") or (not left and not status["agent_running"]):
-            return []
-        if left != shown:
-            print(f"{len(left)} left: {', '.join(left[:12])}" if left else "being verified", file=sys.stderr)
-            shown = left
-        if time.monotonic() >= deadline:
-            return left or ["not verified yet"]
-        time.sleep(0.3)
+def _migrations(status: dict[str, Any]) -> list[str]:
+    lines = []
+    for vm in status.get("migrations", []):
+        done = f", {in_words(vm['progress'])}" if vm["progress"] else ""
+        detail = f": {vm['detail']}" if vm["detail"] else ""
+        lines.append(f"migration of {vm['name']} to {vm['target'] or 'another node'}: {vm['phase']}{done}{detail}")
+    for vm in status.get("left", []):
+        over = vm["detail"] or ("it was told to run there" if vm["handed_over"] else "it is not yet told to run there")
+        lines.append(f"{vm['name']} has left to {vm['target'] or 'another node'}: {over}")
+    return lines
 
 
 if __name__ == "__main__":

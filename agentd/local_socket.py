@@ -11,14 +11,20 @@ from typing import Any
 import msgspec
 import zmq
 
+from wire.messages import MigrationOrder
+
 MAX_BYTES = 65_536
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `chime-agent` asks."""
+    """What `chime-agent` asks: status; drain, with `graceful_s`; migrate, with the rest, where `attempt` names the
+    question too: it may be asked again."""
 
     verb: str
     graceful_s: float = 60.0
+    uuid: str = ""
+    attempt: str = ""
+    migration: MigrationOrder | None = None
 
 
 class LocalSocket:

@@ -5,6 +5,7 @@ Usage:
   agentd join BUNDLE [--config FILE] [--force]
   agentd keygen [--config FILE] [--force]
   agentd check-config [--config FILE]
+  agentd check-host [--config FILE]
   agentd (-h | --help)
   agentd --version
 
@@ -14,6 +15,7 @@ Without a command the agent runs in the foreground until SIGTERM or SIGINT; VMs 
   keygen        makes the node's key here and prints its public key, for `chime-tool node add NAME --public-key KEY`;
                 the bundle that it prints is then joined as usual, and the secret never leaves this node
   check-config  reads the configuration, says what is wrong with it, or what it amounts to
+  check-host    runs each fault check of this node once, a site's own too, and says what it sees
 
 Options:
   --config FILE  TOML configuration; every key has a default
@@ -67,7 +69,17 @@ def _command(args: dict[str, Any]) -> int:
     if args["check-config"]:
         print(msgspec.json.format(msgspec.json.encode(config)).decode())
         return 0
+    if args["check-host"]:
+        return _check_host(config)
     return _run(config)
+
+
+def _check_host(config: Config) -> int:
+    from agentd.checks.once import look  # only now: the other commands do not need psutil
+
+    lines, all_could_look = look(config)
+    print("\n".join(lines))
+    return 0 if all_could_look else 1
 
 
 def _run(config: Config) -> int:
@@ -82,9 +94,9 @@ def _run(config: Config) -> int:
     snapshot = Snapshot(Path(config.state_dir), bundle.name)
     snapshot.lock()
     from agentd.daemon import Daemon  # only now: the commands above need neither libvirt nor psutil
-    from agentd.libvirt_driver import LibvirtDriver
+    from agentd.libvirt_driver import configured
 
-    Daemon(config, bundle, LibvirtDriver(config.libvirt_uri, config.virt_type), snapshot).run(notifier)
+    Daemon(config, bundle, configured(config), snapshot).run(notifier)
     sys.stderr.flush()
     os._exit(0)  # a libvirt call that hangs must not keep the process; everything is saved already
 

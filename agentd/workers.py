@@ -1,11 +1,16 @@
 """Blocking libvirt calls off the main loop, with time-outs that tell but never interrupt.
 
 A call that does not return keeps its thread; the core is told once that it is overdue, and hears the outcome when it
-comes. The guard is asked here, with facts looked at in this moment, immediately before a VM is started.
+comes. The guard is asked here, with facts looked at in this moment, immediately before a VM is started, resumed or
+migrated.
+
+What belongs to a migration has threads of its own, and is never overdue: a migration ends by its own time-out, and a
+target that does not answer says nothing about this node's libvirt.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -15,26 +20,41 @@ from concurrent.futures import ThreadPoolExecutor
 from agentd.core import effects as fx
 from agentd.core.facts import HostScan, VmFacts
 from agentd.host import boottime
-from agentd.hypervisor import Hypervisor, HypervisorError, InvalidVm
-from wire.messages import Assignment
+from agentd.hypervisor import Hypervisor, HypervisorError, InvalidVm, NoArrival
+from wire.messages import Assignment, MigrationOrder, MigrationProgress, Survey
 
-Guard = Callable[[str, VmFacts], str | None]
+Guard = Callable[[fx.Act, VmFacts], str | None]
+"""Why not, or None."""
+
+log = logging.getLogger(__name__)
+
+GUARDED = frozenset({fx.Action.START, fx.Action.RESUME, fx.Action.MIGRATE})
+MIGRATIONS = 16  # at once; more wait
+HAND_OVERS = 8
+ABORTS = 2
+NEVER = float("inf")
 
 
 class Workers:
-    """`wake` is called from worker threads when an event is ready for `take`."""
+    """`node`: this node's name. `wake` is called from worker threads when an event is ready for `take`."""
 
     def __init__(
-        self, hypervisor: Hypervisor, guard: Guard, wake: Callable[[], None], count: int, timeout_s: float
+        self, hypervisor: Hypervisor, node: str, guard: Guard, wake: Callable[[], None], count: int, timeout_s: float
     ) -> None:
-        self._hypervisor, self._guard, self._wake, self._timeout_s = hypervisor, guard, wake, timeout_s
+        self._hypervisor, self._node, self._guard, self._wake = hypervisor, node, guard, wake
+        self._timeout_s = timeout_s
         self._events: queue.SimpleQueue[fx.Event] = queue.SimpleQueue()
         self._acts = ThreadPoolExecutor(count, thread_name_prefix="act")
+        self._migrations = ThreadPoolExecutor(MIGRATIONS, thread_name_prefix="migrate")
+        self._hand_overs = ThreadPoolExecutor(HAND_OVERS, thread_name_prefix="hand-over")
+        self._aborts = ThreadPoolExecutor(ABORTS, thread_name_prefix="abort")
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._checks = ThreadPoolExecutor(1, thread_name_prefix="check")
         self._connects = ThreadPoolExecutor(1, thread_name_prefix="connect")
         self._running: dict[int, tuple[str, float]] = {}
         self._told: set[int] = set()
+        self._aborting: set[str] = set()
         self._lock = threading.Lock()
         self._next_id = 0
 
@@ -42,19 +62,36 @@ class Workers:
 
     def act(self, act: fx.Act) -> None:
         """Does one thing to a VM; `Acted` follows."""
-        self._submit(self._acts, f"{act.action} of {act.uuid}", lambda: self._act(act))
+        pool, timeout_s = self._acts, self._timeout_s
+        if act.action in (fx.Action.MIGRATE, fx.Action.SETTLE):
+            pool, timeout_s = self._migrations, NEVER
+        elif act.action == fx.Action.HAND_OVER:
+            pool, timeout_s = self._hand_overs, NEVER
+        self._submit(pool, f"{act.action} of {act.uuid}", lambda: self._act(act), timeout_s)
+
+    def abort_migration(self, uuid: str) -> None:
+        """Asks libvirt to give up a migration; the `Acted` of the migration tells its end."""
+        with self._lock:
+            if uuid in self._aborting:
+                return  # libvirt has not answered the last one yet
+            self._aborting.add(uuid)
+        self._aborts.submit(self._abort, uuid)
 
     def scan(self) -> None:
         """Looks at the host; `Scanned` follows."""
-        self._submit(self._looks, "scan", self._scan)
+        self._submit(self._looks, "scan", self._scan, self._timeout_s)
+
+    def look_foreign(self, effect: fx.LookForeign) -> None:
+        """Looks at domains that are not Chime's; `Surveyed` follows."""
+        self._submit(self._surveys, "survey", lambda: self._survey(effect.survey), self._timeout_s)
 
     def connect(self, on_event: Callable[[fx.Event], None]) -> None:
         """Connects to libvirt; `HypervisorUp` or `HypervisorDown` follows, and lifecycle events after it."""
-        self._submit(self._connects, "connect", lambda: self._connect(on_event))
+        self._submit(self._connects, "connect", lambda: self._connect(on_event), self._timeout_s)
 
     def check(self, look: Callable[[], fx.Event]) -> None:
         """Looks at the host itself; its event follows."""
-        self._submit(self._checks, "check of the host", look)
+        self._submit(self._checks, "check of the host", look, self._timeout_s)
 
     def post(self, event: fx.Event) -> None:
         """An event from another thread."""
@@ -70,7 +107,7 @@ class Workers:
             found.append(self._events.get())
         now = time.monotonic()
         with self._lock:
-            late = [k for k, (_, since) in self._running.items() if now - since > self._timeout_s]
+            late = [k for k, (_, at) in self._running.items() if now > at]
             for key in late:
                 if key not in self._told:
                     self._told.add(key)
@@ -81,16 +118,18 @@ class Workers:
         """Seconds until a running call becomes overdue."""
         now = time.monotonic()
         with self._lock:
-            waits = [since + self._timeout_s - now for k, (_, since) in self._running.items() if k not in self._told]
-        return max(0.0, min(waits, default=float("inf")))
+            waits = [at - now for k, (_, at) in self._running.items() if k not in self._told]
+        return max(0.0, min(waits, default=NEVER))
 
     # --- in worker threads --------------------------------------------------------------------------------------------
 
-    def _submit(self, pool: ThreadPoolExecutor, what: str, call: Callable[[], fx.Event]) -> None:
+    def _submit(
+        self, pool: ThreadPoolExecutor, what: str, call: Callable[[], fx.Event], timeout_s: float
+    ) -> None:
         self._next_id += 1
         key = self._next_id
         with self._lock:
-            self._running[key] = (what, time.monotonic())
+            self._running[key] = (what, time.monotonic() + timeout_s)
 
         def run() -> None:
             try:
@@ -105,11 +144,11 @@ class Workers:
     def _act(self, act: fx.Act) -> fx.Event:
         error, invalid, refused = "", False, ""
         try:
-            if act.action == fx.Action.START:
-                refused = self._guard(act.uuid, self._hypervisor.inspect(act.uuid)) or ""
+            if act.action in GUARDED:
+                refused = self._guard(act, self._hypervisor.inspect(act.uuid)) or ""
             if not refused:
-                _CALLS[act.action](self._hypervisor, act)
-        except InvalidVm as problem:
+                self._call(act)
+        except (InvalidVm, NoArrival) as problem:
             error, invalid = str(problem), True
         except HypervisorError as problem:
             error = str(problem)
@@ -117,6 +156,43 @@ class Workers:
             error = f"internal: {problem!r}"
         facts = self._hypervisor.inspect(act.uuid)
         return fx.Acted(act.uuid, act.action, act.token, facts, error=error, invalid=invalid, refused=refused)
+
+    def _survey(self, survey: Survey) -> fx.Event:
+        try:
+            vms, more = self._hypervisor.survey(survey.after, survey.uuid)
+        except HypervisorError as problem:
+            return fx.Surveyed(survey, error=str(problem))
+        except Exception as problem:
+            return fx.Surveyed(survey, error=f"internal: {problem!r}")
+        return fx.Surveyed(survey, vms, more)
+
+    def _call(self, act: fx.Act) -> None:
+        if act.action == fx.Action.MIGRATE:
+            self._migrate(act)
+        else:
+            _CALLS[act.action](self._hypervisor, act)
+
+    def _migrate(self, act: fx.Act) -> None:
+        attempt = act.attempt
+        if attempt is None:
+            raise HypervisorError("no attempt to migrate by")
+
+        def tell(progress: MigrationProgress) -> None:
+            self.post(fx.Progressed(act.uuid, attempt.id, progress))
+
+        order = MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
+        self._hypervisor.migrate(act.uuid, order, attempt.id, self._node, tell)
+
+    def _abort(self, uuid: str) -> None:
+        try:
+            self._hypervisor.abort_migration(uuid)
+        except HypervisorError as problem:  # the core asks again until the migration has ended
+            log.warning("%s", problem)
+        except Exception:
+            log.exception("a migration could not be cancelled")
+        finally:
+            with self._lock:
+                self._aborting.discard(uuid)
 
     def _scan(self) -> fx.Event:
         started = boottime()
@@ -141,16 +217,30 @@ class Workers:
 def _define(hypervisor: Hypervisor, act: fx.Act) -> None:
     vm: Assignment | None = act.vm
     if vm is None:
-        raise HypervisorError("nothing to define")
-    hypervisor.define(vm)
+        raise HypervisorError(f"nothing to {act.action}")
+    if act.action == fx.Action.ADOPT:
+        hypervisor.adopt(vm)
+    else:
+        hypervisor.define(vm)
+
+
+def _hand_over(hypervisor: Hypervisor, act: fx.Act) -> None:
+    if act.left is None:
+        raise HypervisorError("nothing to hand over")
+    hypervisor.hand_over(act.uuid, act.left.attempt, act.left.address)
 
 
 _CALLS: dict[fx.Action, Callable[[Hypervisor, fx.Act], None]] = {
     fx.Action.DEFINE: _define,
+    fx.Action.ADOPT: _define,
+    fx.Action.GIVE_BACK: lambda hypervisor, act: hypervisor.give_back(act.uuid, act.epoch),
     fx.Action.START: lambda hypervisor, act: hypervisor.start(act.uuid),
     fx.Action.SHUTDOWN: lambda hypervisor, act: hypervisor.shutdown(act.uuid),
     fx.Action.DESTROY: lambda hypervisor, act: hypervisor.destroy(act.uuid),
     fx.Action.UNDEFINE: lambda hypervisor, act: hypervisor.undefine(act.uuid),
     fx.Action.REBOOT: lambda hypervisor, act: hypervisor.reboot(act.uuid, act.force),
+    fx.Action.SETTLE: lambda hypervisor, act: hypervisor.settle(act.uuid),
+    fx.Action.HAND_OVER: _hand_over,
+    fx.Action.RESUME: lambda hypervisor, act: hypervisor.resume(act.uuid),
 }
-"""What is called for each action."""
+"""What is called for each action but MIGRATE, which tells its progress."""

@@ -48,6 +48,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     memory_reserve_mib: Annotated[int, Meta(ge=0, le=67_108_864)] = 512
     vcpu_reserve: Annotated[int, Meta(ge=0, le=1024)] = 0
 
+    migration_network: w.Line = "management"
+    migrations_per_node: Annotated[int, Meta(ge=1, le=1000)] = 2  # as source or target
+    migrations_per_cluster: Annotated[int, Meta(ge=1, le=100_000)] = 8
+
     mass_fraction: Annotated[float, Meta(gt=0, le=1)] = 1 / 3
     mass_min: Annotated[int, Meta(ge=1, le=1_000_000)] = 3
 

@@ -129,3 +129,11 @@ def initial(db: Database) -> None:
     for statement in _TABLES + _INDEXES:
         db.execute(statement)
     db.execute("""INSERT INTO meta (one, row) VALUES (1, '{"generation": 1}')""")
+
+
+@migrations(name="0002_migrations")
+def live_migrations(db: Database) -> None:
+    """Migrations of VMs that are under way."""
+    columns = dict.fromkeys(("source", "target", "operation"), "TEXT NOT NULL")
+    columns |= {"attempt": "TEXT NOT NULL UNIQUE", "epoch": "INTEGER NOT NULL"}
+    db.execute(_table("migrations", "uuid TEXT PRIMARY KEY NOT NULL", columns))

@@ -67,6 +67,18 @@ VMS = (
     Column("DETAIL", lambda row: row["detail"], free=True),
 )
 
+IMPORTS = (
+    Column("NAME", lambda row: row["name"]),
+    Column("OBSERVED", lambda row: row["observed"], state=True),
+    Column("VCPUS", lambda row: str(row["vcpus"] or "")),
+    Column("MEMORY", lambda row: units.size(row["memory_mib"]) if row["memory_mib"] else ""),
+    Column("STORAGE", lambda row: row["storage"] if row["disks"] else ""),
+    Column("STATE", lambda row: row["state"], state=True),
+    Column("UUID", lambda row: row["uuid"], wide=True),
+    Column("DISKS", lambda row: ", ".join(row["disks"]), wide=True, free=True),
+    Column("DETAIL", lambda row: row["detail"], free=True),
+)
+
 OPERATIONS = (
     Column("ID", lambda row: row["id"]),
     Column("KIND", lambda row: row["kind"]),

@@ -1,4 +1,5 @@
-"""What `vm create --xml` takes from a libvirt domain: UUID, vCPUs, memory, and the disks that the VM needs.
+"""What `vm create --xml` and `vm import` take from a libvirt domain: UUID, vCPUs, memory, and the disks that
+the VM needs.
 
 The XML goes to the node as it is; libvirt checks the rest. A document type is refused: entities can swell
 or read files.
@@ -43,27 +44,32 @@ def read(file: str, storage: str) -> Domain:
         raise UsageError(f"--xml {file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"--xml {file}: it is not UTF-8 text") from None
+    return read_text(f"--xml {file}", text, storage)
+
+
+def read_text(source: str, text: str, storage: str) -> Domain:
+    """Reads a domain XML; `source` is what it is called in errors. Raises UsageError with the line of a fault."""
     if len(text) > MAX_CHARS:
-        raise UsageError(f"--xml {file}: longer than {MAX_CHARS} characters")
-    root = _parse(file, text)
+        raise UsageError(f"{source}: longer than {MAX_CHARS} characters")
+    root = _parse(source, text)
     if root.tag != "domain":
-        raise UsageError(f"--xml {file}: the root is <{root.tag}>, needed is <domain>")
+        raise UsageError(f"{source}: the root is <{root.tag}>, needed is <domain>")
     return Domain(
         text,
         (root.findtext("name") or "").strip(),
-        _uuid(file, root),
-        _vcpus(file, root),
-        _memory_mib(file, root),
-        _disks(file, root, storage),
+        _uuid(source, root),
+        _vcpus(source, root),
+        _memory_mib(source, root),
+        _disks(source, root, storage),
     )
 
 
-def _parse(file: str, text: str) -> ET.Element:
+def _parse(source: str, text: str) -> ET.Element:
     parser = expat.ParserCreate("UTF-8")  # whatever the declaration says: the text is UTF-8
 
     def refuse(*_: object) -> None:
         raise UsageError(
-            f"--xml {file}: line {parser.CurrentLineNumber}: a DOCTYPE or ENTITY is not accepted"
+            f"{source}: line {parser.CurrentLineNumber}: a DOCTYPE or ENTITY is not accepted"
         )
 
     parser.StartDoctypeDeclHandler = refuse
@@ -74,53 +80,53 @@ def _parse(file: str, text: str) -> ET.Element:
     except (expat.ExpatError, ET.ParseError) as error:
         reason = expat.ErrorString(error.code)
         raise UsageError(
-            f"--xml {file}: line {getattr(error, 'lineno', '?')}: not well formed: {reason}"
+            f"{source}: line {getattr(error, 'lineno', '?')}: not well formed: {reason}"
         ) from None
 
 
-def _uuid(file: str, root: ET.Element) -> str | None:
+def _uuid(source: str, root: ET.Element) -> str | None:
     text = (root.findtext("uuid") or "").strip()
     if not text:
         return None
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise UsageError(f"--xml {file}: <uuid> {text!r} is not a UUID") from None
+        raise UsageError(f"{source}: <uuid> {text!r} is not a UUID") from None
 
 
-def _vcpus(file: str, root: ET.Element) -> int:
+def _vcpus(source: str, root: ET.Element) -> int:
     text = (root.findtext("vcpu") or "1").strip()
     if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 6):
-        raise UsageError(f"--xml {file}: <vcpu> {text!r} is not a whole number")
+        raise UsageError(f"{source}: <vcpu> {text!r} is not a whole number")
     return int(text)
 
 
-def _memory_mib(file: str, root: ET.Element) -> int:
+def _memory_mib(source: str, root: ET.Element) -> int:
     element = root.find("memory")
     text = (element.text or "").strip() if element is not None else ""
     if element is None or not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise UsageError(f"--xml {file}: <memory> is needed, a whole number")
+        raise UsageError(f"{source}: <memory> is needed, a whole number")
     unit = element.get("unit", "KiB")
     if unit not in UNIT_BYTES:
-        raise UsageError(f"--xml {file}: <memory unit={unit!r}>: known are {', '.join(UNIT_BYTES)}")
+        raise UsageError(f"{source}: <memory unit={unit!r}>: known are {', '.join(UNIT_BYTES)}")
     return -(-int(text) * UNIT_BYTES[unit] // KIB**2)
 
 
-def _disks(file: str, root: ET.Element, storage: str) -> list[dict[str, Any]]:
+def _disks(source: str, root: ET.Element, storage: str) -> list[dict[str, Any]]:
     """Disks by file or block device. Network disks live on no node; other kinds are refused: who can tell?"""
     disks = []
     for element in root.iterfind("devices/disk"):
-        kind, source = element.get("type", "file"), element.find("source")
-        if kind == "network" or source is None:
+        kind, medium = element.get("type", "file"), element.find("source")
+        if kind == "network" or medium is None:
             continue
-        path = source.get({"file": "file", "block": "dev"}.get(kind, ""))
+        path = medium.get({"file": "file", "block": "dev"}.get(kind, ""))
         if kind not in ("file", "block"):
-            raise UsageError(f"--xml {file}: <disk type={kind!r}>: known are file, block and network")
+            raise UsageError(f"{source}: <disk type={kind!r}>: known are file, block and network")
         if path is None:
             continue  # an empty drive
         driver = element.find("driver")
         form = driver.get("type", "raw") if driver is not None else "raw"
         if form not in ("raw", "qcow2"):
-            raise UsageError(f"--xml {file}: disk {path} has format {form!r}: known are raw and qcow2")
+            raise UsageError(f"{source}: disk {path} has format {form!r}: known are raw and qcow2")
         disks.append({"path": path, "format": form, "storage": storage})
     return disks

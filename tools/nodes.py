@@ -64,7 +64,7 @@ def _facts(node: Row) -> list[tuple[str, str]]:
         ("agent", node["agent_version"]),
         ("public key", node["public_key"]),
     ]  # fmt: skip
-    pairs += [("fault", f"{fault['code']}: {fault['text']}") for fault in node["faults"]]
+    pairs += [("fault", f"{fault['code']} ({fault['severity']}): {fault['text']}") for fault in node["faults"]]
     return pairs
 
 

@@ -170,6 +170,25 @@ Options:
   --stopped                  do not start it
 """
 
+VM_IMPORT = """Take VMs that are on a node already into management, as they are.
+
+Usage: chime-tool vm import NODE [NAME]... [options]
+
+Options:
+  --all           all of the node that Chime does not manage
+  --storage=KIND  where their disks live: shared (every node sees them) or local (default)
+
+Nothing of a VM is touched but libvirt's metadata of it, and its autostart; it runs on. --dry-run shows what
+the node has, and what would be refused. The first time that Chime starts it, it gets Chime's power actions.
+"""
+
+VM_RELEASE = """Give a VM back: it stays on its node as it is, also running, and Chime forgets it.
+
+Usage: chime-tool vm release VM [options]
+
+From then on nobody starts it again: libvirt's autostart stays off.
+"""
+
 VM_MIGRATE = f"""Move a VM to another node: live if it runs.
 
 Usage: chime-tool vm migrate VM [options]

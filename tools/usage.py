@@ -228,10 +228,15 @@ def _check_positionals(name: str, given: list[str], command: Command) -> None:
     wanted = positionals_of(command.text)
     if len(given) < len(wanted):
         raise UsageError(f"{name} needs {' '.join(wanted)}; see chime-tool {name} --help")
-    if len(given) > len(wanted):
+    if len(given) > len(wanted) and not _takes_more(command.text):
         raise UsageError(
             f"unexpected argument {given[len(wanted)]!r} for {name}; see chime-tool {name} --help"
         )
+
+
+def _takes_more(text: str) -> bool:
+    """Whether the first usage line ends in any number of arguments."""
+    return re.search(r"\[[A-Z]+\]\.\.\.", text.split("Usage:", 1)[1].split("\n", 1)[0]) is not None
 
 
 def positionals_of(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from tools import columns, domain_xml, migration, texts, units
+from tools import columns, domain_xml, imports, migration, texts, units
 from tools.mutate import change
 from tools.options import Args, UsageError, evidence
 from tools.render import facts, show_document, show_list, table
@@ -191,6 +191,8 @@ COMMANDS = {
     "list": Command(list_vms, texts.VM_LIST, watch=True),
     "show": Command(show, texts.VM_SHOW, watch=True),
     "create": Command(create, texts.VM_CREATE),
+    "import": Command(imports.import_vms, texts.VM_IMPORT),
+    "release": Command(imports.release, texts.VM_RELEASE),
     "start": Command(start, texts.VM_START),
     "stop": Command(stop, texts.VM_STOP),
     "reboot": Command(reboot, texts.VM_REBOOT),

@@ -120,10 +120,11 @@ class Welcome(Base, frozen=True, kw_only=True):
 
 
 class Fault(Base, frozen=True, kw_only=True):
-    """A fault that a node reports of itself."""
+    """A fault that a node reports of itself. Of severity `info` it is worth knowing, and the node stays normal."""
 
     code: w.Name
     text: w.Text = ""
+    severity: w.Severity = w.Severity.WARNING
 
 
 class Load(Base, frozen=True, kw_only=True):
@@ -135,7 +136,8 @@ class Load(Base, frozen=True, kw_only=True):
 
 
 class Heartbeat(Base, frozen=True, kw_only=True):
-    """Small and constant. `digest` names the VM states last reported; `revision` the inventory applied.
+    """Small and constant. `digest` names the VM states last reported; `revision` the inventory applied; `faults` is all
+    that is wrong now (until the first heartbeat of a session the server keeps what the one before said).
     Its strings are only compared with those of the session, so they need no pattern: this message is the hot
     one."""
 
@@ -181,7 +183,8 @@ class Assignment(Base, frozen=True, kw_only=True):
     """A VM that this node owns. `start_serial` grows with each start an operator asks for: a new one clears
     `failed`. `create_disks`: it is new, so disks with a size may be made if they do not exist; never afterwards.
     `attempt`: a migration away from here that the server holds for undecided: nothing is started meanwhile. `arrival`:
-    the attempt whose paused copy here is the VM; a paused copy of any other attempt is not."""
+    the attempt whose paused copy here is the VM; a paused copy of any other attempt is not. `adopt`: it is imported:
+    the domain that is there is taken over as it is, its metadata apart."""
 
     uuid: w.Uuid
     name: w.Name
@@ -191,15 +194,16 @@ class Assignment(Base, frozen=True, kw_only=True):
     start_serial: w.Count
     graceful_s: w.Seconds
     create_disks: bool = False
+    adopt: bool = False
     attempt: w.Line = ""
     arrival: w.Line = ""
     spec: VmSpec
 
 
 class MigrationOptions(Base, frozen=True, kw_only=True):
-    """How a VM is migrated. `bandwidth_mib_s` 0: no limit. `auto_converge`: a guest that changes its memory faster than
-    it can be copied is slowed down. `timeout_s`: after that follows `on_timeout`. `local_disks`: disks that are local to
-    the source are copied; else a VM that has some is not migrated."""
+    """How a VM is migrated. `bandwidth_mib_s` 0: no limit. `auto_converge`: a guest that changes its memory faster
+    than it can be copied is slowed down. `timeout_s`: after that follows `on_timeout`. `local_disks`: disks that are
+    local to the source are copied; else a VM that has some is not migrated."""
 
     bandwidth_mib_s: w.Count = 0
     auto_converge: bool = True
@@ -240,10 +244,12 @@ class MigrationReport(Base, frozen=True, kw_only=True):
 
 
 class Release(Base, frozen=True, kw_only=True):
-    """This node no longer owns the VM up to `epoch`: remove its domain (never a disk), then confirm."""
+    """This node no longer owns the VM up to `epoch`: remove its domain (never a disk), then confirm. `keep`: the VM is
+    given back: only Chime's metadata is removed, the domain stays as it is, also running."""
 
     uuid: w.Uuid
     epoch: w.Epoch
+    keep: bool = False
 
 
 class Command(Base, frozen=True, kw_only=True):
@@ -353,6 +359,38 @@ class Poke(Base, frozen=True, kw_only=True):
     revision: w.Count
 
 
+class Survey(Base, frozen=True, kw_only=True):
+    """Asks which domains the node has that Chime does not manage: a page of them by name, from after the one named
+    `after`, or the one with `uuid` and its XML. It changes nothing."""
+
+    session: w.Token
+    nonce: w.Token
+    after: w.Line = ""
+    uuid: w.Uuid | None = None
+
+
+class ForeignVm(Base, frozen=True, kw_only=True):
+    """A domain that Chime does not manage. `problem`: why it cannot be imported as it is. `xml`: its definition, if
+    that was asked for. `autostart`: libvirt starts it when the host boots."""
+
+    uuid: w.Uuid
+    name: w.Line
+    observed: w.Observed
+    autostart: bool = False
+    problem: w.Text = ""
+    xml: w.Xml | None = None
+
+
+class Surveyed(Base, frozen=True, kw_only=True):
+    """The answer to a survey. `more`: there are others after the last one. `error`: why there is no answer."""
+
+    session: w.Token
+    nonce: w.Token
+    vms: Annotated[tuple[ForeignVm, ...], w.Many] = ()
+    more: bool = False
+    error: w.Text = ""
+
+
 class Bye(Base, frozen=True, kw_only=True):
     """The agent is about to exit by itself; the session ends."""
 
@@ -452,6 +490,13 @@ class NodeEvacuate(Mutation, frozen=True, kw_only=True):
     options: MigrationOptions = field(default_factory=MigrationOptions)
 
 
+class NodeSurvey(Page, frozen=True, kw_only=True):
+    """Asks for the domains of a node that Chime does not manage; with `uuid`: for one of them, with its XML."""
+
+    name: w.Name
+    uuid: w.Uuid | None = None
+
+
 class VmList(Page, frozen=True, kw_only=True):
     """Asks for all VMs, by name, or for those of one node."""
 
@@ -472,6 +517,23 @@ class VmCreate(Mutation, frozen=True, kw_only=True):
     uuid: w.Uuid | None = None
     node: w.Name | None = None
     desired: w.Desired = w.Desired.RUNNING
+
+
+class VmImport(Mutation, frozen=True, kw_only=True):
+    """Takes a domain that is on `node` into management as it is. Name, UUID, and the XML in `spec` are those of a
+    survey: if the domain has changed since, nothing is taken over. `desired`: running if it runs."""
+
+    node: w.Name
+    name: w.Name
+    uuid: w.Uuid
+    spec: VmSpec
+    desired: w.Desired
+
+
+class VmRelease(Mutation, frozen=True, kw_only=True):
+    """Gives a VM back: Chime forgets it and removes its metadata; the domain stays as it is, also running."""
+
+    vm: w.Name
 
 
 class VmStart(Mutation, frozen=True, kw_only=True):

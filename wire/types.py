@@ -79,7 +79,7 @@ class Health(StrEnum):
     """What the server knows of a node."""
 
     UNKNOWN = "unknown"  # never heard from
-    NORMAL = "normal"  # heartbeats arrive and report no fault
+    NORMAL = "normal"  # heartbeats arrive and report no fault, or only such of severity info
     ERROR = "error"  # heartbeats report a fault, or none arrive though ping is not known to fail
     UNREACHABLE = "unreachable"  # no heartbeat and no ping reply
 

@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
     "heartbeat": Verb(Role.AGENT, m.Heartbeat, "heartbeat-ack"),
     "pull": Verb(Role.AGENT, m.Pull, "inventory"),
     "report": Verb(Role.AGENT, m.Report, "report-ack"),
+    "surveyed": Verb(Role.AGENT, m.Surveyed, None),
     "bye": Verb(Role.AGENT, m.Bye, None),
     # server
     "welcome": Verb(Role.SERVER, m.Welcome, None),
@@ -40,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "inventory": Verb(Role.SERVER, m.Inventory, None),
     "report-ack": Verb(Role.SERVER, m.ReportAck, None),
     "poke": Verb(Role.SERVER, m.Poke, None),
+    "survey": Verb(Role.SERVER, m.Survey, "surveyed"),
     "ok": Verb(Role.SERVER, m.Ok, None),
     "error": Verb(Role.SERVER, m.ErrorBody, None),
     # operator
@@ -54,9 +56,12 @@ VERBS: dict[str, Verb] = {
     "node.drain": Verb(Role.OPERATOR, m.NodeDrain, "ok"),
     "node.rebuild": Verb(Role.OPERATOR, m.NodeRebuild, "ok"),
     "node.evacuate": Verb(Role.OPERATOR, m.NodeEvacuate, "ok"),
+    "node.survey": Verb(Role.OPERATOR, m.NodeSurvey, "ok"),
     "vm.list": Verb(Role.OPERATOR, m.VmList, "ok"),
     "vm.show": Verb(Role.OPERATOR, m.VmShow, "ok"),
     "vm.create": Verb(Role.OPERATOR, m.VmCreate, "ok"),
+    "vm.import": Verb(Role.OPERATOR, m.VmImport, "ok"),
+    "vm.release": Verb(Role.OPERATOR, m.VmRelease, "ok"),
     "vm.start": Verb(Role.OPERATOR, m.VmStart, "ok"),
     "vm.stop": Verb(Role.OPERATOR, m.VmStop, "ok"),
     "vm.reboot": Verb(Role.OPERATOR, m.VmReboot, "ok"),

@@ -8,6 +8,7 @@ server says, `planner` and `guard` for the decisions.
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
@@ -15,20 +16,23 @@ import msgspec
 from msgspec import Struct
 
 from agentd.core import effects as fx
-from agentd.core import guard, inventory, reporting, status
+from agentd.core import guard, inventory, leaving, reporting, status
 from agentd.core.budget import RestartPolicy
 from agentd.core.commands import Commands
 from agentd.core.drain import DrainWatch
 from agentd.core.durable import Durable
 from agentd.core.facts import VmFacts
 from agentd.core.link import Link, LinkState, LinkTimes
+from agentd.core.migrations import Migrations
 from agentd.core.reporting import Outbox
 from agentd.core.vms import NEVER, Vms
 from wire import messages as m
 from wire.text import clean_line, clean_text
+from wire.types import Severity
 
 SAVE_RETRY_S = 2.0
 HYPERVISOR_RETRY_S = 2.0
+LOOK_AT_JOBS_S = 1.0  # libvirt does not tell for certain when a migration to here ends
 
 
 class AgentPolicy(Struct, frozen=True):
@@ -59,6 +63,7 @@ class AgentCore:
         self.vms = Vms(boot_id, policy.restart, self.outbox)
         self.link = Link(durable.node, boot_id, incarnation, m.HostFacts(), rng, policy.link)
         self.commands = Commands(durable)
+        self.migrations = Migrations()
         self._new_boot = durable.confirmed_boot != boot_id
         self._as_recovered = self._draft = self._recovered()
         self._waiting: list[fx.Effect] = []
@@ -102,6 +107,24 @@ class AgentCore:
     def may_start(self, uuid: str, facts: VmFacts) -> str | None:
         """The guard, on what is saved: why not, or None. Safe to call from another thread."""
         return guard.refusal(self.durable, uuid, self._boot_id, facts)
+
+    def may_resume(self, uuid: str, facts: VmFacts) -> str | None:
+        """The same in front of a resume."""
+        return guard.resume_refusal(self.durable, uuid, self._boot_id, facts)
+
+    def may_migrate(self, uuid: str, attempt_id: str) -> str | None:
+        """The same in front of a migration, which may have waited for its turn."""
+        if self.migrations.is_cancelled(attempt_id):
+            return "it was cancelled before it began"
+        return guard.migrate_refusal(self.durable, uuid, attempt_id)
+
+    def may_do(self, action: fx.Action, uuid: str, facts: VmFacts, attempt_id: str = "") -> str | None:
+        """The same in front of whatever lets a VM run or go."""
+        if action == fx.Action.START:
+            return self.may_start(uuid, facts)
+        if action == fx.Action.RESUME:
+            return self.may_resume(uuid, facts)
+        return self.may_migrate(uuid, attempt_id) if action == fx.Action.MIGRATE else None
 
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in CLOCK_BOOTTIME seconds."""
@@ -150,7 +173,9 @@ class AgentCore:
         self._draft = self._as_recovered if self._new_boot else self.durable
         self.outbox.rollback(self._mark[0])
         self.commands.rollback(self._mark[1])
-        self.vms.dropped([e for e in waiting if isinstance(e, fx.Act)])
+        dropped = [e for e in waiting if isinstance(e, fx.Act)]
+        self.vms.dropped([e for e in dropped if e.action != fx.Action.HAND_OVER])
+        self.migrations.dropped(dropped)
         new = self._set_fault("snapshot-not-writable", event.error, now)
         self._wake, self._undone = now + SAVE_RETRY_S, True
         if any(isinstance(e, fx.Send) and isinstance(e.body, m.Report) for e in waiting):
@@ -191,6 +216,8 @@ class AgentCore:
             self._on_report_ack(body)
         elif isinstance(body, m.Poke) and self.link.poked(body):
             return self.link.ask_again(now) if self.link.pulling else self._pull(now)
+        elif isinstance(body, m.Survey) and body.session == self.link.session:
+            return [fx.LookForeign(body)]
         elif isinstance(body, m.ErrorBody):
             return self._on_refused(body, event.id, now)
         return []
@@ -271,6 +298,9 @@ class AgentCore:
         return []
 
     def _on_acted(self, event: fx.Acted, now: float) -> list[fx.Effect]:
+        if event.action == fx.Action.HAND_OVER:
+            self._draft = self.migrations.handed(event, self._draft, now)
+            return [self._outcome(event)]
         if self.vms.in_flight.get(event.uuid, (0,))[0] != event.token:
             return []  # not the one that was ordered last
         self._draft, look = self.vms.acted(event, self._draft, now)
@@ -279,8 +309,22 @@ class AgentCore:
         if event.action == fx.Action.REBOOT:
             self.commands.done(event)
         self._returned(event.uuid, now)
+        return [self._outcome(event)]
+
+    def _outcome(self, event: fx.Acted) -> fx.Log:
         text = clean_line(f"vm {self._name(event.uuid)}: {event.action}: {event.error or event.refused or 'done'}", 600)
-        return [fx.Log("warning" if event.error or event.refused else "info", text)]
+        return fx.Log("warning" if event.error or event.refused else "info", text)
+
+    def _on_progressed(self, event: fx.Progressed, _now: float) -> list[fx.Effect]:
+        self._wake = min(self._wake, self.migrations.progressed(event))
+        return []
+
+    def _on_surveyed(self, event: fx.Surveyed, _now: float) -> list[fx.Effect]:
+        if event.survey.session != self.link.session:
+            return []  # who asked is not there any more
+        error, nonce = clean_text(event.error, 500), event.survey.nonce
+        body = m.Surveyed(session=self.link.session, nonce=nonce, vms=event.vms, more=event.more, error=error)
+        return [fx.Send(body)]
 
     def _on_overdue(self, event: fx.Overdue, now: float) -> list[fx.Effect]:
         what = event.what.rpartition(" ")[2]
@@ -317,7 +361,7 @@ class AgentCore:
         return [fx.Log("error", clean_line(f"libvirt: {event.error}", 600))] if new else []
 
     def _on_host_checked(self, event: fx.HostChecked, now: float) -> list[fx.Effect]:
-        if {f.code for f in event.faults} != {f.code for f in self._host_faults}:
+        if {(f.code, f.severity) for f in event.faults} != {(f.code, f.severity) for f in self._host_faults}:
             self.link.hurry_beat(now)
         faults = (msgspec.structs.replace(fault, text=clean_text(fault.text, 500)) for fault in event.faults[:200])
         self._host_faults, self._load = tuple(faults), event.load
@@ -334,27 +378,59 @@ class AgentCore:
             return [fx.Answer(event.ask, {"accepted": True}), fx.Log("warning", "drained on the node by its operator")]
         if event.verb == "status":
             return [fx.Answer(event.ask, self.status(now))]
+        if event.verb == "migrate" and event.migration is not None and event.attempt:
+            return self._asked_to_migrate(event, event.migration)
         return [fx.Answer(event.ask, {"error": f"unknown request {event.verb!r}"})]
+
+    def _asked_to_migrate(self, event: fx.Asked, order: m.MigrationOrder) -> list[fx.Effect]:
+        uuid, held, left = event.uuid, self._draft.held.get(event.uuid), self._draft.left.get(event.uuid)
+        attempt = held.attempt if held is not None else None
+        if event.attempt in (attempt and attempt.id, left and left.attempt):
+            return [fx.Answer(event.ask, {"begun": event.attempt})]
+        seen, with_disks = self.vms.facts.get(uuid), order.options.local_disks
+        why = leaving.objection(self._draft, uuid, self._boot_id, seen, with_disks)
+        if why is not None:
+            return [fx.Answer(event.ask, {"refused": why})]
+        if uuid in self.vms.in_flight:
+            return [fx.Answer(event.ask, {"busy": "something else is being done to it"})]
+        self._draft = leaving.begin(self._draft, uuid, leaving.ordered(event.attempt, order))
+        text = f"vm {self._name(uuid)}: migrated to {order.address} by the node's operator"
+        act = self.vms.order_migration(self._draft, uuid)
+        return [act, fx.Answer(event.ask, {"begun": event.attempt}), fx.Log("warning", text)]
 
     # --- what follows from the state ----------------------------------------------------------------------------------
 
     def _settle(self, now: float) -> list[fx.Effect]:
         """Everything that must be true after an event that concerns VMs: they are planned, and a drain is judged."""
         self._undone = False
+        self._draft = leaving.adopt(self._draft, self.commands.waiting)
         self._draft = self.vms.notice(self._draft)
         self._draft, acts, wake = self.vms.plan_all(self._draft, now)
-        self._draft, reboots, wake_commands = self.commands.plan(self._draft, self.vms, now)
-        self._wake = min(wake, wake_commands)
-        out: list[fx.Effect] = [*acts, *reboots]
+        self._draft, ordered, wake_commands = self.commands.plan(self._draft, self.vms, self.migrations, now)
+        aborts, wake_aborts = self.migrations.aborts(self._draft, self.vms.in_flight, now)
+        hand_overs, wake_hand_overs = self.migrations.hand_overs(self._draft, now)
+        wake_tell = self.migrations.tell(self._draft, now)
+        settles = self.vms.settled_at if now < self.vms.settled_at else NEVER
+        self._wake = min(wake, wake_commands, wake_aborts, wake_hand_overs, wake_tell, settles)
+        out: list[fx.Effect] = [*acts, *ordered, *aborts, *hand_overs]
         busy = self.vms.busy_until if self._hypervisor_up else NEVER
         look_at = self._drain.judge(self._draft, self.vms.facts, busy, self._last_good_scan, now)
-        self._next_scan = min(self._next_scan, look_at)
+        self._next_scan = min(self._next_scan, look_at, self._look_at_jobs(now))
         blocked = self.vms.blocked_reasons()
-        self._reports = self._reporter.reports(self._draft, self.vms.facts, blocked, self._ignored)
+        progress = self.migrations.progress
+        starting = functools.partial(self.vms.may_be_starting, now=now)
+        self._reports = self._reporter.reports(
+            self._draft, self.vms.facts, blocked, self._ignored, progress, starting
+        )
         self._digest = reporting.digest_of(self._reports, self._drain.proof, self._draft.local_drain)
         released = any(t.done and not t.acked for t in self._draft.tombstones.values())
         self._unconfirmed = released or self.commands.unacked(self._draft)
         return out
+
+    def _look_at_jobs(self, now: float) -> float:
+        busy, facts = self.vms.in_flight, self.vms.facts.values()
+        jobs = any(seen.domain is not None and seen.domain.job and seen.uuid not in busy for seen in facts)
+        return now + LOOK_AT_JOBS_S if jobs else NEVER
 
     def _look(self, now: float) -> list[fx.Effect]:
         if self._scanning or not self._hypervisor_up or now < self._next_scan:
@@ -419,7 +495,8 @@ class AgentCore:
 
     def _set_fault(self, code: str, text: str, now: float) -> bool:
         new = code not in self._own_faults
-        self._own_faults[code] = m.Fault(code=code, text=clean_text(text, 500))
+        severity = Severity.WARNING if code == "libvirt-slow" else Severity.CRITICAL
+        self._own_faults[code] = m.Fault(code=code, text=clean_text(text, 500), severity=severity)
         if new:
             self.link.hurry_beat(now)
         return new
@@ -430,19 +507,21 @@ class AgentCore:
 
     def _name(self, uuid: str) -> str:
         held = self._draft.held.get(uuid)
-        return held.vm.name if held else uuid
+        left = self._draft.left.get(uuid)
+        return held.vm.name if held else left.name if left else uuid
 
     def status(self, now: float) -> dict[str, Any]:
         """What `chime-agent status` shows."""
         faults = (*self._own_faults.values(), *self._host_faults)
-        return status.show(self.durable, self._boot_id, self.link, self._drain.proof, faults, self._reports)
+        seen, proof = self.vms.facts, self._drain.proof
+        return status.show(self.durable, self._boot_id, self.link, proof, faults, self._reports, seen)
 
 
 def _is_quiet(event: fx.Event) -> bool:
     """Whether the event changes nothing that VMs are planned by, except time: most events are of this kind."""
     if isinstance(event, fx.Received):
-        return isinstance(event.body, m.HeartbeatAck)
-    return isinstance(event, fx.Tick | fx.HostChecked)
+        return isinstance(event.body, m.HeartbeatAck | m.Survey)
+    return isinstance(event, fx.Tick | fx.HostChecked | fx.Progressed | fx.Surveyed)
 
 
 def _is_free(effect: fx.Effect) -> bool:
@@ -451,8 +530,8 @@ def _is_free(effect: fx.Effect) -> bool:
     if isinstance(effect, fx.Act):
         return effect.action == fx.Action.START
     if isinstance(effect, fx.Send):
-        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull)
-    return isinstance(effect, fx.Scan | fx.ConnectHypervisor | fx.CheckHost | fx.Log | fx.Reconnect)
+        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull | m.Surveyed)
+    return isinstance(effect, fx.Scan | fx.LookForeign | fx.ConnectHypervisor | fx.CheckHost | fx.Log | fx.Reconnect)
 
 
 _HANDLERS: dict[type[fx.Event], Any] = {
@@ -462,6 +541,8 @@ _HANDLERS: dict[type[fx.Event], Any] = {
     fx.Scanned: AgentCore._on_scanned,
     fx.Happened: AgentCore._on_happened,
     fx.Acted: AgentCore._on_acted,
+    fx.Progressed: AgentCore._on_progressed,
+    fx.Surveyed: AgentCore._on_surveyed,
     fx.Overdue: AgentCore._on_overdue,
     fx.HypervisorUp: AgentCore._on_hypervisor_up,
     fx.HypervisorDown: AgentCore._on_hypervisor_down,

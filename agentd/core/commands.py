@@ -1,16 +1,21 @@
 """One-time commands: each takes effect at most once, whatever is repeated, late, or cut short.
 
-A command is recorded before it is begun. What was begun by an agent that died is `interrupted`: it is not done again.
-Late ones, and those for another epoch, are rejected without effect. A result is told until the server has recorded it.
+A command is recorded before it is begun. What was begun by an agent that died is `interrupted`: it is not done again. A
+migration never is: its attempt is in the snapshot, and its result is recorded when facts have decided it. Late ones,
+and those for another epoch, are rejected without effect. A result is told until the server has recorded it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import msgspec
 from msgspec import Struct
 
+from agentd.core import leaving
 from agentd.core.durable import MAX_JOURNAL, Durable, Journaled
 from agentd.core.effects import Act, Acted
+from agentd.core.migrations import Migrations
 from agentd.core.vms import NEVER, Vms
 from wire.messages import Command, CommandResult
 from wire.text import clean_text
@@ -19,6 +24,8 @@ from wire.types import Outcome
 MAX_WAITING = 100
 MAX_RESULTS_PER_REPORT = 100
 REBOOT = "reboot"
+MIGRATE = "migrate"
+CANCEL = "cancel-migration"
 
 
 class Mark(Struct, frozen=True):
@@ -37,6 +44,8 @@ class Commands:
         self._sent: tuple[int, frozenset[str]] = (0, frozenset())
         self._outcomes: dict[str, tuple[str, CommandResult]] = {}
         for command_id, entry in durable.journal.items():
+            if leaving.is_open(durable, entry.uuid, command_id):
+                continue  # facts decide it
             if entry.result is None:  # a predecessor began it and did not finish
                 self._ended(command_id, entry.uuid, Outcome.INTERRUPTED, "the agent died while it carried this out")
 
@@ -67,24 +76,54 @@ class Commands:
             text = "the journal was lost: it may have been carried out"
             self._ended(command.id, command.uuid, Outcome.INTERRUPTED, text)
 
-    def plan(self, durable: Durable, vms: Vms, now: float) -> tuple[Durable, list[Act], float]:
+    @property
+    def waiting(self) -> Set[str]:
+        """The ids of those that were not judged yet."""
+        return self._waiting.keys()
+
+    def plan(
+        self, durable: Durable, vms: Vms, migrations: Migrations, now: float
+    ) -> tuple[Durable, list[Act], float]:
         """Begins what can begin, rejects what cannot, records outcomes. Returns also when to look again."""
         acts: list[Act] = []
         wake = NEVER
         for command, deadline in list(self._waiting.values()):
+            if command.id not in self._waiting:
+                continue  # cancelled by one before
             why = self._objection(command, deadline, durable, vms, now)
-            if why is None and _must_wait(command, vms):
+            if why is None and command.kind != CANCEL and _must_wait(command, vms):
                 wake = min(wake, deadline)
                 continue
             del self._waiting[command.id]
             if why is not None:
-                result = CommandResult(id=command.id, outcome=Outcome.REJECTED, detail=why)
-                durable = durable.with_journal(command.id, Journaled(uuid=command.uuid, result=result))
+                durable = _rejected(durable, command, why)
                 continue
-            durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))
-            self._running[command.uuid] = command.id
-            acts.append(vms.order_reboot(durable, command.uuid, command.force))
+            durable, act = self._begun(durable, command, vms, migrations)
+            acts += act
         return self._recorded(durable), acts, wake
+
+    def _begun(
+        self, durable: Durable, command: Command, vms: Vms, migrations: Migrations
+    ) -> tuple[Durable, list[Act]]:
+        if command.kind == CANCEL:
+            return self._cancelled(durable, command, migrations), []
+        durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))
+        if command.kind == REBOOT:
+            self._running[command.uuid] = command.id
+            return durable, [vms.order_reboot(durable, command.uuid, command.force)]
+        assert command.migration is not None  # or there was an objection
+        durable = leaving.begin(durable, command.uuid, leaving.ordered(command.id, command.migration))
+        return durable, [vms.order_migration(durable, command.uuid)]
+
+    def _cancelled(self, durable: Durable, command: Command, migrations: Migrations) -> Durable:
+        """libvirt is asked to give it up; whether it does is told by the outcome of the attempt."""
+        waiting = self._waiting.pop(command.attempt, None)
+        if waiting is not None:
+            durable = _rejected(durable, waiting[0], "it was cancelled before it began")
+        else:
+            migrations.cancel(command.attempt)
+        result = CommandResult(id=command.id, outcome=Outcome.DONE)
+        return durable.with_journal(command.id, Journaled(uuid=command.uuid, result=result))
 
     def _recorded(self, durable: Durable) -> Durable:
         for command_id, (uuid, result) in list(self._outcomes.items()):
@@ -97,13 +136,25 @@ class Commands:
 
     def _objection(self, command: Command, deadline: float, durable: Durable, vms: Vms, now: float) -> str | None:
         held = durable.held.get(command.uuid)
-        if command.kind != REBOOT:
+        if command.kind not in (REBOOT, MIGRATE, CANCEL):
             return f"command {command.kind} is not known here"
         if now >= deadline:
             return "its deadline has passed"
         if held is None or held.vm.epoch != command.epoch:
             return f"epoch {command.epoch} is not the one held here"
-        return None if _must_wait(command, vms) or _runs(command, vms) else "the VM does not run"
+        if command.kind == CANCEL:
+            open_here = leaving.is_open(durable, command.uuid, command.attempt) or command.attempt in self._waiting
+            return None if open_here else "no such migration is under way"
+        if command.kind == MIGRATE and command.migration is None:
+            return "it does not say where to"
+        with_disks = command.migration is not None and command.migration.options.local_disks
+        if command.kind == MIGRATE and held.leaving:
+            return leaving.objection(durable, command.uuid, vms.boot_id, None, with_disks)
+        if _must_wait(command, vms):
+            return None
+        if command.kind == MIGRATE:
+            return leaving.objection(durable, command.uuid, vms.boot_id, vms.facts[command.uuid], with_disks)
+        return None if _runs(command, vms) else "the VM does not run"
 
     def done(self, event: Acted) -> None:
         """A reboot returned."""
@@ -133,6 +184,13 @@ class Commands:
             entry = durable.journal[command_id]  # only what is acknowledged is ever dropped
             durable = durable.with_journal(command_id, msgspec.structs.replace(entry, acked=True))
         return durable
+
+
+def _rejected(durable: Durable, command: Command, why: str) -> Durable:
+    result = CommandResult(id=command.id, outcome=Outcome.REJECTED, detail=clean_text(why, 500))
+    if command.kind == MIGRATE:
+        durable = leaving.rejected(durable, command.uuid, command.id, why)
+    return durable.with_journal(command.id, Journaled(uuid=command.uuid, result=result))
 
 
 def _must_wait(command: Command, vms: Vms) -> bool:

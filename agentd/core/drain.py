@@ -1,12 +1,13 @@
 """When a drain is proven on the node: the ground on which a rebuild elsewhere may stand.
 
-Clean means: libvirt answers, no start is under way, and a look at all domains and real processes that began after the
-last of them shows no process of a VM that is or was Chime's. Unknown is not clean. Once clean it stays so
-until something is seen or libvirt is lost: the guard lets nothing start on a drained node.
+Clean means: libvirt answers, no start is under way, no migration is undecided, and a look at all domains and real
+processes that began after the last of them shows no process of a VM that is or was Chime's. Unknown is not clean. Once
+clean it stays so until something is seen or libvirt is lost: the guard lets nothing start on a drained node.
 """
 
 from __future__ import annotations
 
+from agentd.core import adoption
 from agentd.core.durable import Durable
 from agentd.core.facts import VmFacts
 from wire.messages import DrainProof
@@ -32,8 +33,10 @@ class DrainWatch:
         if not durable.drained:
             self.proof = None
             return NEVER
-        running = tuple(sorted(uuid for uuid, seen in facts.items() if _ours(durable, seen) and _alive(seen)))
-        if running or busy_until == NEVER or not all(seen.libvirt_ok for seen in facts.values()):
+        alive = {uuid for uuid, seen in facts.items() if _ours(durable, seen) and _alive(seen)}
+        running = tuple(sorted(alive | {uuid for uuid, held in durable.held.items() if held.leaving}))
+        unseen = any(uuid not in facts for uuid in durable.held)
+        if running or unseen or busy_until == NEVER or not all(seen.libvirt_ok for seen in facts.values()):
             self._doubt = now
         confirmed = durable.confirmed_boot == self._boot_id or durable.local_drain
         quiet_since = max(self._doubt, busy_until)
@@ -47,6 +50,8 @@ class DrainWatch:
 
 
 def _ours(durable: Durable, seen: VmFacts) -> bool:
+    if seen.uuid in adoption.given_back(durable):
+        return adoption.is_marked(durable, seen.domain)
     marked = seen.domain is not None and seen.domain.epoch is not None
     return marked or seen.uuid in durable.held or seen.uuid in durable.tombstones
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from wire.messages import Assignment, CommandResult, MigrationOptions, NodeOrder
 from wire.types import AdminState, MigrationPhase
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2  # 1 knew no migrations: an older agent would start what is leaving
 MAX_JOURNAL = 200
 
 
@@ -31,7 +31,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
 class Left(Struct, frozen=True, kw_only=True):
     """A VM that has left by `attempt`, in `epoch`: its process and definition here are gone, and a tombstone stands.
-    `handed_over`: its copy on the target was told to run, or is not there."""
+    `handed_over`: its copy on the target was told to run, or is not there (`detail`)."""
 
     attempt: str
     epoch: int
@@ -39,6 +39,7 @@ class Left(Struct, frozen=True, kw_only=True):
     target: str
     address: str
     handed_over: bool = False
+    detail: str = ""
 
 
 class Held(Struct, frozen=True, kw_only=True):
@@ -85,6 +86,11 @@ class Held(Struct, frozen=True, kw_only=True):
         """It left by a migration that no one told Chime of, and no one asked for a start since."""
         return self.moved_serial == self.vm.start_serial
 
+    @property
+    def leaving(self) -> bool:
+        """An attempt to migrate it away has begun and is not decided: whether it is here is not known."""
+        return self.attempt is not None and self.attempt.phase == MigrationPhase.LEAVING
+
     def assigned(self, vm: Assignment) -> Held:
         """The same VM in the same epoch as the server wants it now. Another start request clears what ended it."""
         if vm.start_serial == self.vm.start_serial:
@@ -94,11 +100,12 @@ class Held(Struct, frozen=True, kw_only=True):
 
 class Tombstone(Struct, frozen=True, kw_only=True):
     """A release: this node may never run the VM in `epoch` or below. `done`: domain and process are gone.
-    `acked`: the server has recorded that."""
+    `acked`: the server has recorded that. `keep`: the VM was given back: only our metadata has to be gone."""
 
     epoch: int
     done: bool = False
     acked: bool = False
+    keep: bool = False
 
 
 class Journaled(Struct, frozen=True, kw_only=True):
@@ -152,6 +159,14 @@ class Durable(Struct, frozen=True, kw_only=True):
     def with_tombstone(self, uuid: str, tombstone: Tombstone) -> Durable:
         """A copy with the tombstone added or replaced."""
         return msgspec.structs.replace(self, tombstones={**self.tombstones, uuid: tombstone})
+
+    def with_left(self, uuid: str, left: Left) -> Durable:
+        """A copy with the VM that has left added or replaced."""
+        return msgspec.structs.replace(self, left={**self.left, uuid: left})
+
+    def without_left(self, uuid: str) -> Durable:
+        """A copy in which no more is to be said of how the VM left."""
+        return msgspec.structs.replace(self, left={k: v for k, v in self.left.items() if k != uuid})
 
     def with_journal(self, command_id: str, entry: Journaled) -> Durable:
         """A copy with the command begun or ended. Beyond a bound the oldest are dropped whose result is recorded by the

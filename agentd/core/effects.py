@@ -13,7 +13,17 @@ from msgspec import Struct
 
 from agentd.core.durable import Attempt, Durable, Left
 from agentd.core.facts import HostScan, Lifecycle, VmFacts
-from wire.messages import Assignment, Base, Fault, HostFacts, Load, MigrationProgress
+from wire.messages import (
+    Assignment,
+    Base,
+    Fault,
+    ForeignVm,
+    HostFacts,
+    Load,
+    MigrationOrder,
+    MigrationProgress,
+    Survey,
+)
 
 
 class Action(StrEnum):
@@ -29,6 +39,8 @@ class Action(StrEnum):
     SETTLE = "settle"  # waits until libvirt migrates the VM no more
     HAND_OVER = "hand-over"  # lets the copy on the target run
     RESUME = "resume"
+    ADOPT = "adopt"  # puts our mark on a domain, and changes nothing else
+    GIVE_BACK = "give-back"  # takes our mark off again
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -69,8 +81,8 @@ class Happened(Event, frozen=True):
 
 
 class Acted(Event, frozen=True):
-    """The outcome of `Act`, with what was seen of the VM afterwards. `invalid`: it cannot work as it is defined.
-    `refused`: the guard's reason, nothing was done."""
+    """The outcome of `Act`, with what was seen of the VM afterwards. `invalid`: it cannot work as it is defined;
+    with HAND_OVER: the target has no such copy. `refused`: the guard's reason, nothing was done."""
 
     uuid: str
     action: Action
@@ -93,6 +105,15 @@ class Overdue(Event, frozen=True):
     """An `Act` or `Scan` has not returned within its time-out. It still may."""
 
     what: str
+
+
+class Surveyed(Event, frozen=True):
+    """The answer to `Survey`: domains that are not Chime's. `more`: there are others."""
+
+    survey: Survey
+    vms: tuple[ForeignVm, ...] = ()
+    more: bool = False
+    error: str = ""
 
 
 class HypervisorUp(Event, frozen=True):
@@ -126,11 +147,15 @@ class HostChecked(Event, frozen=True):
 
 
 class Asked(Event, frozen=True):
-    """A request over the node-local socket."""
+    """A request over the node-local socket. `graceful_s`: with drain; the rest: with migrate, where the asker names the
+    attempt, so that a question that is repeated begins nothing anew."""
 
     ask: int
     verb: str
     graceful_s: float = 60.0
+    uuid: str = ""
+    attempt: str = ""
+    migration: MigrationOrder | None = None
 
 
 # --- effects ----------------------------------------------------------------------------------------------------------
@@ -158,8 +183,8 @@ class Reconnect(Effect, frozen=True):
 
 
 class Act(Effect, frozen=True):
-    """Do one thing to a VM in a worker; START and RESUME are guarded again there. `attempt`: for MIGRATE and SETTLE;
-    `left`: for HAND_OVER."""
+    """Do one thing to a VM in a worker; START, RESUME and MIGRATE are guarded again there. `attempt`: for MIGRATE and
+    SETTLE; `left`: for HAND_OVER; `epoch`: for GIVE_BACK, up to which the mark is taken off."""
 
     uuid: str
     action: Action
@@ -168,12 +193,19 @@ class Act(Effect, frozen=True):
     force: bool = False
     attempt: Attempt | None = None
     left: Left | None = None
+    epoch: int = 0
 
 
 class AbortMigration(Effect, frozen=True):
     """Ask libvirt to give up the VM's migration, which goes on in a worker; its `Acted` tells the end."""
 
     uuid: str
+
+
+class LookForeign(Effect, frozen=True):
+    """Look at the domains that are not Chime's, as the server asks."""
+
+    survey: Survey
 
 
 class Scan(Effect, frozen=True):

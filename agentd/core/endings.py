@@ -10,7 +10,7 @@ from collections.abc import Set
 
 import msgspec
 
-from agentd.core import planner
+from agentd.core import leaving, planner
 from agentd.core.durable import Durable, Held
 from agentd.core.facts import Domain, DomainState, OffReason, VmFacts
 from agentd.core.reporting import Outbox
@@ -22,7 +22,7 @@ def notice(durable: Durable, sightings: Sightings, busy: Set[str], outbox: Outbo
     """Remembers which VMs ran, and how they ended. `busy`: an action on them is under way."""
     for uuid, held in durable.held.items():
         seen = sightings.facts.get(uuid)
-        if seen is None or not seen.libvirt_ok or uuid in busy:
+        if seen is None or not seen.libvirt_ok or uuid in busy or held.leaving:
             continue
         if seen.domain is not None and seen.domain.active:
             noticed = _alive(durable, held, seen.domain, outbox)
@@ -30,6 +30,7 @@ def notice(durable: Durable, sightings: Sightings, busy: Set[str], outbox: Outbo
             noticed = _off(durable, held, seen, sightings, outbox)
         if seen.domain is not None and seen.domain.epoch == held.vm.epoch and not held.defined:
             noticed = msgspec.structs.replace(noticed, defined=True)
+        noticed = leaving.noticed(noticed, seen)
         if noticed is not held:
             durable = durable.with_held(noticed)
     return durable

@@ -49,7 +49,7 @@ class Happening(StrEnum):
 class Domain(Struct, frozen=True):
     """One libvirt domain. `epoch` is from Chime's metadata, None if it has none; `io_error`: paused by a disk error.
     `attempt`, `origin`: it came by this attempt to migrate it, from that node, says its metadata. `job`: libvirt is
-    migrating it now, in or out."""
+    migrating it now, in or out. `adopted`: it was taken over as it was: its definition is its maker's."""
 
     uuid: str
     name: str
@@ -62,6 +62,7 @@ class Domain(Struct, frozen=True):
     attempt: str = ""
     origin: str = ""
     job: bool = False
+    adopted: bool = False
 
     @property
     def active(self) -> bool:

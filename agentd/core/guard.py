@@ -1,15 +1,17 @@
-"""The one check in front of every start of a VM (design rule 1).
+"""The one check in front of every start of a VM (design rule 1), and those in front of a resume and a migration.
 
 `refusal` is called twice for each start, with the same words: by the planner, to decide whether a start is worth
 trying, and by the executor immediately before `create()`, with facts inspected in that moment and the durable state of
-that moment. It returns why not, or None. Unknown is a reason, never a permission.
+that moment. It returns why not, or None. Unknown is a reason, never a permission. `resume_refusal` is asked in the same
+way: it lets run what a migration left paused, and nothing that a person has paused.
 """
 
 from __future__ import annotations
 
+from agentd.core import adoption
 from agentd.core.durable import Durable, Held
-from agentd.core.facts import OffReason, VmFacts
-from wire.types import Desired
+from agentd.core.facts import DomainState, OffReason, VmFacts
+from wire.types import Desired, MigrationPhase
 
 
 def refusal(durable: Durable, uuid: str, boot_id: str, facts: VmFacts) -> str | None:
@@ -19,6 +21,26 @@ def refusal(durable: Durable, uuid: str, boot_id: str, facts: VmFacts) -> str | 
         return objection
     held = durable.held[uuid]
     return _not_wanted(durable, held, boot_id) or _alive(facts) or _elsewhere(held, facts)
+
+
+def resume_refusal(durable: Durable, uuid: str, boot_id: str, facts: VmFacts) -> str | None:
+    """Why the paused VM must not be resumed now on this host, or None if it may: it is the copy by which the VM came
+    here, or it stayed here when a migration failed."""
+    objection = _not_ours(durable, uuid)
+    if objection is not None:
+        return objection
+    held = durable.held[uuid]
+    return _not_wanted(durable, held, boot_id) or _not_paused(facts) or _not_by_migration(held, facts)
+
+
+def migrate_refusal(durable: Durable, uuid: str, attempt_id: str) -> str | None:
+    """Why the migration must not be begun any more, or None if it may."""
+    objection = _not_ours(durable, uuid)
+    if objection is not None:
+        return objection
+    attempt = durable.held[uuid].attempt
+    under_way = attempt is not None and attempt.phase == MigrationPhase.LEAVING and attempt.id == attempt_id
+    return None if under_way else "the attempt is over"
 
 
 def _not_ours(durable: Durable, uuid: str) -> str | None:
@@ -31,6 +53,8 @@ def _not_ours(durable: Durable, uuid: str) -> str | None:
 
 
 def _not_wanted(durable: Durable, held: Held, boot_id: str) -> str | None:
+    if held.leaving:
+        return "it is being migrated away"
     if durable.confirmed_boot != boot_id:
         return "the server has not confirmed the inventory since this host booted"
     if durable.order.hold:
@@ -52,6 +76,8 @@ def _elsewhere(held: Held, facts: VmFacts) -> str | None:
     assert facts.domain is not None  # or `_alive` has objected
     if facts.domain.reason == OffReason.MIGRATED and held.moved_serial < 0:
         return "libvirt says that it was migrated away: it may run elsewhere"
+    if adoption.is_due(held, facts.domain):
+        return "it is imported, and not taken over yet"
     epoch = facts.domain.epoch
     if epoch is not None and epoch > held.vm.epoch:
         return f"its domain carries epoch {epoch}, newer than {held.vm.epoch}"
@@ -69,3 +95,25 @@ def _alive(facts: VmFacts) -> str | None:
     if facts.domain.active:
         return f"libvirt says that it is {facts.domain.state}"
     return None
+
+
+def _not_paused(facts: VmFacts) -> str | None:
+    if not facts.libvirt_ok:
+        return "libvirt does not answer: the VM's state is unknown"
+    domain = facts.domain
+    if domain is None or domain.state != DomainState.PAUSED:
+        return "it is not paused"
+    if domain.io_error:
+        return "it is paused by a disk error"
+    if domain.job:
+        return "libvirt is migrating it"
+    return None if len(facts.processes) == 1 else f"{len(facts.processes)} qemu processes have its UUID"
+
+
+def _not_by_migration(held: Held, facts: VmFacts) -> str | None:
+    assert facts.domain is not None  # or `_not_paused` has objected
+    if facts.domain.attempt:
+        return None if facts.domain.attempt == held.vm.arrival else "it is a copy that the VM did not come by"
+    attempt = held.attempt
+    stayed = attempt is not None and attempt.phase == MigrationPhase.FAILED and not attempt.resumed
+    return None if stayed and facts.domain.epoch == held.vm.epoch else "a person has paused it"

@@ -1,6 +1,7 @@
 """What the server says about this node, merged into what the node knows. Pure: pages in, `Durable` out.
 
-Rules: only a release removes; an epoch never falls; a release is never forgotten; all pages count at once or none.
+Rules: only a release removes, and it alone ends what is remembered of a VM that has left; an epoch never falls; a
+release is never forgotten; a migration that is under way goes on in the next epoch; all pages count at once or none.
 """
 
 from __future__ import annotations
@@ -39,10 +40,15 @@ def merge(
 def _released(durable: Durable, release: Release) -> Durable:
     known = durable.tombstones.get(release.uuid)
     if known is not None and known.epoch >= release.epoch:
-        tombstone = Tombstone(epoch=known.epoch)  # it asks again: it is looked at again and confirmed again
+        # it asks again: it is looked at again and confirmed again; what was given back is never ended afterwards
+        keep = known.keep or (release.keep and known.epoch == release.epoch)
+        tombstone = Tombstone(epoch=known.epoch, keep=keep)
     else:
-        tombstone = Tombstone(epoch=release.epoch)
+        tombstone = Tombstone(epoch=release.epoch, keep=release.keep)
     durable = durable.with_tombstone(release.uuid, tombstone)
+    left = durable.left.get(release.uuid)
+    if left is not None and left.epoch <= release.epoch:
+        durable = durable.without_left(release.uuid)
     held = durable.held.get(release.uuid)
     if held is not None and held.vm.epoch <= release.epoch:
         durable = durable.without_held(release.uuid)
@@ -50,11 +56,14 @@ def _released(durable: Durable, release: Release) -> Durable:
 
 
 def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
-    tombstone, held = durable.tombstones.get(vm.uuid), durable.held.get(vm.uuid)
+    tombstone, held, left = durable.tombstones.get(vm.uuid), durable.held.get(vm.uuid), durable.left.get(vm.uuid)
+    if left is not None:  # only a release says that the server knows: a higher epoch may have crossed the news
+        return durable, "" if vm.epoch <= left.epoch else f"vm {vm.name}: assigned in epoch {vm.epoch}, but it has left"
     if tombstone is not None and tombstone.epoch >= vm.epoch:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but released here up to epoch {tombstone.epoch}"
     if held is not None and held.vm.epoch > vm.epoch:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but held here in epoch {held.vm.epoch}"
     if held is None or held.vm.epoch != vm.epoch:
-        return durable.with_held(Held(vm=vm)), ""
+        leaving = held.attempt if held is not None and held.leaving else None
+        return durable.with_held(Held(vm=vm, attempt=leaving)), ""
     return durable.with_held(held.assigned(vm)), ""

@@ -1,13 +1,19 @@
 """Desired x observed -> the next action for one VM. Pure: a table in words.
 
+    given back, our mark still there take it off
+    leaving, undecided               settle; its definition that stayed behind: undefine
     released, process alive          destroy
     released, domain defined         undefine
     released, nothing left           (confirm: the agent marks the tombstone done)
+    imported, no mark yet            adopt (put our mark on it), and nothing else before that
     ours, should not run, alive      shutdown, after the graceful time destroy
+    ours, a paused copy that came    resume, if it is the one that the VM came by; else destroy
+    ours, paused as it did not leave resume, once
     ours, not defined or old         define (once the server has confirmed the inventory in this boot)
     ours, should run, off            start (if the guard has no objection; budget and back-off apply)
     ours, its domain is newer        nothing but a stop: the server has to learn of the higher epoch first
-    not ours, not released           nothing: it may be an arrival or someone else's
+    not ours, not released           nothing: it may be an arrival or someone else's. A release speaks of no newer
+                                     epoch, and one that was carried out of no copy that came since
 
 "Should run" is desired = running, node not drained, guest not halted, budget not spent.
 """
@@ -18,10 +24,11 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from agentd.core import adoption, leaving
 from agentd.core.durable import Durable, Held, Tombstone
 from agentd.core.effects import Action
 from agentd.core.facts import Domain, DomainState, VmFacts
-from wire.types import Desired, Observed
+from wire.types import Desired, MigrationPhase, Observed
 
 
 class Plan(Struct, frozen=True):
@@ -48,7 +55,16 @@ def is_released(tombstone: Tombstone | None, held: Held | None) -> bool:
 
 def is_leftover(domain: Domain, tombstone: Tombstone | None) -> bool:
     """Whether the domain is one that the release speaks of, though the VM was assigned here again since."""
-    return tombstone is not None and not tombstone.done and (domain.epoch or 0) <= tombstone.epoch
+    if tombstone is None or tombstone.done or tombstone.keep:
+        return False
+    return (domain.epoch or 0) <= tombstone.epoch
+
+
+def speaks_of(tombstone: Tombstone, domain: Domain | None) -> bool:
+    """Whether a release of a VM that is not owned here means this domain."""
+    if domain is None or domain.epoch is None:
+        return True
+    return domain.epoch <= tombstone.epoch and not (tombstone.done and domain.attempt)
 
 
 class Stopping(NamedTuple):
@@ -63,17 +79,31 @@ def plan(durable: Durable, facts: VmFacts, boot_id: str, stopping: Stopping | No
     held, tombstone = durable.held.get(facts.uuid), durable.tombstones.get(facts.uuid)
     if not facts.libvirt_ok:
         return Plan(why="libvirt does not answer")
-    if is_released(tombstone, held):
+    if tombstone is not None and is_released(tombstone, held):
+        if not speaks_of(tombstone, facts.domain):
+            return Plan()
+        if tombstone.keep:
+            return Plan(adoption.give_back(tombstone, facts.domain), "it is given back")
         return _remove(facts.domain)
     if held is None:
         return Plan()
+    if adoption.is_due(held, facts.domain):
+        action = adoption.next_action(facts.domain) if durable.confirmed_boot == boot_id else None
+        return Plan(action, "it is imported")
+    if held.leaving:
+        if leaving.leaves_definition(facts):
+            return Plan(Action.UNDEFINE, "it has left, and its definition stayed behind")
+        return Plan(Action.SETTLE, "its migration is undecided")
     if facts.domain is not None and facts.domain.active:
         return _alive(durable, held, facts.domain, stopping, boot_id, now)
     if held.vm.desired == Desired.DELETED or _is_newer(facts.domain, held):
         return Plan()
-    if _must_define(facts.domain, held):
-        return Plan(Action.DEFINE, "definition missing or old") if durable.confirmed_boot == boot_id else Plan()
-    return Plan(Action.START, "should run") if should_run(durable, held) else Plan()
+    wanted = should_run(durable, held)
+    makers = wanted and facts.domain is not None and facts.domain.adopted  # it lacks Chime's power actions
+    if makers or _must_define(facts.domain, held):
+        action = Action.DEFINE if makers else adoption.renewal(facts.domain)
+        return Plan(action, "definition missing or old") if durable.confirmed_boot == boot_id else Plan()
+    return Plan(Action.START, "should run") if wanted else Plan()
 
 
 def _alive(
@@ -81,12 +111,34 @@ def _alive(
 ) -> Plan:
     if is_leftover(domain, durable.tombstones.get(domain.uuid)):
         return Plan(Action.DESTROY, "a process of an epoch that this node released")
+    if domain.attempt and domain.job:
+        return Plan(why="it is still coming")
+    if domain.attempt and domain.state == DomainState.PAUSED:
+        return _arrived(durable, held, domain)
     if not should_run(durable, held):
         graceful_s = durable.graceful_drain_s if durable.drained else held.vm.graceful_s
         return _stop(graceful_s, stopping, now)
+    if stayed_paused(held, domain):
+        return Plan(Action.RESUME, "its migration failed, and it did not go on")
     if _must_define(domain, held) and not _is_newer(domain, held) and durable.confirmed_boot == boot_id:
-        return Plan(Action.DEFINE, "definition missing or old")
+        return Plan(adoption.renewal(domain), "definition missing or old")
     return Plan()
+
+
+def _arrived(durable: Durable, held: Held, domain: Domain) -> Plan:
+    """A copy that a migration left paused here, of a VM that is ours now."""
+    if domain.attempt != held.vm.arrival:
+        return Plan(Action.DESTROY, "a copy that the VM did not come by")
+    if not should_run(durable, held):
+        return Plan(Action.DESTROY, "should not run, and cannot power off while it is paused")
+    return Plan(Action.RESUME, "it has arrived")
+
+
+def stayed_paused(held: Held, domain: Domain) -> bool:
+    """Whether a migration that failed has left the VM paused here."""
+    attempt = held.attempt
+    failed = attempt is not None and attempt.phase == MigrationPhase.FAILED and not attempt.resumed
+    return failed and domain.state == DomainState.PAUSED and not domain.io_error and not domain.job
 
 
 def _must_define(domain: Domain | None, held: Held) -> bool:
@@ -134,8 +186,12 @@ def observe(durable: Durable, facts: VmFacts, blocked: str) -> Sight:
     held = durable.held.get(facts.uuid)
     if not facts.libvirt_ok:
         return Sight(Observed.UNKNOWN, detail="libvirt does not answer")
+    if held is not None and held.attempt is not None and held.leaving:
+        return Sight(Observed.MIGRATING, detail=f"to {held.attempt.target or held.attempt.address}".strip())
     outside = foreign_pids(facts)
     if facts.domain is not None and facts.domain.active:
+        if facts.domain.attempt and facts.domain.job:
+            return Sight(Observed.MIGRATING, detail=f"from {facts.domain.origin}")
         if facts.domain.io_error:
             return Sight(Observed.PAUSED, "io-error", "paused by a disk error")
         twice = f"more than one qemu process has its UUID: pid {outside}"

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
 
-from agentd.core import planner
-from agentd.core.durable import Durable, Held
+from agentd.core import adoption, planner
+from agentd.core.durable import Attempt, Durable, Held, Left
 from agentd.core.facts import VmFacts
 from wire import messages as m
 from wire.text import clean_line, clean_text
+from wire.types import MigrationPhase, Observed
 
 MAX_EVENTS = 500
 MAX_EVENTS_PER_REPORT = 100
@@ -27,6 +29,10 @@ MAX_REPORT_BYTES = 1_000_000
 _encoder = msgspec.msgpack.Encoder()
 
 
+START_PENDING = "start-pending"
+"""The problem of a VM that is off now, while a start of it may be under way."""
+
+
 class Reporter:
     """What is reported of each VM. A report is made again only when something that it follows from is another object
     than before: most VMs stay as they are while something happens to one."""
@@ -35,15 +41,26 @@ class Reporter:
         self._made: dict[str, tuple[tuple[object, ...], m.VmReport]] = {}
 
     def reports(
-        self, durable: Durable, facts: dict[str, VmFacts], blocked: dict[str, str], ignored: dict[str, str]
+        self,
+        durable: Durable,
+        facts: dict[str, VmFacts],
+        blocked: dict[str, str],
+        ignored: dict[str, str],
+        progress: dict[str, m.MigrationProgress],
+        starting: Callable[[str], bool],
     ) -> dict[str, m.VmReport]:
-        """One report for each VM that this node owns, for each domain that is or was ours without being owned, and for
-        each assignment that was ignored because of its epoch (`ignored`: why, by VM)."""
+        """One report for each VM that this node owns, for each that has left it by migration, for each domain that is
+        or was ours without being owned, and for each assignment that was ignored because of its epoch (`ignored`: why,
+        by VM). `starting`: whether a start of the VM may be under way, of which nothing is seen yet."""
         self._made = {
-            uuid: self._held(durable, held, facts.get(uuid), blocked.get(uuid, ""))
+            uuid: self._held(
+                durable, held, facts.get(uuid), blocked.get(uuid, ""), progress.get(uuid), starting(uuid)
+            )
             for uuid, held in durable.held.items()
         }
         reports = {uuid: report for uuid, (_, report) in self._made.items()}
+        for uuid, left in durable.left.items():
+            reports[uuid] = _left_report(durable, uuid, left, facts.get(uuid))
         for uuid, seen in facts.items():
             if uuid not in reports and (stray := _stray(durable, seen)):
                 reports[uuid] = stray
@@ -54,18 +71,32 @@ class Reporter:
         return reports if len(reports) <= MAX_VMS else dict(list(reports.items())[:MAX_VMS])
 
     def _held(
-        self, durable: Durable, held: Held, seen: VmFacts | None, blocked: str
+        self,
+        durable: Durable,
+        held: Held,
+        seen: VmFacts | None,
+        blocked: str,
+        progress: m.MigrationProgress | None,
+        starting: bool,
     ) -> tuple[tuple[object, ...], m.VmReport]:
-        basis = (held, seen, durable.tombstones.get(held.vm.uuid), blocked, durable.drained)
+        basis = (held, seen, durable.tombstones.get(held.vm.uuid), blocked, durable.drained, progress, starting)
         old = self._made.get(held.vm.uuid)
         if old is not None and all(map(operator.is_, old[0], basis)):
             return old
-        return basis, _held_report(durable, held, seen, blocked)
+        report = _held_report(durable, held, seen, blocked, progress)
+        if starting and report.observed == Observed.STOPPED and not report.problem:
+            report = msgspec.structs.replace(report, problem=START_PENDING)
+        return basis, report
 
 
-def _held_report(durable: Durable, held: Held, seen: VmFacts | None, blocked: str) -> m.VmReport:
+def _held_report(
+    durable: Durable, held: Held, seen: VmFacts | None, blocked: str, progress: m.MigrationProgress | None
+) -> m.VmReport:
     facts = seen or VmFacts(held.vm.uuid, False)
     sight = planner.observe(durable, facts, blocked)
+    problem, detail = adoption.problem(held, facts, blocked)
+    if problem:
+        sight = sight._replace(problem=problem, detail=detail)
     return m.VmReport(
         uuid=held.vm.uuid,
         epoch=max(durable.highest_epoch(held.vm.uuid), _marked(facts)),
@@ -77,6 +108,38 @@ def _held_report(durable: Durable, held: Held, seen: VmFacts | None, blocked: st
         problem=sight.problem,
         detail=clean_text(sight.detail, MAX_DETAIL),
         name=held.vm.name,
+        migration=None if held.attempt is None else _attempt_report(held.attempt, progress),
+    )
+
+
+def _attempt_report(attempt: Attempt, progress: m.MigrationProgress | None) -> m.MigrationReport:
+    return m.MigrationReport(
+        attempt=attempt.id,
+        phase=attempt.phase,
+        peer=attempt.target or attempt.address,
+        detail=clean_text(attempt.detail, MAX_DETAIL),
+        progress=progress,
+    )
+
+
+def _left_report(durable: Durable, uuid: str, left: Left, seen: VmFacts | None) -> m.VmReport:
+    """The VM is on its way to another owner: what becomes of it is not known here."""
+    gone = seen is None or (seen.domain is None and not seen.processes)
+    report = m.MigrationReport(
+        attempt=left.attempt,
+        phase=MigrationPhase.LEFT,
+        peer=left.target or left.address,
+        detail=clean_text(left.detail, MAX_DETAIL),
+    )
+    return m.VmReport(
+        uuid=uuid,
+        epoch=durable.highest_epoch(uuid),
+        revision=0,
+        observed=Observed.UNKNOWN if seen is None or gone else planner.observe(durable, seen, "").observed,
+        problem="migrated-away",
+        detail="it was migrated away from here",
+        name=left.name,
+        migration=report,
     )
 
 
@@ -87,7 +150,7 @@ def _marked(seen: VmFacts) -> int:
 def _stray(durable: Durable, seen: VmFacts) -> m.VmReport | None:
     domain, tombstone = seen.domain, durable.tombstones.get(seen.uuid)
     marked = domain is not None and domain.epoch is not None
-    if not marked and (tombstone is None or (domain is None and not seen.processes)):
+    if not marked and (tombstone is None or tombstone.keep or (domain is None and not seen.processes)):
         return None
     return _not_held(durable, seen)
 
@@ -102,7 +165,15 @@ def _not_held(durable: Durable, seen: VmFacts, problem: str = "", detail: str = 
         problem=sight.problem or problem,
         detail=clean_text(sight.detail or detail, MAX_DETAIL),
         name=clean_line(seen.domain.name, 200) if seen.domain else "",
+        migration=_arrival_report(seen),
     )
+
+
+def _arrival_report(seen: VmFacts) -> m.MigrationReport | None:
+    attempt = clean_line(seen.domain.attempt, 64) if seen.domain is not None else ""
+    if not attempt or seen.domain is None:
+        return None
+    return m.MigrationReport(attempt=attempt, phase=MigrationPhase.ARRIVED, peer=clean_line(seen.domain.origin, 200))
 
 
 def fit(report: m.Report) -> m.Report:

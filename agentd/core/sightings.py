@@ -69,7 +69,8 @@ class Sightings:
         """A lifecycle event. Returns whether a look is needed to understand it."""
         uuid, happening = event.uuid, event.happening
         stale = happening == Happening.STOPPED and uuid in self._start_unheard
-        self._note_signals(event, stale, now)
+        held = durable.held.get(uuid)
+        self._note_signals(event, stale or held is None or held.leaving, now)
         if in_flight:
             self._heard_in_flight[uuid] = happening
             return False
@@ -84,14 +85,15 @@ class Sightings:
         self.facts[uuid] = VmFacts(uuid, True, changed, seen.processes if alive else ())
         return False
 
-    def _note_signals(self, event: Lifecycle, stale: bool, now: float) -> None:
+    def _note_signals(self, event: Lifecycle, expected: bool, now: float) -> None:
+        """`expected`: that it ends here by a migration is no news."""
         if event.happening == Happening.HOST_SHUTDOWN:
             self.host_signal[event.uuid] = now
         elif event.happening == Happening.STARTED:
             self.host_signal.pop(event.uuid, None)
             self.moved.discard(event.uuid)
             self._start_unheard.discard(event.uuid)
-        elif event.happening == Happening.STOPPED and event.reason == OffReason.MIGRATED and not stale:
+        elif event.happening == Happening.STOPPED and event.reason == OffReason.MIGRATED and not expected:
             self.moved.add(event.uuid)
 
     # --- actions ------------------------------------------------------------------------------------------------------

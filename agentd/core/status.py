@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
+from agentd.core import leaving
 from agentd.core.durable import Durable
+from agentd.core.facts import VmFacts
 from agentd.core.link import Link
 from wire.messages import DrainProof, Fault, VmReport
 
@@ -17,6 +21,7 @@ def show(
     proof: DrainProof | None,
     faults: Sequence[Fault],
     reports: dict[str, VmReport],
+    facts: dict[str, VmFacts],
 ) -> dict[str, Any]:
     """A document of plain values."""
     return {
@@ -28,9 +33,49 @@ def show(
         "local_drain": durable.local_drain,
         "drain_clean": proof.clean if proof else None,
         "revision": durable.revision,
-        "faults": [{"code": fault.code, "text": fault.text} for fault in faults],
+        "faults": [{"code": f.code, "severity": f.severity.value, "text": f.text} for f in faults],
         "vms": [_vm(report) for report in reports.values()],
+        **migrations(durable, boot_id, reports, facts),
     }
+
+
+def migrations(
+    durable: Durable, boot_id: str, reports: dict[str, VmReport], facts: dict[str, VmFacts]
+) -> dict[str, Any]:
+    """The attempts to migrate VMs away that are known here, the VMs that have left, and why those that are owned here
+    cannot be migrated now (null: they can, with the disks that only this node has)."""
+    objections = {uuid: leaving.objection(durable, uuid, boot_id, facts.get(uuid), True) for uuid in durable.held}
+    attempts = [
+        {
+            "uuid": uuid,
+            "name": held.vm.name,
+            "attempt": held.attempt.id,
+            "phase": held.attempt.phase.value,
+            "target": held.attempt.target or held.attempt.address,
+            "detail": held.attempt.detail,
+            "progress": _progress(reports.get(uuid)),
+        }
+        for uuid, held in durable.held.items()
+        if held.attempt is not None
+    ]
+    left = [
+        {
+            "uuid": uuid,
+            "name": gone.name,
+            "attempt": gone.attempt,
+            "target": gone.target or gone.address,
+            "handed_over": gone.handed_over,
+            "detail": gone.detail,
+        }
+        for uuid, gone in durable.left.items()
+    ]
+    return {"migrations": attempts, "left": left, "objections": objections}
+
+
+def _progress(report: VmReport | None) -> dict[str, Any] | None:
+    if report is None or report.migration is None or report.migration.progress is None:
+        return None
+    return dict(msgspec.structs.asdict(report.migration.progress))
 
 
 def _vm(report: VmReport) -> dict[str, Any]:

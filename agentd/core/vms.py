@@ -1,7 +1,8 @@
 """The next action for each VM, from what was seen of it. Volatile: all of it is learned again after a death.
 
 Rules: one action at a time for each VM, and no other until it has really returned; a start is counted when it is
-ordered, and not if the guard refused it.
+ordered, and not if the guard refused it; a migration is decided by what was seen after it returned, if libvirt has
+answered for long enough that nothing can be under way in it of which this agent does not know.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from agentd.core import endings, guard, planner
+from agentd.core import adoption, endings, guard, leaving, planner
 from agentd.core.budget import Budget, RestartPolicy
-from agentd.core.durable import Durable, Held, Tombstone
+from agentd.core.durable import Durable, Held
 from agentd.core.effects import Act, Acted, Action
 from agentd.core.facts import HostScan, Lifecycle, OffReason, VmFacts
 from agentd.core.planner import Stopping
@@ -22,6 +23,8 @@ NEVER = float("inf")
 REFUSED_S = 0.5
 RETRY_S = 5.0
 RETRY_MAX_S = 60.0
+UNDECIDED_S = 0.5
+UNDECIDED_MAX_S = 5.0
 
 
 class Blocked(Struct):
@@ -39,7 +42,7 @@ class Vms:
     """Sightings, actions under way, budgets. Methods take the durable draft and return it changed where they must."""
 
     def __init__(self, boot_id: str, policy: RestartPolicy, outbox: Outbox) -> None:
-        self._boot_id, self._policy, self._outbox = boot_id, policy, outbox
+        self.boot_id, self._policy, self._outbox = boot_id, policy, outbox
         self.sightings = Sightings()
         self.in_flight: dict[str, tuple[int, Action]] = {}
         self._budgets: dict[str, Budget] = {}
@@ -50,13 +53,13 @@ class Vms:
         self._foreign: set[str] = set()
         self._next_token = 1
         self._last_start_ended = -NEVER
-        self._settled_at = NEVER
+        self.settled_at = NEVER
 
     def connected(self, settled_at: float) -> None:
         """libvirt answers. Before `settled_at` no drain is proven, nothing is undefined and no release is confirmed: a
         start that a dead predecessor ordered, or one that waited in a libvirt that hung, may still be under way there.
         """
-        self._settled_at = settled_at
+        self.settled_at = settled_at
 
     @property
     def starting(self) -> bool:
@@ -66,7 +69,12 @@ class Vms:
     @property
     def busy_until(self) -> float:
         """When the last start ended, or will surely have ended; infinite while one is under way."""
-        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)
+        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)
+
+    def may_be_starting(self, uuid: str, now: float) -> bool:
+        """Whether a process of the VM may appear though it is off: a start is under way, or one that a dead predecessor
+        has ordered may be."""
+        return self.in_flight.get(uuid, (0, None))[1] == Action.START or now < self.settled_at
 
     @property
     def facts(self) -> dict[str, VmFacts]:
@@ -109,24 +117,26 @@ class Vms:
 
     def _plan_one(self, durable: Durable, seen: VmFacts, now: float) -> tuple[Durable, Act | None, float]:
         uuid = seen.uuid
-        step = planner.plan(durable, seen, self._boot_id, self._stopping.get(uuid), now)
+        step = planner.plan(durable, seen, self.boot_id, self._stopping.get(uuid), now)
         if step.action not in (Action.SHUTDOWN, Action.DESTROY) and step.wake_at is None and seen.libvirt_ok:
             self._stopping.pop(uuid, None)
         self._note_foreign(seen)
         if step.action is None:
             at = NEVER if step.wake_at is None else step.wake_at
-            if _is_open(durable, uuid) and now < self._settled_at:
-                return durable, None, min(at, self._settled_at)
+            if _is_open(durable, uuid) and now < self.settled_at:
+                return durable, None, min(at, self.settled_at)
             return self._settled(durable, seen), None, at
         until = self._pause(durable, uuid, step.action)
         if step.action == Action.UNDEFINE:
-            until = max(until, self._settled_at)
+            until = max(until, self.settled_at)
         if now < until:
             return durable, None, until
         if step.action in (Action.SHUTDOWN, Action.DESTROY):
             return self._plan_stop(durable, uuid, step, now)
         if step.action == Action.START:
             return self._plan_start(durable, seen, now)
+        if step.action == Action.RESUME and guard.resume_refusal(durable, uuid, self.boot_id, seen) is not None:
+            return durable, None, NEVER
         return durable, self._order(durable, uuid, step.action), NEVER
 
     def _pause(self, durable: Durable, uuid: str, action: Action) -> float:
@@ -156,7 +166,7 @@ class Vms:
 
     def _plan_start(self, durable: Durable, seen: VmFacts, now: float) -> tuple[Durable, Act | None, float]:
         held = durable.held[seen.uuid]
-        if guard.refusal(durable, seen.uuid, self._boot_id, seen) is not None:
+        if guard.refusal(durable, seen.uuid, self.boot_id, seen) is not None:
             return durable, None, NEVER
         budget = self._budget(durable, held)
         budget.forget_old(now, self._policy)
@@ -196,16 +206,13 @@ class Vms:
         tombstone, domain = durable.tombstones.get(seen.uuid), seen.domain
         if tombstone is None or tombstone.done or not seen.libvirt_ok:
             return durable
-        if seen.uuid in durable.held:
-            mine = domain is not None and (domain.active or not seen.processes)
-            gone = (mine and domain is not None and (domain.epoch or 0) > tombstone.epoch) or (
-                domain is None and not seen.processes
-            )
-        else:
-            gone = domain is None and not seen.processes
+        mine = domain is not None and (domain.active or not seen.processes)
+        newer = mine and domain is not None and (domain.epoch or 0) > tombstone.epoch
+        kept = tombstone.keep and seen.uuid not in durable.held
+        gone = newer or (domain is None and (kept or not seen.processes))
         if not gone:
             return durable
-        return durable.with_tombstone(seen.uuid, Tombstone(epoch=tombstone.epoch, done=True))
+        return durable.with_tombstone(seen.uuid, msgspec.structs.replace(tombstone, done=True))
 
     def _note_foreign(self, seen: VmFacts) -> None:
         pids = planner.foreign_pids(seen) if seen.libvirt_ok else ""
@@ -222,6 +229,10 @@ class Vms:
         act = self._order(durable, uuid, Action.REBOOT)
         return msgspec.structs.replace(act, force=force)
 
+    def order_migration(self, durable: Durable, uuid: str) -> Act:
+        """Orders the migration of a VM whose attempt is recorded and that has no action under way."""
+        return self._order(durable, uuid, Action.MIGRATE)
+
     def _order(self, durable: Durable, uuid: str, action: Action) -> Act:
         token = self._next_token
         self._next_token += 1
@@ -231,7 +242,10 @@ class Vms:
         vm = held.vm if held else None
         if vm is not None and held is not None and held.defined and vm.create_disks:
             vm = msgspec.structs.replace(vm, create_disks=False)
-        return Act(uuid, action, token, vm)
+        stone = durable.tombstones.get(uuid)
+        epoch = stone.epoch if stone is not None and action == Action.GIVE_BACK else 0
+        attempt = held.attempt if held is not None and action in (Action.MIGRATE, Action.SETTLE) else None
+        return Act(uuid, action, token, vm, attempt=attempt, epoch=epoch)
 
     def dropped(self, acts: list[Act]) -> None:
         """These orders were not given: what they depended on could not be recorded."""
@@ -248,7 +262,9 @@ class Vms:
             self._last_start_ended = now
         look = self.sightings.acted(event, now)
         why = self._restarting.pop(event.uuid, "")
-        if event.refused:
+        if event.action in (Action.MIGRATE, Action.SETTLE):
+            durable = self._migrated(event, durable, now)
+        elif event.refused:
             self._refused(event, durable, now)
         elif event.error:
             self._failed(event, durable, now)
@@ -257,10 +273,38 @@ class Vms:
         self._counted.discard(event.uuid)
         return durable, look
 
+    def _migrated(self, event: Acted, durable: Durable, now: float) -> Durable:
+        """What was seen decides; while it does not, libvirt is asked again."""
+        uuid, held = event.uuid, durable.held.get(event.uuid)
+        if held is None or not held.leaving:
+            return durable
+        seen = event.facts if now >= self.settled_at else VmFacts(uuid, False)
+        decided = leaving.decide(durable, seen, event.error or event.refused)
+        after = decided.held.get(uuid)
+        if after is not None and after.leaving:
+            self._block_undecided(event, decided, now)
+            return decided
+        self._blocked.pop(uuid, None)
+        if after is None:
+            self._outbox.add("vm-left", uuid, f"it was migrated to {decided.left[uuid].target or 'another node'}")
+        else:
+            assert after.attempt is not None
+            self._outbox.add("vm-migration-failed", uuid, after.attempt.detail)
+        return decided
+
+    def _block_undecided(self, event: Acted, durable: Durable, now: float) -> None:
+        entry = self._blocked.get(event.uuid)
+        tries = entry.tries + 1 if entry is not None and entry.action == Action.SETTLE else 1
+        until = now + min(UNDECIDED_S * 2 ** min(tries - 1, 10), UNDECIDED_MAX_S)
+        key = _key(durable, event.uuid)
+        self._blocked[event.uuid] = Blocked(Action.SETTLE, max(until, self.settled_at), "", tries, key)
+
     def _succeeded(self, event: Acted, durable: Durable, why: str) -> Durable:
         entry, held = self._blocked.get(event.uuid), durable.held.get(event.uuid)
         if entry is not None and event.action in (entry.action, Action.START):
             del self._blocked[event.uuid]
+        if event.action == Action.GIVE_BACK:
+            return _given_back(durable, event)
         if event.action != Action.START or held is None:
             return durable
         if why:
@@ -285,7 +329,7 @@ class Vms:
     def _failed(self, event: Acted, durable: Durable, now: float) -> None:
         entry = self._blocked.get(event.uuid)
         tries = entry.tries + 1 if entry is not None and entry.action == event.action else 1
-        tells = event.action in (Action.START, Action.DEFINE)
+        tells = event.action in (Action.START, Action.DEFINE) or (event.action == Action.ADOPT and event.invalid)
         if tells and (entry is None or entry.why != event.error):
             self._outbox.add("vm-start-failed", event.uuid, event.error)
         pause = float(min(RETRY_S * 2 ** min(tries - 1, 10), RETRY_MAX_S))
@@ -304,6 +348,14 @@ class Vms:
             for uuid in [u for u in known if u not in durable.held and u not in durable.tombstones]:
                 del known[uuid]
         self.sightings.forget(durable)
+
+
+def _given_back(durable: Durable, event: Acted) -> Durable:
+    """The mark of a VM was taken off: its release is carried out, if it is still that one."""
+    tombstone = durable.tombstones.get(event.uuid)
+    if tombstone is None or tombstone.done or not tombstone.keep or not adoption.is_given_back(event.facts):
+        return durable
+    return durable.with_tombstone(event.uuid, msgspec.structs.replace(tombstone, done=True))
 
 
 def _is_open(durable: Durable, uuid: str) -> bool:

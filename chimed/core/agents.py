@@ -14,10 +14,10 @@ import msgspec
 from chimed.core import alarms, copies, evidence, inventory, operations, recovery
 from chimed.core import effects as fx
 from chimed.core import rows as r
-from chimed.core.context import Context
+from chimed.core.facts import Facts
 from chimed.core.health import NodeHealth
-from chimed.core.liveness import Liveness
-from chimed.core.sessions import Session, Sessions
+from chimed.core.sessions import Session
+from chimed.core.surveys import Surveys
 from wire import PROTOCOL_VERSION
 from wire import messages as m
 from wire.errors import ChimeError
@@ -35,20 +35,21 @@ class Agents:
 
     def __init__(
         self,
-        ctx: Context,
-        sessions: Sessions,
-        liveness: Liveness,
+        facts: Facts,
         health: NodeHealth,
+        surveys: Surveys,
         progress: Callable[[str, float], None],
         progress_op: Callable[[str], None],
     ) -> None:
-        self._ctx, self._sessions, self._liveness, self._health = ctx, sessions, liveness, health
+        self._facts, self._health, self._surveys = facts, health, surveys
+        self._ctx, self._sessions, self._liveness = facts.ctx, facts.sessions, facts.liveness
         self._progress, self._progress_op = progress, progress_op
         self._handlers: dict[type[m.Base], Callable[..., m.Base | None]] = {
             m.Hello: self._hello,
             m.Heartbeat: self.heartbeat,
             m.Pull: self._pull,
             m.Report: self._report,
+            m.Surveyed: self._surveyed,
             m.Bye: self._bye,
         }
 
@@ -69,6 +70,7 @@ class Agents:
             )
         self._admit(body, now)
         session = self._sessions.open(body, event.route, self._ctx.token(), now)
+        self._surveys.interrupted(node_name)
         self._note_host(node_name, body, event)
         self._liveness.heard(node_name, now)
         self._health.sync([node_name], now)
@@ -116,6 +118,8 @@ class Agents:
             memory_mib=host.memory_mib,
             kvm=host.kvm,
             agent_version=host.agent_version,
+            networks=host.networks,
+            business_interface=host.business_interface,
         )
         changed = evidence.after_boot(self._ctx, changed)
         if changed == node:
@@ -137,6 +141,11 @@ class Agents:
         self._sessions.drop(node_name)
         self._ctx.log("info", f"node {node_name}: its agent stops")
 
+    def _surveyed(self, node_name: str, event: fx.Received, body: m.Surveyed, now: float) -> None:
+        """What a person asked of the node."""
+        self._session(node_name, body.session, event, now)
+        self._surveys.answered(node_name, body)
+
     # --- heartbeat ----------------------------------------------------------------------------------------------------
 
     def heartbeat(self, node: r.Node, event: fx.Received, body: m.Heartbeat, now: float) -> m.HeartbeatAck | None:
@@ -147,8 +156,8 @@ class Agents:
         if body.seq <= session.seq or body.boot_id != session.boot_id or body.incarnation != session.incarnation:
             self._ctx.counters["heartbeats-stale"] += 1
             return None
+        changed = body.faults != session.faults or session.seq == 0
         session.seq, session.heard, session.revision, session.load = body.seq, now, body.revision, body.load
-        changed = body.faults != session.faults
         session.faults = body.faults
         if self._liveness.heard(node.name, now) or changed:
             self._health.sync([node.name], now)
@@ -192,7 +201,7 @@ class Agents:
         self._record_events(node_name, body)
         for release in body.released:
             self._progress_op(inventory.confirm_release(self._ctx, node_name, release))
-        copies.reconcile(self._ctx, self._sessions, session, changed | set(session.reports) if body.full else changed)
+        copies.reconcile(self._facts, session, changed | set(session.reports) if body.full else changed)
         self._note_drain(node_name, session, body)
         if body.full:
             self._note_full(node_name, session, body, first)
@@ -222,18 +231,20 @@ class Agents:
         if first:
             for alarm in self._ctx.tables.alarms.by("cleared", None):
                 if alarm.code in alarms.VM_CODES:
-                    alarms.sync_vm(self._ctx, self._sessions, alarm.subject)
+                    alarms.sync_vm(self._facts, alarm.subject)
         if recovery.no_longer_waits_for(self._ctx, [node_name]):
-            self.ask_reports()
+            self.recovered()
         meta = self._ctx.tables.meta
         if meta.generation > 1 and not meta.recovering:
             copies.raise_ignored(self._ctx, session, body.revision)
 
-    def ask_reports(self) -> None:
-        """Every agent is asked for a full report with its next heartbeat."""
-        for node in self._ctx.tables.nodes:
+    def recovered(self) -> None:
+        """The recovery after a restore is over: what was said means what it says now. Every agent is asked for a full
+        report with its next heartbeat."""
+        for node in list(self._ctx.tables.nodes):
             session = self._sessions.get(node.name)
             if session is not None:
+                copies.reconcile(self._facts, session, session.reports)
                 session.full_wanted = True
 
     def _node(self, name: str) -> r.Node:

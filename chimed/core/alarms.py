@@ -5,14 +5,18 @@ Rule: what nobody can see any more is not therefore over: an alarm about a VM is
 
 from __future__ import annotations
 
+from chimed.core import arrivals
 from chimed.core import rows as r
 from chimed.core.context import Context
+from chimed.core.facts import Facts
 from chimed.core.sessions import Session, Sessions
 from wire import messages as m
+from wire.text import clean_text
 from wire.types import Health, Observed, Severity
 
 SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
-NODE_CODES = frozenset({"node-unreachable", "agent-lost", "node-error", *SUSPICIONS})
+OF_FAULTS = frozenset({"node-error", "node-notice"})
+NODE_CODES = frozenset({"node-unreachable", "agent-lost", *OF_FAULTS, *SUSPICIONS})
 COPIES = frozenset({"vm-duplicate", "vm-misplaced"})
 OF_OWNER = frozenset({"vm-failed", "vm-io-error", "vm-foreign-process"})
 VM_CODES = frozenset({"vm-unknown", *OF_OWNER, *COPIES})
@@ -38,14 +42,29 @@ def node_alarms(node: r.Node, faults: tuple[m.Fault, ...], mass: bool) -> Wanted
     if node.health == Health.UNREACHABLE and not mass:
         text = f"node {node.name} sends no heartbeats and does not answer ping"
         return {"node-unreachable": (Severity.CRITICAL, text)}
-    if node.health != Health.ERROR:
-        return {}
     if "agent-lost" in node.reasons:
         known = "its answer to ping is not known" if "ping-unavailable" in node.reasons else "but answers ping"
         text = f"node {node.name} sends no heartbeats, {known}"
         return {"agent-lost": (Severity.CRITICAL, text)}
-    text = "; ".join(f"{f.code}: {f.text}" if f.text else f.code for f in faults) or ", ".join(node.reasons)
-    return {"node-error": (Severity.WARNING, f"node {node.name} reports: {text}")}
+    return _fault_alarms(node, faults)
+
+
+def _fault_alarms(node: r.Node, faults: tuple[m.Fault, ...]) -> Wanted:
+    """One alarm for what makes the node's health `error`, as urgent as the worst of it; one for what does not."""
+    notices = [fault for fault in faults if fault.severity == Severity.INFO]
+    errors = [fault for fault in faults if fault.severity != Severity.INFO]
+    wanted: Wanted = {}
+    if node.health == Health.ERROR:
+        worst = Severity.CRITICAL if any(f.severity == Severity.CRITICAL for f in errors) else Severity.WARNING
+        text = _in_words(errors) or ", ".join(node.reasons)
+        wanted["node-error"] = (worst, f"node {node.name} reports: {text}")
+    if node.health in (Health.ERROR, Health.NORMAL) and notices:
+        wanted["node-notice"] = (Severity.INFO, f"node {node.name} reports: {_in_words(notices)}")
+    return wanted
+
+
+def _in_words(faults: list[m.Fault]) -> str:
+    return clean_text("; ".join(f"{fault.code}: {fault.text}" if fault.text else fault.code for fault in faults))
 
 
 def sync_mass(ctx: Context) -> bool:
@@ -60,8 +79,9 @@ def sync_mass(ctx: Context) -> bool:
     return mass
 
 
-def sync_vm(ctx: Context, sessions: Sessions, uuid: str) -> None:
+def sync_vm(facts: Facts, uuid: str) -> None:
     """Alarms of one VM, from what all nodes report of it."""
+    ctx, sessions = facts.ctx, facts.sessions
     vm = ctx.tables.vms.get(uuid)
     sightings = [(s, report) for s, report in sessions.sightings(uuid) if _heard(ctx, s.node)]
     if vm is None:
@@ -72,7 +92,7 @@ def sync_vm(ctx: Context, sessions: Sessions, uuid: str) -> None:
             ctx.sync_alarms(uuid, wanted, VM_CODES)
         return
     owner_is_seen = _is_seen(ctx, sessions, vm.node, uuid)
-    copies = _elsewhere(vm, sightings)
+    copies = _elsewhere(facts, vm, sightings)
     if not owner_is_seen and copies:  # whether it runs there too is not known now: the alarm stays what it was
         copies = {next((c for c in COPIES if ctx.alarm_active(c, uuid)), code): what for code, what in copies.items()}
     wanted = {**copies, **_of_owner(vm, sightings)}
@@ -112,15 +132,18 @@ def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]
     return {"vm-unknown": (Severity.WARNING, text)}
 
 
-def _elsewhere(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
-    others = sorted(s.node for s, report in sightings if s.node != vm.node and report.observed in ALIVE)
+def _elsewhere(facts: Facts, vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
+    alive = [(s, report) for s, report in sightings if s.node != vm.node and report.observed in ALIVE]
+    others = sorted(s.node for s, report in alive if not arrivals.is_expected(facts, vm, report))
+    ctx = facts.ctx
     if not others:
         return {}
     owner_runs = any(s.node == vm.node and report.observed in ALIVE for s, report in sightings)
     code = "vm-duplicate" if owner_runs else "vm-misplaced"
     also = f"on its owner {vm.node} and " if owner_runs else ""
-    text = f"{vm.name} runs {also}on {', '.join(others)}, which does not own it and is told to end its copy"
-    return {code: (Severity.CRITICAL, text)}
+    told = [node for node in others if ctx.tables.releases.get(node, vm.uuid) is not None]
+    then = "is told to end its copy" if told else f"keeps its copy until {vm.node} is heard"
+    return {code: (Severity.CRITICAL, f"{vm.name} runs {also}on {', '.join(others)}, which does not own it and {then}")}
 
 
 def _of_owner(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:

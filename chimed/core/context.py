@@ -35,6 +35,9 @@ class Policy(Struct, frozen=True):
     vcpu_overcommit: float = 4.0
     memory_reserve_mib: int = 512
     vcpu_reserve: int = 0
+    migration_network: str = "management"
+    migrations_per_node: int = 2
+    migrations_per_cluster: int = 8
     mass_fraction: float = 1 / 3
     mass_min: int = 3
     max_frame_bytes: int = 1 << 20
@@ -112,6 +115,8 @@ class Context:
                 self._raise(code, subject, severity, text)
             elif (known.severity, known.text) != (severity, text):
                 self.tables.alarms.put(msgspec.structs.replace(known, severity=severity, text=text))
+                if known.severity != severity:
+                    self._tell_severity(known, severity, text)
 
     def alarm_active(self, code: str, subject: str) -> bool:
         """Whether the alarm is raised and not cleared."""
@@ -126,6 +131,11 @@ class Context:
         self.tables.alarms.put(alarm)
         self.audit("chimed", "alarm-raised", subject, f"{code} ({severity}): {text}")
         self.log("warning", f"alarm {code} {subject} ({severity}): {text}")
+
+    def _tell_severity(self, known: r.Alarm, severity: Severity, text: str) -> None:
+        what = f"{known.code} ({known.severity} -> {severity}): {text}"
+        self.audit("chimed", "alarm-severity", known.subject, what)
+        self.log("warning", f"alarm {known.subject}: {what}")
 
     # --- names --------------------------------------------------------------------------------------------------------
 

@@ -11,26 +11,51 @@ from collections.abc import Iterable
 
 import msgspec
 
-from chimed.core import alarms, inventory
+from chimed.core import alarms, arrivals, attempts, inventory, networks
 from chimed.core import rows as r
+from chimed.core.arrivals import Verdict
 from chimed.core.context import EPOCHS_PER_GENERATION, Context
-from chimed.core.sessions import Session, Sessions
+from chimed.core.facts import Facts
+from chimed.core.sessions import Session
 from wire.messages import VmReport
 from wire.types import Desired, Observed
 
 
-def reconcile(ctx: Context, sessions: Sessions, session: Session, uuids: Iterable[str]) -> None:
-    """Compares what the node of `session` reports of these VMs with what should be."""
+def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
+    """Compares what the node of `session` reports of these VMs with what should be. What the others have said of them
+    may mean something else now."""
     for uuid in sorted(uuids):
-        report, vm = session.reports.get(uuid), ctx.tables.vms.get(uuid)
+        report, vm = session.reports.get(uuid), facts.ctx.tables.vms.get(uuid)
         if report is not None and vm is not None:
-            if report.epoch > ctx.tables.meta.generation * EPOCHS_PER_GENERATION:
-                ctx.counters["impossible-epochs"] += 1
-            elif vm.node == session.node:
-                _from_owner(ctx, vm, report)
-            else:
-                _from_other(ctx, vm, session.node, report)
-        alarms.sync_vm(ctx, sessions, uuid)
+            _look(facts, vm, session.node, report)
+            row = facts.ctx.tables.migrations.get(uuid)
+            if row is not None:
+                attempts.decide(facts, row)
+            _look_at_others(facts, uuid, session.node)
+        alarms.sync_vm(facts, uuid)
+
+
+def look_elsewhere(facts: Facts, node_name: str) -> None:
+    """The node is lost: copies of its VMs may mean something else now."""
+    for vm in facts.ctx.tables.vms.by("node", node_name):
+        _look_at_others(facts, vm.uuid, node_name)
+
+
+def _look_at_others(facts: Facts, uuid: str, node_name: str) -> None:
+    for session, report in facts.sessions.sightings(uuid):
+        vm = facts.ctx.tables.vms.get(uuid)
+        if vm is not None and session.node not in (node_name, vm.node):
+            _look(facts, vm, session.node, report)
+
+
+def _look(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
+    if report.epoch > facts.ctx.tables.meta.generation * EPOCHS_PER_GENERATION:
+        facts.ctx.counters["impossible-epochs"] += 1
+    elif vm.node == node_name:
+        _from_owner(facts.ctx, vm, report)
+        _has_left(facts, report)
+    else:
+        _from_other(facts, vm, node_name, report)
 
 
 def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
@@ -38,7 +63,7 @@ def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
     restore has undone) gets the VM in an epoch of this generation."""
     for vm in ctx.tables.vms.by("node", session.node):
         report = session.reports.get(vm.uuid)
-        held = report is not None and report.revision > 0
+        held = report is not None and (report.revision > 0 or arrivals.left(report) is not None)
         if not held and vm.revision <= revision and vm.desired != Desired.DELETED and not _of_this_generation(ctx, vm):
             _raise_epoch(ctx, vm, ctx.next_epoch(vm), "its owner does not follow the restored epoch")
 
@@ -55,7 +80,8 @@ def _raise_epoch(ctx: Context, vm: r.Vm, epoch: int, why: str) -> None:
 
 def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
     if report.epoch > vm.epoch:
-        epoch = report.epoch if report.revision > 0 else max(ctx.next_epoch(vm), report.epoch + 1)
+        is_away = arrivals.left(report) is not None  # it must not begin anew
+        epoch = report.epoch if report.revision > 0 or is_away else max(ctx.next_epoch(vm), report.epoch + 1)
         _raise_epoch(ctx, vm, epoch, f"its agent has known epoch {report.epoch}")
         return
     if report.observed == Observed.RUNNING and not vm.exists:
@@ -68,13 +94,62 @@ def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
         ctx.tables.vms.put(msgspec.structs.replace(vm, desired=Desired.STOPPED, revision=revision))
 
 
-def _from_other(ctx: Context, vm: r.Vm, node_name: str, report: VmReport) -> None:
-    if report.epoch <= vm.epoch:
-        inventory.release(ctx, node_name, vm, report.epoch)
-    elif _is_owners(report) and not _of_this_generation(ctx, vm) and vm.desired != Desired.DELETED:
+def _has_left(facts: Facts, report: VmReport) -> None:
+    """The owner says that the VM has left by an order on the node, and where to: whether or not the other end is heard,
+    it is the only one that may have it. What the server has ordered is decided elsewhere (`attempts`)."""
+    ctx, said = facts.ctx, arrivals.left(report)
+    vm = ctx.tables.vms.get(report.uuid)
+    if said is None or vm is None or vm.desired == Desired.DELETED or ctx.tables.migrations.get(vm.uuid) is not None:
+        return
+    target = networks.node_at(ctx.tables.nodes, said.peer)
+    if target is not None and target.name != vm.node:
+        attempts.arrive(ctx, vm, target.name, said.attempt, f"{vm.node} says that it has left")
+
+
+def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
+    ctx = facts.ctx
+    if vm.desired == Desired.DELETED and report.epoch <= vm.epoch:
+        if not _is_given_back(ctx, vm, report):
+            inventory.release(ctx, node_name, vm, report.epoch)
+    elif report.epoch < vm.epoch:
+        _from_older(facts, vm, node_name, report)
+    elif report.epoch > vm.epoch and (_of_this_generation(ctx, vm) or vm.desired == Desired.DELETED):
+        ctx.counters["impossible-epochs"] += _of_this_generation(ctx, vm)
+    elif report.epoch == vm.epoch or arrivals.mark(report):
+        _from_copy(facts, vm, node_name, report)
+    elif _is_owners(report):
         inventory.adopt(ctx, vm, node_name, report.epoch)
-    elif _of_this_generation(ctx, vm):
-        ctx.counters["impossible-epochs"] += 1
+
+
+def _is_given_back(ctx: Context, vm: r.Vm, report: VmReport) -> bool:
+    """Whether the copy may be a VM that is given back, which its node's operator migrated at the same time: it is not
+    ended. A person decides (the alarm vm-unknown)."""
+    release = ctx.tables.releases.get(vm.node, vm.uuid)
+    return release is not None and release.keep and bool(arrivals.mark(report))
+
+
+def _from_older(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
+    verdict = arrivals.judge_older(facts, vm, report)
+    if verdict is Verdict.RELEASE:
+        inventory.release(facts.ctx, node_name, vm, report.epoch)
+    elif verdict is Verdict.MOVE:
+        why = f"{node_name} has it, {vm.node} has not"
+        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)
+
+
+def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
+    verdict = Verdict.RELEASE if arrivals.left(report) else arrivals.judge(facts, vm, report)
+    if verdict is Verdict.RELEASE:
+        if arrivals.mark(report) and report.epoch == vm.epoch:  # or a later copy would fall under this release too
+            _raise_epoch(facts.ctx, vm, facts.ctx.next_epoch(vm), f"{node_name} has a stale copy of epoch {vm.epoch}")
+            vm = facts.ctx.tables.vms.get(vm.uuid) or vm
+        inventory.release(facts.ctx, node_name, vm, report.epoch)
+    elif verdict is Verdict.MOVE:
+        why = f"{node_name} has it, {vm.node} has not"
+        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)
+    elif verdict is Verdict.ASK and vm.doubt != arrivals.mark(report):
+        revision = facts.ctx.bump(vm.node)
+        facts.ctx.tables.vms.put(msgspec.structs.replace(vm, doubt=arrivals.mark(report), revision=revision))
 
 
 def _is_owners(report: VmReport) -> bool:

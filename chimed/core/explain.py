@@ -3,7 +3,7 @@ decisions."""
 
 from __future__ import annotations
 
-from chimed.core import evidence
+from chimed.core import arrivals, evidence
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -17,7 +17,7 @@ def node_lines(ctx: Context, facts: Facts, views: Views, node: r.Node, now: floa
     age = "never" if view.last_heartbeat_age_s is None else f"{view.last_heartbeat_age_s:.0f} s ago"
     reasons = f" ({', '.join(view.reasons)})" if view.reasons else ""
     lines = [f"{node.name} is {node.admin_state} and {node.health}{reasons}; last heartbeat: {age}."]
-    lines += [f"Fault {fault.code}: {fault.text}" for fault in view.faults]
+    lines += [f"Fault {fault.code} ({fault.severity}): {fault.text}" for fault in view.faults]
     why = views.why_not_schedulable(node, facts.room(node))
     lines.append(f"No new VM is placed here: it {why}." if why else "New VMs may be placed here.")
     lines.append("Its VMs take commands." if view.commandable else "Its VMs take no commands: its agent is not heard.")
@@ -52,10 +52,31 @@ def vm_lines(ctx: Context, facts: Facts, views: Views, vm: r.Vm) -> list[str]:
         lines += _why_not_running(facts, node, view.observed)
     if vm.spec.storage == Storage.LOCAL:
         lines.append("It has local disks: it cannot be rebuilt on another node.")
+    lines += _whereabouts(ctx, facts, vm)
     for release in ctx.tables.releases.by("uuid", vm.uuid):
         lines.append(f"{release.node} has not yet confirmed that it removed epoch {release.epoch}.")
     if vm.operation:
         lines.append(f"Operation {vm.operation} is under way.")
+    return lines
+
+
+def _whereabouts(ctx: Context, facts: Facts, vm: r.Vm) -> list[str]:
+    """What is known of migrations: of one that is under way, and of copies on other nodes."""
+    lines = []
+    row, report = ctx.tables.migrations.get(vm.uuid), facts.said(vm.node, vm.uuid)
+    if row is not None:
+        lines.append(f"It is being migrated to {row.target} by {row.address} ({row.operation}, attempt {row.attempt}).")
+        if row.cancelled:
+            lines.append(f"{row.source} was asked to give that up.")
+        if report is None:
+            lines.append(f"{row.source} is not heard: only it can tell whether the VM has left.")
+            lines.append(f"If {row.source} does not come back: drain it, and rebuild it.")
+    elif left := arrivals.left(report):
+        lines.append(f"{vm.node} says that it has left for {left.peer}: a report from there is awaited.")
+        lines.append("If it runs nowhere: chime-tool vm start --evidence operator.")
+    for session, seen in facts.sessions.sightings(vm.uuid):
+        if session.node != vm.node and arrivals.mark(seen):
+            lines.append(f"{session.node} has a copy that a migration brought ({seen.observed}).")
     return lines
 
 

@@ -42,9 +42,18 @@ class Facts:
         report = session.reports.get(vm.uuid)
         return report if report is not None and report.revision > 0 and report.epoch == vm.epoch else None
 
+    def said(self, node_name: str, uuid: str) -> m.VmReport | None:
+        """What the node says of the VM, owner or not, in whatever epoch, while it is in session and has reported."""
+        session = self.sessions.get(node_name)
+        return session.reports.get(uuid) if session is not None and self.in_session(node_name) else None
+
     def room(self, node: r.Node) -> placement.Room:
-        """What the node can hold and holds."""
-        return placement.room_of(node, self.ctx.tables.used(node.name), self.ctx.policy)
+        """What the node can hold, and holds or is about to: VMs that are being migrated to it count on both ends."""
+        vcpus, memory_mib = self.ctx.tables.used(node.name)
+        rows = self.ctx.tables.migrations.by("target", node.name)
+        for vm in [vm for row in rows if (vm := self.ctx.tables.vms.get(row.uuid)) is not None]:
+            vcpus, memory_mib = vcpus + vm.spec.vcpus, memory_mib + vm.spec.memory_mib
+        return placement.room_of(node, (vcpus, memory_mib), self.ctx.policy)
 
     def candidates(self, without: str = "") -> list[placement.Candidate]:
         """All nodes but `without`, as placement wants them."""

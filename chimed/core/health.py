@@ -80,7 +80,9 @@ class NodeHealth:
         session = self._sessions.get(node.name)
         if session is None:  # it said bye: nothing is known to be wrong until it is missed
             return node.health, node.reasons
-        codes = sorted({fault.code for fault in session.faults})
+        if session.seq == 0 and node.health == Health.ERROR and _is_heard(node):
+            return node.health, node.reasons  # an agent that restarted has not yet said what is wrong now
+        codes = sorted({fault.code for fault in session.faults if fault.severity != Severity.INFO})
         return (Health.ERROR, tuple(codes)) if codes else (Health.NORMAL, ())
 
     def _sync_health(self, node_name: str, now: float) -> None:
@@ -100,8 +102,16 @@ class NodeHealth:
         node, session = self._ctx.tables.nodes.get(node_name), self._sessions.get(node_name)
         if node is None:
             return
-        wanted = alarms.node_alarms(node, session.faults if session else (), mass)
+        wanted, codes = alarms.node_alarms(node, session.faults if session else (), mass), alarms.NODE_CODES
+        if (session is None or session.seq == 0) and _is_heard(node):  # of faults nothing has been said yet
+            codes -= alarms.OF_FAULTS
+            wanted = {code: what for code, what in wanted.items() if code in codes}
         for code in alarms.SUSPICIONS:
             if (node_name, code) in self._suspicions:
                 wanted[code] = (Severity.CRITICAL, self._suspicions[(node_name, code)][1])
-        self._ctx.sync_alarms(node_name, wanted, alarms.NODE_CODES)
+        self._ctx.sync_alarms(node_name, wanted, codes)
+
+
+def _is_heard(node: r.Node) -> bool:
+    """Whether its health is what its agent has said, and not that it says nothing."""
+    return node.health in (Health.NORMAL, Health.ERROR) and "agent-lost" not in node.reasons

@@ -32,14 +32,14 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
         if vm.revision > since and vm.desired != Desired.DELETED
     ]
     changed += [
-        (release.revision, m.Release(uuid=release.uuid, epoch=release.epoch))
+        (release.revision, m.Release(uuid=release.uuid, epoch=release.epoch, keep=release.keep))
         for release in tables.releases.by("node", node_name)
         if release.revision > since
     ]
     changed += [
-        (command.revision, _command(command, ctx.deadlines.get(command.operation, now + command.timeout_s) - now))
+        (command.revision, _command(command, left_s))
         for command in tables.commands.by("node", node_name)
-        if command.revision > since and ctx.deadlines.get(command.operation, now + 1.0) > now
+        if command.revision > since and (left_s := _left_s(ctx, command, now)) > 0
     ]
     changed.sort(key=lambda entry: entry[0])
     taken = _fit(changed)
@@ -87,8 +87,19 @@ def _assignment(vm: r.Vm) -> m.Assignment:
         start_serial=vm.start_serial,
         graceful_s=vm.graceful_s,
         create_disks=not vm.exists,
+        adopt=vm.adopt,
+        attempt=vm.attempt,
+        arrival=vm.arrival,
         spec=vm.spec,
     )
+
+
+def _left_s(ctx: Context, command: r.Command, now: float) -> float:
+    """How long the command may still be begun. One of a migration is withdrawn, or else stands: its operation does not
+    end before it is decided."""
+    if command.attempt or command.migration is not None:
+        return command.timeout_s
+    return ctx.deadlines.get(command.operation, now + command.timeout_s) - now
 
 
 def _command(command: r.Command, left_s: float) -> m.Command:
@@ -100,27 +111,34 @@ def _command(command: r.Command, left_s: float) -> m.Command:
         epoch=command.epoch,
         deadline_s=min(left_s, command.timeout_s),
         force=command.force,
+        attempt=command.attempt,
+        migration=command.migration,
     )
 
 
-def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int) -> None:
-    """Makes sure that `node_name`, which does not own the VM, is told to remove it up to `epoch`."""
+def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int, keep: bool = False) -> None:
+    """Makes sure that `node_name`, which does not own the VM, is told to remove it up to `epoch`; `keep`: to leave it
+    as it is."""
     if node_name == vm.node and epoch >= vm.epoch and vm.desired != Desired.DELETED:
         raise AssertionError("a release must never name the owner's present epoch")
     known = ctx.tables.releases.get(node_name, vm.uuid)
     if known is not None and known.epoch >= epoch:
         return
     revision = ctx.bump(node_name)
-    row = r.Release(node=node_name, uuid=vm.uuid, epoch=epoch, revision=revision, name=vm.name)
+    row = r.Release(node=node_name, uuid=vm.uuid, epoch=epoch, revision=revision, name=vm.name, keep=keep)
     ctx.tables.releases.put(row)
     ctx.audit("chimed", "release", vm.uuid, f"{node_name} no longer owns it up to epoch {epoch}")
 
 
-def move(ctx: Context, vm: r.Vm, target: str, why: str) -> r.Vm:
-    """Gives the VM to `target` in the next epoch, with a release for the old owner. The caller has the evidence."""
+def move(ctx: Context, vm: r.Vm, target: str, why: str, arrival: str = "") -> r.Vm:
+    """Gives the VM to `target` in the next epoch, with a release for the old owner. The caller has the evidence.
+    `arrival`: the attempt whose copy there is the VM."""
     old = vm.node
     revision = ctx.bump(target)
-    moved = msgspec.structs.replace(vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True)
+    moved = msgspec.structs.replace(
+        vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True, adopt=False,
+        attempt="", arrival=arrival, doubt="",
+    )
     ctx.tables.vms.put(moved)
     release(ctx, old, moved, vm.epoch)
     ctx.audit("chimed", "vm-moved", vm.uuid, f"{old} -> {target}, epoch {moved.epoch}: {why}")
@@ -130,7 +148,10 @@ def move(ctx: Context, vm: r.Vm, target: str, why: str) -> r.Vm:
 def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
     revision = ctx.bump(node_name)
-    adopted = msgspec.structs.replace(vm, node=node_name, epoch=epoch, revision=revision, exists=True)
+    adopted = msgspec.structs.replace(
+        vm, node=node_name, epoch=epoch, revision=revision, exists=True, adopt=False,
+        attempt="", arrival="", doubt="",
+    )
     ctx.tables.vms.put(adopted)
     release(ctx, vm.node, adopted, vm.epoch)
     ctx.audit("chimed", "vm-adopted", vm.uuid, f"{node_name} holds it in epoch {epoch}, the database knew {vm.epoch}")
@@ -145,14 +166,16 @@ def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
     ctx.tables.releases.delete(known)
     vm = ctx.tables.vms.get(confirmed.uuid)
     if vm is not None and vm.desired == Desired.DELETED and vm.node == node_name:
+        if known.keep:
+            return forget(ctx, vm, f"{vm.name} stays on {node_name} as it is, without Chime", "vm-released")
         return forget(ctx, vm, f"{vm.name} is removed from {node_name}")
     ctx.audit(f"agentd@{node_name}", "released", confirmed.uuid, f"{known.name}: epoch {confirmed.epoch} is gone")
     return ""
 
 
-def forget(ctx: Context, vm: r.Vm, why: str) -> str:
-    """A deleted VM leaves the database. Returns its operation."""
+def forget(ctx: Context, vm: r.Vm, why: str, action: str = "vm-deleted") -> str:
+    """A VM that was deleted or given back leaves the database. Returns its operation."""
     ctx.tables.vms.delete(vm)
     ctx.sync_alarms(vm.uuid, {}, VM_CODES)
-    ctx.audit("chimed", "vm-deleted", vm.uuid, why)
+    ctx.audit("chimed", action, vm.uuid, why)
     return vm.operation

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import alarms, evidence, inventory, operations, placement, progress, rebuild, recovery
+from chimed.core import alarms, evidence, inventory, migration, operations, placement, progress, rebuild, recovery
 from chimed.core import rows as r
 from chimed.core.alarms import NODE_CODES
 from chimed.core.queries import find_node
@@ -66,6 +66,9 @@ class NodeRequests:
     def _node_remove(self, body: m.NodeRemove, actor: str, _now: float) -> Done:
         node = find_node(self._ctx, body.name)
         self._parts.unlocked(node)
+        coming = self._ctx.tables.migrations.by("target", node.name)
+        if coming:
+            raise ChimeError("locked", f"{len(coming)} VMs are being migrated to {node.name}: wait for them")
         vms = self._ctx.tables.vms.by("node", node.name)
         if vms:
             names = ", ".join(sorted(vm.name for vm in vms)[:10])
@@ -92,11 +95,11 @@ class NodeRequests:
         for command in tables.commands.by("node", node.name):
             tables.commands.delete(command)
         tables.nodes.delete(node)
+        self._parts.forget_node(node.name)
         if recovery.no_longer_waits_for(self._ctx, [node.name]):
-            self._parts.ask_reports()
+            self._parts.recovered()
         self._ctx.sync_alarms(node.name, {}, NODE_CODES)
         alarms.sync_mass(self._ctx)
-        self._parts.forget_node(node.name)
 
     def _node_enable(self, body: m.NodeEnable, actor: str, now: float) -> Done:
         return self._open(body, AdminState.ENABLED, actor, now)
@@ -122,14 +125,21 @@ class NodeRequests:
 
     def _node_drain(self, body: m.NodeDrain, actor: str, now: float) -> Done:
         node = find_node(self._ctx, body.name)
-        self._parts.unlocked(node)
+        evacuation = self._evacuation(node)
+        if evacuation is None:
+            self._parts.unlocked(node)
         self._check_evidence(node, body.evidence)
         live = self._facts.is_live(node.name)
         if node.admin_state == AdminState.DRAINED and (node.evidence is not None or not live):
             return self._drain_again(node, body, actor)
         plan, warnings = self._drain_plan(node, live, body.evidence)
+        if evacuation is not None:
+            plan.append(f"cancels {evacuation.id} ({evacuation.label}); what is under way is decided first")
         if body.dry_run:
             return Done(plan, warnings=warnings)
+        if evacuation is not None:
+            migration.cancel_operation(self._facts, evacuation, actor)
+            node = find_node(self._ctx, body.name)
         node = evidence.drained(self._ctx, node, body.graceful_s)
         step = m.Step(name="stop all VMs", state=StepState.RUNNING)
         timeout_s = body.graceful_s + self._ctx.policy.operation_timeout_s
@@ -143,6 +153,11 @@ class NodeRequests:
             self._attest(node, actor, body.comment)
         progress.progress(self._facts, op)
         return Done(plan, op, warnings=warnings)
+
+    def _evacuation(self, node: r.Node) -> r.Operation | None:
+        """The evacuation that holds the node: unlike other work it gives way to a drain."""
+        op = self._ctx.tables.operations.get(node.lock)
+        return op if op is not None and op.kind == "evacuate" else None
 
     def _drain_again(self, node: r.Node, body: m.NodeDrain, actor: str) -> Done:
         if node.evidence is not None or body.evidence is None:

@@ -15,6 +15,8 @@ from wire import messages as m
 from wire.types import OperationState, Outcome, StepState
 
 KEPT_PER_SUBJECT = 20
+MIGRATE, CANCEL_MIGRATION = "migrate", "cancel-migration"
+"""Kinds of commands whose results end no operation: the attempt is decided by what its source says."""
 
 
 def begin(
@@ -26,6 +28,7 @@ def begin(
     steps: tuple[m.Step, ...],
     serial: int,
     timeout_s: float,
+    moving: r.Moving | None = None,
 ) -> r.Operation:
     """A new operation, with an id and an audit line; its subject shows it."""
     meta = ctx.tables.meta
@@ -43,6 +46,7 @@ def begin(
         created=ctx.wall(),
         timeout_s=timeout_s,
         serial=serial,
+        moving=moving,
     )
     ctx.tables.operations.put(op)
     ctx.cause = op.id
@@ -127,11 +131,15 @@ def _forget_old(ctx: Context, subject: str) -> None:
 
 
 def note_result(ctx: Context, node_name: str, result: m.CommandResult) -> None:
-    """A command ended on its node; its operation ends with it."""
+    """A command ended on its node; its operation ends with it, if it is not one of a migration."""
+    if result.outcome != Outcome.DONE:
+        _note_refusal(ctx, node_name, result)
     command = ctx.tables.commands.get(result.id)
     if command is None or command.node != node_name:
         return
     ctx.tables.commands.delete(command)
+    if command.kind in (MIGRATE, CANCEL_MIGRATION):
+        return
     op = ctx.tables.operations.get(command.operation)
     if op is None or op.state != OperationState.RUNNING:
         return
@@ -139,3 +147,12 @@ def note_result(ctx: Context, node_name: str, result: m.CommandResult) -> None:
         succeed(ctx, op, "done")
     else:
         fail(ctx, op, f"{result.outcome}: {result.detail}" if result.detail else str(result.outcome))
+
+
+def _note_refusal(ctx: Context, node_name: str, result: m.CommandResult) -> None:
+    """The order to migrate came to nothing, if its node does not say otherwise (`attempts.decide`). It may have been
+    withdrawn meanwhile."""
+    for row in ctx.tables.migrations.by("source", node_name):
+        if row.attempt == result.id:
+            refused = f"{result.outcome}: {result.detail}" if result.detail else str(result.outcome)
+            ctx.tables.migrations.put(msgspec.structs.replace(row, refused=refused))

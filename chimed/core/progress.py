@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import rebuild
+from chimed.core import imports, migration, rebuild
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.evidence import OFF
@@ -115,16 +115,35 @@ _PROGRESS: dict[str, Callable[[Facts, r.Operation], None]] = {
     "start": _progress_start,
     "stop": _progress_stop,
     "delete": _progress_delete,
+    "import": imports.progress_import,
+    "release": imports.progress_release,
     "reboot": _progress_reboot,
     "drain": _progress_drain,
     "rebuild": rebuild.progress,
+    "migrate": migration.progress,
+    "evacuate": migration.progress,
 }
 """What each kind of operation waits for."""
+
+_CONCERNS: dict[str, Callable[[Facts, r.Operation, str], bool]] = {
+    "rebuild": rebuild.concerns,
+    "migrate": migration.concerns,
+    "evacuate": migration.concerns,
+}
+WIDE = frozenset(_CONCERNS)
+"""Kinds of operations that wait for more nodes than one; the time of each step begins when the last one changed."""
+
+
+def concerns(facts: Facts, op: r.Operation, node_name: str) -> bool:
+    """Whether news of this node can change anything about the wide operation before the next sweep."""
+    return _CONCERNS[op.kind](facts, op, node_name)
 
 
 def overdue(facts: Facts, op: r.Operation) -> str | None:
     """What to say when the operation has taken longer than its time-out; None: it may wait on (for room)."""
-    if op.kind == "rebuild" and any(step.state in (StepState.WAITING, StepState.PENDING) for step in op.steps):
+    if op.kind in WIDE and any(step.state in (StepState.WAITING, StepState.PENDING) for step in op.steps):
+        return None
+    if facts.ctx.tables.migrations.by("operation", op.id):
         return None
     left = "; ".join(step.detail for step in op.steps if step.state in OPEN_STEPS and step.detail)
     text = f"not done within {op.timeout_s:g} s" + (f": {left}" if left else "")

@@ -11,6 +11,7 @@ from chimed.core import explain
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
+from chimed.core.surveys import Surveys
 from chimed.core.views import Views
 from wire import messages as m
 from wire.errors import ChimeError
@@ -46,12 +47,13 @@ def find_operation(ctx: Context, op_id: str) -> r.Operation:
 class Queries:
     """One method for each reading verb."""
 
-    def __init__(self, ctx: Context, facts: Facts, views: Views, started: float) -> None:
+    def __init__(self, ctx: Context, facts: Facts, views: Views, surveys: Surveys, started: float) -> None:
         self._ctx, self._facts, self._views, self._started = ctx, facts, views, started
         self.handlers: dict[type[m.Base], Callable[..., Any]] = {
             m.ServerStatus: self._status,
             m.NodeList: self._nodes,
             m.NodeShow: self._node,
+            m.NodeSurvey: surveys.ask,
             m.VmList: self._vms,
             m.VmShow: self._vm,
             m.OpList: self._ops,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import inventory, placement
+from chimed.core import arrivals, attempts, inventory, placement
 from chimed.core import rows as r
 from chimed.core.alarms import ALIVE
 from chimed.core.context import Context
@@ -104,14 +104,53 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, 
     if node.evidence is None:
         text = f"the evidence that {node.name} runs none of its VMs was withdrawn: its agent has to prove it again"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
+    if facts.ctx.tables.meta.recovering:
+        text = "until the recovery after a restore is over"
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     if facts.is_live(node.name) and not facts.in_session(node.name):
         text = f"{node.name} is back: its report is awaited"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
+    session, row = facts.sessions.get(node.name), facts.ctx.tables.migrations.get(vm.uuid)
+    if session is not None and (away := arrivals.left(session.reports.get(vm.uuid))):
+        text = f"{node.name} said that it has left for {away.peer}, which is no node: find out whether it runs there"
+        return msgspec.structs.replace(step, state=StepState.FAILED, detail=text)
+    if row is not None and not facts.is_lost(node):
+        text = f"was being migrated to {row.target}: {node.name} is heard, and says how that ended"
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
+    if row is not None and (awaited := attempts.give_up(facts, row)):
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=awaited)
+    vm = facts.ctx.tables.vms.get(vm.uuid) or vm
+    if awaited := _copies_elsewhere(facts, vm):
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=awaited)
+    vm = facts.ctx.tables.vms.get(vm.uuid) or vm
+    if vm.node != op.subject:
+        return msgspec.structs.replace(step, state=StepState.RUNNING, detail=f"on {vm.node}, where it runs")
     choice = targets.choose(vm.spec)
     if choice.node is None:
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=f"no room: {choice.why_not()}")
     inventory.move(facts.ctx, vm, choice.node, f"{op.id}, evidence {node.evidence}")
     return msgspec.structs.replace(step, state=StepState.RUNNING, detail=f"on {choice.node}")
+
+
+def _copies_elsewhere(facts: Facts, vm: r.Vm) -> str:
+    """The owner is proven not to run the VM, and another node has a process of it: one that came by a migration and
+    runs is the VM; any other has to go before the VM is placed. Returns what is awaited, or nothing."""
+    for session, report in facts.sessions.sightings(vm.uuid):
+        if session.node == vm.node or report.observed not in ALIVE or _is_proven_off(facts, session.node):
+            continue
+        if arrivals.mark(report) and report.observed == Observed.RUNNING:
+            attempts.arrive(facts.ctx, vm, session.node, arrivals.mark(report), f"{session.node} runs it")
+            return ""
+        inventory.release(facts.ctx, session.node, vm, report.epoch)
+        return f"{session.node} has a copy: it is asked to remove it"
+    return ""
+
+
+def _is_proven_off(facts: Facts, node_name: str) -> bool:
+    node = facts.ctx.tables.nodes.get(node_name)
+    assert node is not None  # sessions end with their nodes
+    proven = node.admin_state == AdminState.DRAINED and node.evidence is not None
+    return proven and not facts.is_live(node_name)
 
 
 def _end_rebuild(ctx: Context, op: r.Operation) -> None:

@@ -15,7 +15,7 @@ from chimed.core.queries import find_node
 from chimed.core.views import Views
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import Desired
+from wire.types import Desired, MigrationPhase
 
 
 class Done(Struct):
@@ -30,7 +30,7 @@ class Done(Struct):
 
 class RequestParts:
     """The parts of the core that requests use. `watch(op, now)` minds an operation's time-out; `forget_node(name)` ends
-    all that is known of a node besides its row; `ask_reports()` asks every agent for a full report."""
+    all that is known of a node besides its row; `recovered()` looks again at what was said in a recovery."""
 
     def __init__(
         self,
@@ -39,19 +39,19 @@ class RequestParts:
         views: Views,
         watch: Callable[[r.Operation, float], None],
         forget_node: Callable[[str], None],
-        ask_reports: Callable[[], None],
+        recovered: Callable[[], None],
     ) -> None:
         self.ctx, self.facts, self.views = ctx, facts, views
-        self.watch, self.forget_node, self.ask_reports = watch, forget_node, ask_reports
+        self.watch, self.forget_node, self.recovered = watch, forget_node, recovered
 
     def begin(
         self, kind: str, subject: str, label: str, actor: str, steps: tuple[m.Step, ...], serial: int, now: float,
-        timeout_s: float = 0.0,
+        timeout_s: float = 0.0, moving: r.Moving | None = None,
     ) -> r.Operation:  # fmt: skip
         """A new operation, watched."""
         op = operations.begin(
             self.ctx, kind, subject, label, actor, steps, serial,
-            timeout_s or self.ctx.policy.operation_timeout_s,
+            timeout_s or self.ctx.policy.operation_timeout_s, moving,
         )  # fmt: skip
         self.watch(op, now)
         return op
@@ -65,9 +65,31 @@ class RequestParts:
                 "locked", f"{node.name} is locked by {kind} {node.lock}: wait for it (chime-tool op wait {node.lock})"
             )
 
+    def decided(self, vm: r.Vm) -> None:
+        """Raises `ChimeError` locked while the VM is being migrated."""
+        row = self.ctx.tables.migrations.get(vm.uuid)
+        if row is not None:
+            raise ChimeError(
+                "locked",
+                f"{vm.name} is being migrated to {row.target}: wait for it (chime-tool op wait {row.operation}) or "
+                f"cancel it (chime-tool op cancel {row.operation})",
+            )
+
+    def here(self, vm: r.Vm) -> None:
+        """Raises `ChimeError` locked while its node says that it leaves or has left, and it has no new owner yet."""
+        report = self.facts.said(vm.node, vm.uuid)
+        said = report.migration if report is not None else None
+        if said is not None and said.phase in (MigrationPhase.LEAVING, MigrationPhase.LEFT):
+            raise ChimeError(
+                "locked",
+                f"{vm.name} is being migrated away from {vm.node} to {said.peer or 'another node'}, by an order on the "
+                "node: try again when its new node is known",
+            )
+
     def commandable(self, vm: r.Vm) -> r.Node:
         """The node of a VM that takes commands now. Raises `ChimeError` else."""
         node = find_node(self.ctx, vm.node)
+        self.decided(vm)
         if vm.desired == Desired.DELETED:
             raise ChimeError("conflict", f"{vm.name} is being deleted")
         if node.lock:

@@ -13,8 +13,10 @@ from typing import Any
 
 import msgspec
 
-from chimed.core import operations, recovery
+from chimed.core import migration, operations, recovery
 from chimed.core import rows as r
+from chimed.core.import_requests import ImportRequests
+from chimed.core.migration_requests import MigrationRequests
 from chimed.core.node_requests import NodeRequests
 from chimed.core.queries import find_operation
 from chimed.core.request_parts import Done, RequestParts
@@ -34,6 +36,8 @@ class Requests:
         self.handlers: dict[type[m.Base], Callable[..., Done]] = {
             **NodeRequests(parts).handlers,
             **VmRequests(parts).handlers,
+            **ImportRequests(parts).handlers,
+            **MigrationRequests(parts).handlers,
             m.OpCancel: self._op_cancel,
             m.AlarmAck: self._alarm_ack,
             m.OperatorAdd: self._operator_add,
@@ -76,12 +80,17 @@ class Requests:
         op = find_operation(self._ctx, body.id)
         if op.state != OperationState.RUNNING:
             return Done([f"{op.id} has ended already: {op.state}"], op, changed=False)
-        if op.kind == "delete":
-            raise ChimeError("conflict", "a deletion cannot be cancelled")
+        if op.kind in ("delete", "release"):
+            raise ChimeError("conflict", f"a {'deletion' if op.kind == 'delete' else 'release'} cannot be cancelled")
         plan = [f"cancels {op.id} ({op.label}); what it has done so far stays"]
+        if op.moving is not None:
+            plan = [f"cancels {op.id} ({op.label}): nothing more begins, and it ends when what is under way is decided"]
         if not body.dry_run:
             self._ctx.audit(actor, "operation-cancelled", op.subject, f"{op.id}: {op.label}")
-            operations.cancel(self._ctx, op, f"cancelled by {actor}")
+            if op.moving is not None:
+                migration.cancel_operation(self._facts, op, actor)
+            else:
+                operations.cancel(self._ctx, op, f"cancelled by {actor}")
         return Done(plan, op)
 
     def _alarm_ack(self, body: m.AlarmAck, actor: str, _now: float) -> Done:
@@ -122,6 +131,6 @@ class Requests:
         if not body.dry_run:
             self._ctx.audit(actor, "recovery-confirmed", "server", f"without {names}: {body.comment}")
             recovery.no_longer_waits_for(self._ctx, meta.waiting_for)
-            self._parts.ask_reports()
+            self._parts.recovered()
         return Done([f"ends the recovery though {names} have not reported: you attest that they run no VM that the "
                      "restored database gives to another node"])  # fmt: skip

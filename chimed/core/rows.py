@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from wire.messages import Step, VmSpec
+from wire.messages import HostNetwork, MigrationOptions, MigrationOrder, Step, VmSpec
 from wire.types import AdminState, Desired, Evidence, Health, OperationState, Severity
 
 
@@ -56,6 +56,8 @@ class Node(Row, frozen=True, kw_only=True):
     memory_mib: int = 0
     kvm: bool = False
     agent_version: str = ""
+    networks: tuple[HostNetwork, ...] = ()
+    business_interface: str = ""
     lock: str = ""
     last_operation: str = ""
     created: float = 0.0
@@ -63,7 +65,10 @@ class Node(Row, frozen=True, kw_only=True):
 
 class Vm(Row, frozen=True, kw_only=True):
     """A virtual machine. `node` is its owner; only the owner may run it, in this `epoch`.
-    `exists`: it ran once or had another owner, so that its disks exist and are never made again."""
+    `exists`: it ran once or had another owner, so that its disks exist and are never made again. `adopt`: it was
+    imported where it is: its owner takes over the domain that is there. `attempt`: the open migration away from its
+    owner; `arrival`: the attempt by which it came to its owner; `doubt`: one that its owner was asked about, because
+    another node has a copy that names it."""
 
     uuid: str
     name: str
@@ -75,19 +80,24 @@ class Vm(Row, frozen=True, kw_only=True):
     start_serial: int = 1
     graceful_s: float = 60.0
     exists: bool = False
+    adopt: bool = False
+    attempt: str = ""
+    arrival: str = ""
+    doubt: str = ""
     operation: str = ""
     last_operation: str = ""
     created: float = 0.0
 
 
 class Release(Row, frozen=True, kw_only=True):
-    """Node `node` no longer owns the VM up to `epoch`. Lives until that node confirms."""
+    """Node `node` no longer owns the VM up to `epoch`. Lives until that node confirms. `keep`: its domain stays."""
 
     node: str
     uuid: str
     epoch: int
     revision: int
     name: str = ""
+    keep: bool = False
 
 
 class Command(Row, frozen=True, kw_only=True):
@@ -102,6 +112,37 @@ class Command(Row, frozen=True, kw_only=True):
     revision: int
     timeout_s: float
     operation: str
+    attempt: str = ""
+    migration: MigrationOrder | None = None
+
+
+class Migration(Row, frozen=True, kw_only=True):
+    """A try to move a VM from `source`, its owner in `epoch`, to `target`, that is not decided; then the row goes.
+    `attempt` is the id of the command. `refused`: its result, if that says that the VM stayed. `asked`: the source is
+    proven not to run it, and the target was told to remove its copy."""
+
+    uuid: str
+    attempt: str
+    source: str
+    target: str
+    epoch: int
+    operation: str
+    address: str
+    options: MigrationOptions
+    cancelled: bool = False
+    refused: str = ""
+    asked: bool = False
+
+
+class Moving(Row, frozen=True, kw_only=True):
+    """What a `migrate` or `evacuate` was asked for. `to` empty: to where there is room. `cancelled_by`: who wants it to
+    end."""
+
+    source: str
+    to: str
+    network: str
+    options: MigrationOptions
+    cancelled_by: str = ""
 
 
 class Operation(Row, frozen=True, kw_only=True):
@@ -121,6 +162,7 @@ class Operation(Row, frozen=True, kw_only=True):
     timeout_s: float
     serial: int = 0
     name: str = ""
+    moving: Moving | None = None
     outcome: str = ""
     ended: float | None = None
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from chimed.core import copies, operations, progress
 from chimed.core import effects as fx
-from chimed.core import operations, progress, rebuild
 from chimed.core import rows as r
 from chimed.core.agents import Agents
 from chimed.core.context import Context, Policy
@@ -24,6 +24,7 @@ from chimed.core.queries import Queries
 from chimed.core.request_parts import RequestParts
 from chimed.core.requests import Requests
 from chimed.core.sessions import Sessions
+from chimed.core.surveys import Surveys
 from chimed.core.tables import Tables
 from chimed.core.views import Views
 from wire import messages as m
@@ -53,15 +54,16 @@ class ServerCore:
         self.liveness = Liveness(policy.heartbeat_s, policy.missed_heartbeats, policy.ping_tries, policy.ping_timeout_s)
         self.facts = Facts(self.ctx, self.sessions, self.liveness)
         self._health = NodeHealth(self.ctx, self.sessions, self.liveness, self._progress_node)
-        self._agents = Agents(self.ctx, self.sessions, self.liveness, self._health, self._progress_node, self._progress)
+        surveys = Surveys(self.ctx, self.facts)
+        self._agents = Agents(self.facts, self._health, surveys, self._progress_node, self._progress)
         views = Views(self.ctx, self.facts)
-        self._queries = Queries(self.ctx, self.facts, views, now)
+        self._queries = Queries(self.ctx, self.facts, views, surveys, now)
         self._requests = Requests(
             RequestParts(
-                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.ask_reports
+                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.recovered
             )
         )
-        self._rebuilds: set[str] = set()
+        self._wide: set[str] = set()
         self._next_sweep = NEVER
         self._last_now = now
         for node in tables.nodes:
@@ -185,18 +187,21 @@ class ServerCore:
     def _watch_operation(self, op: r.Operation, now: float) -> None:
         self.ctx.deadlines[op.id] = now + op.timeout_s
         self._next_sweep = min(self._next_sweep, now + SWEEP_S)
-        if op.kind == "rebuild":
-            self._rebuilds.add(op.id)
+        if op.kind in progress.WIDE:
+            self._wide.add(op.id)
 
     def _progress_node(self, node_name: str, _now: float) -> None:
         """Facts about a node or its VMs changed: look at the operations that may wait for them."""
         node = self.tables.nodes.get(node_name)
+        if node is not None and self.facts.is_lost(node):
+            copies.look_elsewhere(self.facts, node_name)
         waiting = [vm.operation for vm in self.tables.vms.by("node", node_name) if vm.operation]
-        if node is not None and node.lock and node.lock not in self._rebuilds:
+        if node is not None and node.lock:
             waiting.append(node.lock)
-        for op_id in sorted(self._rebuilds):
+        waiting = [op_id for op_id in waiting if op_id not in self._wide]
+        for op_id in sorted(self._wide):
             op = self.tables.operations.get(op_id)
-            if op is not None and rebuild.concerns(self.facts, op, node_name):
+            if op is not None and progress.concerns(self.facts, op, node_name):
                 waiting.append(op_id)
         for op_id in waiting:
             self._progress(op_id)
@@ -206,14 +211,14 @@ class ServerCore:
         if op is None or op.state != OperationState.RUNNING:
             return
         progress.progress(self.facts, op)
-        if op_id in self._rebuilds and self.tables.operations.get(op_id) is not op:
-            self.ctx.deadlines[op_id] = self._last_now + op.timeout_s  # a VM's time begins when it is placed
+        if op_id in self._wide and self.tables.operations.get(op_id) is not op:
+            self.ctx.deadlines[op_id] = self._last_now + op.timeout_s  # the time of a step begins with it
 
     def _sweep(self, now: float) -> None:
         """Once a second while operations run: time-outs, and steps that wait for room."""
         running = self.tables.operations.by("state", OperationState.RUNNING)
         self.ctx.deadlines = {op.id: self.ctx.deadlines.get(op.id, now + op.timeout_s) for op in running}
-        self._rebuilds &= self.ctx.deadlines.keys()
+        self._wide &= self.ctx.deadlines.keys()
         self._next_sweep = now + SWEEP_S if running else NEVER
         for op in running:
             self._progress(op.id)
@@ -280,8 +285,8 @@ class ServerCore:
         self._health.sync([node.name for node in self.tables.nodes], now)
         for op in self.tables.operations.by("state", OperationState.RUNNING):
             self.ctx.deadlines.setdefault(op.id, now + op.timeout_s)
-            if op.kind == "rebuild":
-                self._rebuilds.add(op.id)
+            if op.kind in progress.WIDE:
+                self._wide.add(op.id)
         self._next_sweep = now
         out, self.ctx.out = self.ctx.out, []
         return out + self.flush()

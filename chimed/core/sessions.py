@@ -18,7 +18,7 @@ from wire.messages import Fault, Hello, Load, VmReport
 
 class Session(Struct):
     """The newest session of a node. `reports`: what its agent sees, by VM; `reported`: a full report has come;
-    `full_wanted`: another one is asked for.
+    `full_wanted`: another one is asked for; `looks_for`: the migrations because of which one was.
     `seq` and `report_seq`: the newest heartbeat and report."""
 
     node: str
@@ -33,6 +33,7 @@ class Session(Struct):
     digest: str = ""
     reported: bool = False
     full_wanted: bool = False
+    looks_for: set[str] = field(default_factory=set)
     faults: tuple[Fault, ...] = ()
     load: Load = field(default_factory=Load)
     reports: dict[str, VmReport] = field(default_factory=dict)

@@ -21,6 +21,7 @@ KEYS: dict[type[r.Row], tuple[str, tuple[str, ...]]] = {
     r.Vm: ("vms", ("uuid",)),
     r.Release: ("releases", ("node", "uuid")),
     r.Command: ("commands", ("id",)),
+    r.Migration: ("migrations", ("uuid",)),
     r.Operation: ("operations", ("id",)),
     r.Alarm: ("alarms", ("id",)),
     r.Operator: ("operators", ("name",)),
@@ -128,6 +129,7 @@ class Tables:
         self.vms: Table[r.Vm] = Table(r.Vm, self._journal)
         self.releases: Table[r.Release] = Table(r.Release, self._journal)
         self.commands: Table[r.Command] = Table(r.Command, self._journal)
+        self.migrations: Table[r.Migration] = Table(r.Migration, self._journal)
         self.operations: Table[r.Operation] = Table(r.Operation, self._journal)
         self.alarms: Table[r.Alarm] = Table(r.Alarm, self._journal)
         self.operators: Table[r.Operator] = Table(r.Operator, self._journal)
@@ -141,6 +143,9 @@ class Tables:
         self.releases.index("uuid")
         self.commands.index("node")
         self.commands.index("operation")
+        self.migrations.index("source")
+        self.migrations.index("target")
+        self.migrations.index("operation")
         self.operations.index("state")
         self.operations.index("subject")
         self.alarms.index("subject")
@@ -149,8 +154,8 @@ class Tables:
         self.vms.watch(self._count)
         self._by_kind: dict[type[r.Row], Table[Any]] = {
             r.Meta: self._metas, r.Node: self.nodes, r.Vm: self.vms, r.Release: self.releases,
-            r.Command: self.commands, r.Operation: self.operations, r.Alarm: self.alarms,
-            r.Operator: self.operators, r.Answer: self.answers,
+            r.Command: self.commands, r.Migration: self.migrations, r.Operation: self.operations,
+            r.Alarm: self.alarms, r.Operator: self.operators, r.Answer: self.answers,
         }  # fmt: skip
         self._events: list[r.Event] = []
 

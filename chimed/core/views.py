@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from chimed.core import placement
+import msgspec
+
+from chimed.core import arrivals, migration, placement
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
 from wire import messages as m
-from wire.types import Desired, Observed, OperationState, StepState
-
-_ENDED = frozenset({StepState.DONE, StepState.SKIPPED, StepState.FAILED})
+from wire.types import Desired, Observed
 
 
 class Views:
@@ -21,7 +21,7 @@ class Views:
     def vm(self, vm: r.Vm) -> m.VmView:
         """A VM. What its node last said counts only while the node is heard."""
         report = self._facts.report(vm)
-        detail = report.detail if report else ("" if self._facts.is_live(vm.node) else f"{vm.node} is not heard")
+        detail = (report.detail if report else "") or self._whereabouts(vm)
         return m.VmView(
             name=vm.name,
             uuid=vm.uuid,
@@ -36,6 +36,16 @@ class Views:
             operation=vm.operation or None,
             detail=detail,
         )
+
+    def _whereabouts(self, vm: r.Vm) -> str:
+        """What is to be said of a VM besides what its owner's agent says."""
+        row = self._ctx.tables.migrations.get(vm.uuid)
+        if not self._facts.is_live(vm.node):
+            return f"{vm.node} is not heard" + (f"; it was being migrated to {row.target}" if row else "")
+        if row is not None:
+            return f"is being migrated to {row.target}"
+        left = arrivals.left(self._facts.said(vm.node, vm.uuid))
+        return f"{vm.node} says that it has left for {left.peer}: no node has reported it there" if left else ""
 
     def node(self, node: r.Node, now: float) -> m.NodeView:
         """A node."""
@@ -82,9 +92,9 @@ class Views:
 
     def operation(self, op: r.Operation) -> m.OperationView:
         """An operation; steps that name a VM by UUID show its name."""
-        steps = [m.Step(name=self._ctx.vm_name(s.name), state=s.state, detail=s.detail) for s in op.steps]
-        done = sum(step.state in _ENDED for step in op.steps)
-        share = done / len(op.steps) if op.steps else float(op.state != OperationState.RUNNING)
+        shown = [migration.shown(self._facts, step) for step in op.steps]
+        steps = [msgspec.structs.replace(step, name=self._ctx.vm_name(step.name)) for step in shown]
+        share = sum(migration.share(step) for step in shown) / len(shown) if shown else 1.0
         return m.OperationView(
             id=op.id,
             kind=op.kind,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import evidence, inventory, placement, progress
+from chimed.core import arrivals, evidence, inventory, placement, progress
 from chimed.core import rows as r
 from chimed.core.queries import find_node, find_vm
 from chimed.core.request_parts import Done, RequestParts
@@ -36,8 +36,8 @@ class VmRequests:
     def _vm_create(self, body: m.VmCreate, actor: str, now: float) -> Done:
         if body.desired == Desired.DELETED:
             raise ChimeError("invalid", "desired must be running or stopped")
-        _check_name(body.name, body.uuid)
-        _check_spec(body.spec)
+        check_name(body.name, body.uuid)
+        check_spec(body.spec)
         if self._ctx.tables.vms.by("name", body.name):
             raise ChimeError("exists", f"a VM named {body.name} exists already")
         if body.uuid is not None and self._ctx.tables.vms.get(body.uuid):
@@ -110,7 +110,12 @@ class VmRequests:
         changed = msgspec.structs.replace(
             vm, desired=Desired.RUNNING, start_serial=vm.start_serial + 1, revision=self._ctx.bump(vm.node)
         )
+        gone = self._facts.said(vm.node, vm.uuid) if arrivals.left(self._facts.said(vm.node, vm.uuid)) else None
+        if gone is not None:  # its node takes the present epoch for gone, until it hears that this is known
+            changed = msgspec.structs.replace(changed, epoch=self._ctx.next_epoch(vm), arrival="")
         self._ctx.tables.vms.put(changed)
+        if gone is not None:
+            inventory.release(self._ctx, vm.node, changed, gone.epoch)
         step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         op = self._parts.begin("start", vm.uuid, f"start {vm.name}", actor, (step,), changed.start_serial, now)
         return Done(plan, op)
@@ -134,12 +139,12 @@ class VmRequests:
     def _check_away(self, vm: r.Vm, given: Evidence | None) -> bool:
         """Whether the VM was migrated away without Chime, and a person says that it runs nowhere."""
         evidence.check_word(given)
-        report = self._facts.report(vm)
-        away = report is not None and report.problem == "migrated-away"
+        report = self._facts.said(vm.node, vm.uuid)
+        away = report is not None and (report.problem == arrivals.AWAY or arrivals.left(report) is not None)
         if away and given is None:
             raise ChimeError(
                 "no-evidence",
-                f"{vm.name} was migrated away from {vm.node} without Chime and may run elsewhere: find out where, end "
+                f"{vm.name} was migrated away from {vm.node} and may run elsewhere: find out where, end "
                 "it there, and give your word that it runs nowhere (--evidence operator)",
             )
         return away
@@ -191,6 +196,8 @@ class VmRequests:
         node = find_node(self._ctx, vm.node)
         proven = node.admin_state == AdminState.DRAINED and node.evidence is not None and not node.lock
         absent = proven and not self._facts.is_live(node.name)
+        self._parts.decided(vm)
+        self._parts.here(vm)
         if vm.desired == Desired.DELETED and not absent:
             op = self._ctx.tables.operations.get(vm.operation)
             return Done([f"{vm.name} is being deleted already"], op, changed=False)
@@ -217,7 +224,7 @@ class VmRequests:
         return Done(plan, op, warnings=warnings)
 
 
-def _check_name(name: str, uuid: str | None) -> None:
+def check_name(name: str, uuid: str | None) -> None:
     """A name must not be mistaken for the UUID of another VM, and libvirt takes no UUID of one digit only."""
     if re.search(UUID_PATTERN, name.lower()):
         raise ChimeError("invalid", f"name {name} is a UUID: VMs are called by name or UUID, and it could be another's")
@@ -225,7 +232,7 @@ def _check_name(name: str, uuid: str | None) -> None:
         raise ChimeError("invalid", f"UUID {uuid} is not one that a VM can have")
 
 
-def _check_spec(spec: m.VmSpec) -> None:
+def check_spec(spec: m.VmSpec) -> None:
     """What the schema cannot say. Raises `ChimeError` invalid."""
     for network in spec.networks:
         if network.kind == NetworkKind.BRIDGE and not network.bridge:

@@ -88,6 +88,8 @@ class Harness(Protocol):
     def person_destroy(self, uuid: str) -> None: ...
     def person_pause(self, uuid: str) -> None: ...
     def person_undefine(self, uuid: str) -> None: ...
+    def person_start(self, uuid: str) -> None: ...
+    def xml(self, uuid: str, live: bool) -> str: ...
     def set_autostart(self, uuid: str) -> None: ...
     def autostart(self, uuid: str) -> bool: ...
     def make_file(self, path: Path) -> None: ...
@@ -109,9 +111,14 @@ class FakeHarness:
         self.person_destroy = self.fake.person_destroy
         self.person_pause = self.fake.person_pause
         self.person_undefine = self.fake.person_undefine
+        self.person_start = self.fake.person_start
 
     def run_outside(self, uuid: str) -> None:
         self.fake.person_run(uuid)
+
+    def xml(self, uuid: str, live: bool) -> str:
+        """What a person sees; the fake's has no metadata in it."""
+        return self.fake.domains[uuid].xml
 
     def set_autostart(self, uuid: str) -> None:
         self.fake.domains[uuid].autostart = True
@@ -187,6 +194,13 @@ class RealHarness:
 
     def person_undefine(self, uuid: str) -> None:
         self._person().lookupByUUIDString(uuid).undefine()
+
+    def person_start(self, uuid: str) -> None:
+        self._person().lookupByUUIDString(uuid).create()
+
+    def xml(self, uuid: str, live: bool) -> str:
+        """What a person sees, of the process or of the definition."""
+        return str(self._person().lookupByUUIDString(uuid).XMLDesc(0 if live else 2))
 
     def set_autostart(self, uuid: str) -> None:
         self._person().lookupByUUIDString(uuid).setAutostart(1)

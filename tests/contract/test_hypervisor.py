@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,45 +16,16 @@ import pytest
 from agentd.core.facts import Domain, DomainState, Happening, OffReason
 from agentd.hypervisor import HypervisorError, InvalidVm
 from tests.contract.harness import (
-    FakeHarness,
     Harness,
     RealHarness,
     bare_qemu,
     new_vm,
-    real_hypervisor_missing,
     wait,
 )
-from tests.hosts import short_directory
 from tests.hosts.guest import GUEST_MEMORY_MIB, guest_cmdline
 from wire.messages import Boot, Disk
 
 ENDED_BADLY = (OffReason.CRASHED, OffReason.FAILED)
-
-
-@pytest.fixture(scope="module")
-def real_root() -> Iterator[Path]:
-    """A process has one embedded libvirt, so all tests share its root."""
-    reason = real_hypervisor_missing()
-    if reason:
-        pytest.skip(reason)
-    root = short_directory()
-    yield root
-    shutil.rmtree(root)
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
-def host(request: pytest.FixtureRequest) -> Iterator[Harness]:
-    harness: Any
-    if request.param == "fake":
-        harness = FakeHarness()
-    else:
-        harness = RealHarness(request.getfixturevalue("real_root"))
-    harness.driver.connect(harness.events.seen.append, harness.events.lost.append)
-    yield harness
-    if isinstance(harness, RealHarness):
-        harness.close()
-    harness.driver.close()
-    assert harness.events.lost == []
 
 
 def domain(host: Harness, uuid: str) -> Domain:
@@ -409,6 +382,29 @@ def test_stopped_process_can_be_ended(linux: Any) -> None:
     harness.sigstop(uuid)
     harness.driver.destroy(uuid)  # SIGKILL after ten seconds
     assert state(harness, uuid) == DomainState.OFF and not harness.driver.inspect(uuid).processes
+
+
+@pytest.mark.integration
+def test_domain_that_libvirt_waits_for_holds_up_no_scan(real_root: Path) -> None:
+    harness = RealHarness(real_root)
+    harness.driver.connect(harness.events.seen.append, harness.events.lost.append)
+    uuid = started(harness)
+    harness.sigstop(uuid)
+    busy = threading.Thread(target=harness.driver.reboot, args=(uuid, True))  # qemu does not answer libvirt
+    busy.start()
+    try:
+        began = time.monotonic()
+        while not harness.driver.inspect(uuid).domain.job:  # type: ignore[union-attr]
+            assert time.monotonic() - began < 10.0
+        began = time.monotonic()
+        (seen,) = [domain for domain in harness.driver.scan().domains if domain.uuid == uuid]
+        assert (seen.state, seen.job) == (DomainState.RUNNING, False)
+        assert time.monotonic() - began < 5.0
+    finally:
+        os.kill(harness.driver.inspect(uuid).processes[0].pid, signal.SIGCONT)
+        busy.join()
+        harness.close()
+        harness.driver.close()
 
 
 @pytest.mark.integration

@@ -12,8 +12,9 @@ from chimed.core import rows as r
 from chimed.core.tables import Tables
 from chimed.database import StoreConflict
 from chimed.store import Retention, Store
-from tests.fakes.rows import alarm, answer, change, deletion, event, node, operation, vm
+from tests.fakes.rows import alarm, answer, change, deletion, event, migration, node, operation, vm
 from tests.fakes.store import FakeDisk, FakeStore
+from wire.messages import MigrationOptions
 
 Reopen = Callable[[], Any]
 NOW = 1_000_000.0
@@ -55,7 +56,8 @@ def test_every_kind_of_row_comes_back_unchanged(reopen: Reopen) -> None:
         r.Release(node="n1", uuid="u", epoch=3, revision=2, name="old"),
         r.Command(id="c", node="n1", uuid="u", epoch=1, kind="reboot", force=True, revision=1, timeout_s=0.5,
                   operation="op-1"),
-        operation(1),
+        migration("web", "op-1"),
+        operation(1, moving=r.Moving(source="n1", to="n2", network="eth0", options=MigrationOptions(timeout_s=5.0))),
         alarm(1),
         r.Operator(name="me", public_key="k", created=1.25),
         answer("k1", NOW),
@@ -88,8 +90,9 @@ def test_a_name_passes_from_a_deleted_vm_to_a_new_one_in_one_turn(reopen: Reopen
         [change(vm("other", "n-unknown"))],
         [deletion(node("n1"))],
         [change(node("n3", public_key="key-of-n1"))],
+        [change(migration("web", "op-1")), change(migration("db", "op-1"))],
     ],
-    ids=["name twice", "unknown node", "node with VMs removed", "key twice"],
+    ids=["name twice", "unknown node", "node with VMs removed", "key twice", "attempt twice"],
 )
 def test_rows_that_contradict_each_other_change_nothing(reopen: Reopen, contradiction: Any) -> None:
     store = reopen()

@@ -3,19 +3,24 @@
 It passes the same contract suite as the real one. Lifecycle events come synchronously, in the caller's
 thread, in the order in which libvirt was seen to send them. VMs live on while the connection is lost; only
 `power_loss` ends them.
+
+A migration is made of steps that do not block: `migrate_begin`, `migrate_arrive`, `migrate_confirm`, or
+`migrate_fail` at any point. `migrate` takes one after the other; the simulator takes them at its own times. A migration
+is libvirt's: it goes on without the agent that ordered it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agentd import domain_xml
 from agentd.core.facts import Domain, DomainState, Happening, HostScan, Lifecycle, OffReason, Process, VmFacts
-from agentd.hypervisor import HypervisorError, InvalidVm
-from wire.messages import Assignment
-from wire.types import VirtType
+from agentd.hypervisor import HypervisorError, InvalidVm, NoArrival
+from wire.messages import Assignment, ForeignVm, MigrationOptions, MigrationOrder, MigrationProgress
+from wire.types import Desired, Observed, OnTimeout, VirtType
 
 
 @dataclass(slots=True)
@@ -35,23 +40,42 @@ class FakeDomain:
     letter: str = "S"
     obeys: bool = True  # the guest powers off when asked
     killable: bool = True  # False: in disk sleep, survives SIGKILL
+    job: bool = False  # libvirt is migrating it, in or out
+    replaced: FakeDomain | None = None  # the definition that a copy which is still coming hides
 
     def seen(self) -> Domain:
-        epoch, revision = self.stamp if self.stamp is not None else (None, None)
+        stamp = self.stamp
         return Domain(
             uuid=self.uuid,
             name=self.name,
             state=self.state,
             reason=self.reason,
-            epoch=epoch,
-            revision=revision,
+            epoch=None if stamp is None else stamp.epoch,
+            revision=None if stamp is None else stamp.revision,
             persistent=self.persistent,
+            adopted=stamp is not None and stamp.adopted,
             io_error=self.io_error,
+            attempt="" if stamp is None else stamp.attempt,
+            origin="" if stamp is None else stamp.origin,
+            job=self.job,
         )
 
 
+@dataclass(slots=True)
+class Move:
+    """A migration away from here that is under way. `was`: the source's state before. `arrived`: the whole copy stands
+    on the target, and it knows nothing of the source any more."""
+
+    uuid: str
+    address: str
+    peer: FakeHypervisor
+    was: DomainState
+    arrived: bool = False
+
+
 class FakeHypervisor:
-    """`agentd.hypervisor.Hypervisor` in memory. `files`: the paths that exist; None: every path exists."""
+    """`agentd.hypervisor.Hypervisor` in memory. `files`: the paths that exist; None: every path exists. `peers`: other
+    hypervisors, by the address under which `reach` finds them."""
 
     def __init__(self, files: Iterable[str] | None = None, kvm: bool = False) -> None:
         self.files: set[str] | None = None if files is None else set(files)
@@ -59,6 +83,9 @@ class FakeHypervisor:
         self.domains: dict[str, FakeDomain] = {}
         self.outside: list[Process] = []  # qemu processes that libvirt does not know
         self.calls: list[tuple[str, str]] = []
+        self.peers: dict[str, FakeHypervisor] = {}
+        self.moves: dict[str, Move] = {}  # migrations away from here that are under way
+        self.slow_transfers = False  # True: `migrate` copies until it is set back (and `tell_moves` called)
         self._kvm = kvm
         self._connected = False
         self._reachable = True
@@ -69,6 +96,7 @@ class FakeHypervisor:
         self._flowing.set()
         self._next_pid = 1000
         self._lock = threading.RLock()
+        self._moved = threading.Condition(self._lock)
 
     # --- the interface ------------------------------------------------------------------------------------
 
@@ -127,6 +155,49 @@ class FakeHypervisor:
             domain.persistent, domain.autostart = True, False
         self._tell(vm.uuid, Happening.DEFINED)
 
+    def survey(self, after: str, uuid: str | None) -> tuple[tuple[ForeignVm, ...], bool]:
+        self._enter("survey", uuid or "")
+        with self._lock:
+            foreign = sorted((d for d in self.domains.values() if d.stamp is None), key=lambda d: d.name)
+            if uuid is not None:
+                return tuple(self._tell_of(d, d.xml) for d in foreign if d.uuid == uuid), False
+            later = [d for d in foreign if d.name > after]
+            return tuple(self._tell_of(d, None) for d in later[:500]), len(later) > 500
+
+    def _tell_of(self, domain: FakeDomain, xml: str | None) -> ForeignVm:
+        observed = Observed.STOPPED if domain.state == DomainState.OFF else Observed.RUNNING
+        problem = "" if domain.persistent else "it is transient"
+        return ForeignVm(
+            uuid=domain.uuid, name=domain.name, observed=observed, autostart=domain.autostart, problem=problem, xml=xml
+        )
+
+    def adopt(self, vm: Assignment) -> None:
+        self._enter("adopt", vm.uuid)
+        with self._lock:
+            domain = self.domains.get(vm.uuid)
+            if domain is None:
+                raise InvalidVm(f"no domain {vm.uuid} is defined on this node any more")
+            if domain.stamp is None:
+                self._check_same(domain, vm)
+            domain.stamp, domain.autostart = domain_xml.Stamp(vm.epoch, vm.revision, adopted=True), False
+
+    def _check_same(self, domain: FakeDomain, vm: Assignment) -> None:
+        if not domain.persistent:
+            raise InvalidVm("it is transient")
+        if domain.name != vm.name:
+            raise InvalidVm(f"the domain is named {domain.name} now, not {vm.name}")
+        if vm.spec.xml != domain.xml:
+            raise InvalidVm("its definition was changed since it was looked at: import it again")
+        if vm.desired == Desired.RUNNING and domain.state == DomainState.OFF:
+            raise InvalidVm("it does not run any more: import it again")
+
+    def give_back(self, uuid: str, epoch: int) -> None:
+        self._enter("give_back", uuid)
+        with self._lock:
+            domain = self.domains.get(uuid)
+            if domain is not None and domain.stamp is not None and domain.stamp.epoch <= epoch:
+                domain.stamp = None
+
     def start(self, uuid: str) -> None:
         self._enter("start", uuid)
         self._begin(uuid)
@@ -174,6 +245,179 @@ class FakeHypervisor:
         self._enter("reboot", uuid)
         self._active(uuid)
 
+    def resume(self, uuid: str) -> None:
+        self._enter("resume", uuid)
+        self._resume(uuid)
+
+    def migrate(
+        self,
+        uuid: str,
+        order: MigrationOrder,
+        attempt: str,
+        origin: str,
+        on_progress: Callable[[MigrationProgress], None],
+    ) -> None:
+        self._enter("migrate", uuid)
+        move = self.migrate_begin(uuid, order, attempt, origin)
+        on_progress(MigrationProgress(total_mib=32, remaining_mib=32))
+        self._transfer(uuid, move, order.options)
+        try:
+            self.migrate_arrive(uuid)
+            self.migrate_confirm(uuid)
+        except HypervisorError:
+            self.migrate_fail(uuid)
+            raise
+
+    def settle(self, uuid: str) -> None:
+        self._enter("settle", uuid)
+        with self._moved:
+            self._moved.wait_for(lambda: uuid not in self.moves)
+
+    def abort_migration(self, uuid: str) -> None:
+        self._enter("abort_migration", uuid)
+        move = self.moves.get(uuid)
+        if move is not None and not move.arrived:
+            self.migrate_fail(uuid)
+
+    def hand_over(self, uuid: str, attempt: str, address: str) -> None:
+        self._enter("hand_over", uuid)
+        peer = self.reach(address)
+        copy = peer.domains.get(uuid)
+        if copy is None or copy.state == DomainState.OFF or copy.stamp is None or copy.stamp.attempt != attempt:
+            raise NoArrival(f"{address} has no copy of {uuid} that came by {attempt}")
+        if copy.job:
+            raise HypervisorError(f"cannot resume {uuid} on {address}: it is still coming")
+        peer._resume(uuid)
+
+    # --- the steps of a migration -------------------------------------------------------------------------
+
+    def reach(self, address: str) -> FakeHypervisor:
+        """libvirt at that address. Raises HypervisorError; the simulator puts its network in here."""
+        peer = self.peers.get(address)
+        if peer is None or not peer._reachable:
+            raise HypervisorError(f"target {address} cannot be reached: nobody answers")
+        return peer
+
+    def migrate_begin(self, uuid: str, order: MigrationOrder, attempt: str, origin: str) -> Move:
+        """The paused target appears, with a mark; memory begins to flow. Raises HypervisorError: nothing happened."""
+        self._fail("migrate_begin")
+        source = self._active(uuid)
+        if uuid in self.moves or source.job:
+            raise HypervisorError(f"cannot migrate {uuid}: a migration of it is under way")
+        peer = self.reach(order.address)
+        stamp = source.stamp and source.stamp._replace(attempt=attempt, origin=origin)
+        copy = FakeDomain(uuid, source.name, source.xml, stamp, DomainState.PAUSED, persistent=False, job=True)
+        peer._receive(copy, order.options.local_disks)
+        source.job = True
+        move = self.moves[uuid] = Move(uuid, order.address, peer, source.state)
+        return move
+
+    def migrate_arrive(self, uuid: str) -> None:
+        """Everything is copied: the source is paused, the target's copy is whole, defined, and paused. Raises
+        HypervisorError if one of both is gone."""
+        self._fail("migrate_arrive")
+        move = self._move(uuid)
+        copy = move.peer.domains.get(uuid)
+        if copy is None or not copy.job or copy.state == DomainState.OFF:
+            raise HypervisorError(f"cannot migrate {uuid}: the copy on the target is gone")
+        self.domains[uuid].state = DomainState.PAUSED
+        self._tell(uuid, Happening.PAUSED)
+        move.arrived = True
+        copy.job, copy.persistent, copy.replaced = False, True, None
+        move.peer._tell(uuid, Happening.DEFINED)
+        move.peer._tell(uuid, Happening.PAUSED)
+
+    def migrate_confirm(self, uuid: str) -> None:
+        """The source hears that the copy has arrived, and is gone, with its definition. Fails if the target's reply is
+        lost (`migrate_fail` follows)."""
+        self._fail("migrate_confirm")
+        move = self._move(uuid)
+        if not move.arrived:
+            raise HypervisorError(f"cannot migrate {uuid}: nothing has arrived")
+        self._end_move(uuid)
+        self._end(uuid, OffReason.MIGRATED)
+        self.domains.pop(uuid, None)  # no event says so
+
+    def migrate_fail(self, uuid: str, paused: bool = False) -> None:
+        """The source gives up and goes on as it was, or stays paused. A copy that has not arrived is ended, if the
+        target's libvirt can be reached (else by `incoming_lost` there); one that has arrived stays, paused."""
+        move = self._end_move(uuid)
+        source = self.domains.get(uuid)
+        if move is None or source is None or source.state == DomainState.OFF:
+            return
+        if source.state == DomainState.PAUSED and move.was == DomainState.RUNNING and not paused:
+            self._resume(uuid)
+
+    def incoming_lost(self, uuid: str) -> None:
+        """The target's libvirt misses the source, and ends a copy that is still coming."""
+        copy = self.domains.get(uuid)
+        if copy is None or not copy.job or uuid in self.moves:
+            return
+        copy.job = False
+        if copy.replaced is None:
+            del self.domains[uuid]
+        else:
+            self.domains[uuid] = copy.replaced
+        self._tell(uuid, Happening.STOPPED, OffReason.CRASHED)
+
+    def tell_moves(self) -> None:
+        """Wakes what waits for migrations, after `slow_transfers` was changed."""
+        with self._moved:
+            self._moved.notify_all()
+
+    def _transfer(self, uuid: str, move: Move, options: MigrationOptions) -> None:
+        def over() -> bool:
+            return not self.slow_transfers or self.moves.get(uuid) is not move
+
+        with self._moved:
+            in_time = self._moved.wait_for(over, options.timeout_s)
+        if not in_time and options.on_timeout == OnTimeout.CANCEL:
+            self.migrate_fail(uuid)
+            raise HypervisorError(f"cannot migrate {uuid}: timed out after {options.timeout_s:g} s")
+        if self.moves.get(uuid) is not move:
+            raise HypervisorError(f"cannot migrate {uuid}: cancelled")
+
+    def _receive(self, copy: FakeDomain, with_disks: bool) -> None:
+        with self._lock:
+            old = self.domains.get(copy.uuid)
+            if old is not None and old.state != DomainState.OFF:
+                raise HypervisorError(f"cannot migrate {copy.uuid}: it is active on the target")
+            if any(other.name == copy.name and other.uuid != copy.uuid for other in self.domains.values()):
+                raise HypervisorError(f"cannot migrate {copy.uuid}: the target has another {copy.name}")
+            if self.files is not None and with_disks:
+                self._copy_disks(self.files, copy.xml)
+            self._check_files(copy.xml)
+            self._next_pid += 1
+            copy.pid, copy.replaced, copy.persistent = self._next_pid, old, old is not None
+            self.domains[copy.uuid] = copy
+        self._tell(copy.uuid, Happening.STARTED)
+
+    def _copy_disks(self, files: set[str], xml: str) -> None:
+        disks = domain_xml.disks_of(xml)
+        for path in disks:
+            if path in files:
+                raise HypervisorError(f"disk {path} exists on the target already")
+        files.update(disks)
+
+    def _move(self, uuid: str) -> Move:
+        move = self.moves.get(uuid)
+        if move is None:
+            raise HypervisorError(f"cannot migrate {uuid}: no migration is under way")
+        return move
+
+    def _end_move(self, uuid: str) -> Move | None:
+        with self._moved:
+            move = self.moves.pop(uuid, None)
+            if move is None:
+                return None
+            if uuid in self.domains:
+                self.domains[uuid].job = False
+            self._moved.notify_all()
+        if not move.arrived:
+            with contextlib.suppress(HypervisorError):
+                self.reach(move.address).incoming_lost(uuid)
+        return move
+
     # --- what happens to VMs ------------------------------------------------------------------------------
 
     def kill(self, uuid: str) -> None:
@@ -203,10 +447,17 @@ class FakeHypervisor:
         domain.letter, domain.killable = letter, letter != "D"
 
     def power_loss(self) -> None:
-        """The host loses power: every process is gone, nobody is told; definitions stay."""
+        """The host loses power: every process is gone, nobody is told; definitions stay. Migrations to and from here
+        are for the other ends to notice."""
+        with self._moved:
+            self.moves.clear()
+            self._moved.notify_all()
+        for uuid, copy in list(self.domains.items()):
+            if copy.replaced is not None:
+                self.domains[uuid] = copy.replaced
         for domain in list(self.domains.values()):
             domain.state, domain.reason, domain.io_error = DomainState.OFF, OffReason.UNKNOWN, False
-            domain.killable = True
+            domain.killable, domain.job = True, False
             if not domain.persistent:
                 del self.domains[domain.uuid]
         self.outside.clear()
@@ -216,7 +467,8 @@ class FakeHypervisor:
 
     def person_define(self, uuid: str, name: str) -> None:
         """A domain without our metadata."""
-        self.domains[uuid] = FakeDomain(uuid, name)
+        xml = f"<domain><name>{name}</name><uuid>{uuid}</uuid></domain>"
+        self.domains[uuid] = FakeDomain(uuid, name, xml)
         self._tell(uuid, Happening.DEFINED)
 
     def person_undefine(self, uuid: str) -> None:
@@ -238,9 +490,7 @@ class FakeHypervisor:
         self._tell(uuid, Happening.PAUSED)
 
     def person_resume(self, uuid: str) -> None:
-        domain = self._active(uuid)
-        domain.state, domain.io_error = DomainState.RUNNING, False
-        self._tell(uuid, Happening.RESUMED)
+        self._resume(uuid)
 
     def person_run(self, uuid: str) -> int:
         """A qemu outside libvirt; gives its pid."""
@@ -296,7 +546,19 @@ class FakeHypervisor:
             raise HypervisorError(f"domain {uuid} is not running")
         return domain
 
+    def _resume(self, uuid: str) -> None:
+        with self._lock:
+            domain = self._active(uuid)
+            if domain.state == DomainState.RUNNING:
+                return
+            domain.state, domain.io_error = DomainState.RUNNING, False
+        self._tell(uuid, Happening.RESUMED)
+
     def _end(self, uuid: str, reason: OffReason) -> None:
+        self._end_move(uuid)
+        if self._active(uuid).job:
+            self.incoming_lost(uuid)
+            return
         with self._lock:
             domain = self._active(uuid)
             domain.state, domain.reason, domain.io_error = DomainState.OFF, reason, False

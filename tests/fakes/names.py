@@ -1,4 +1,4 @@
-"""Keys and UUIDs that follow from names."""
+"""Keys, UUIDs and addresses that follow from names."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ def key_of(name: str) -> str:
 def uuid_of(name: str) -> str:
     """A UUID."""
     return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
+
+
+@functools.cache
+def address_of(name: str) -> str:
+    """An IPv4 address."""
+    return ".".join(["10", *map(str, uuid.uuid5(uuid.NAMESPACE_DNS, name).bytes[:3])])

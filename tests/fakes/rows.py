@@ -7,7 +7,7 @@ from typing import Any
 
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
-from wire.messages import Disk, VmSpec
+from wire.messages import Disk, MigrationOptions, VmSpec
 from wire.types import Desired, OperationState, Severity
 
 
@@ -37,6 +37,20 @@ def vm(name: str, owner: str, **fields: Any) -> r.Vm:
         "revision": 1,
     }
     return r.Vm(name=name, node=owner, **{**values, **fields})
+
+
+def migration(vm_name: str, op_id: str, **fields: Any) -> r.Migration:
+    """An open attempt of the operation to move the VM from n1 to n2."""
+    values: dict[str, Any] = {
+        "uuid": str(uuid.uuid5(uuid.NAMESPACE_DNS, vm_name)),
+        "attempt": f"{op_id}-1",
+        "source": "n1",
+        "target": "n2",
+        "epoch": 1,
+        "address": "10.0.0.2",
+        "options": MigrationOptions(local_disks=True),
+    }
+    return r.Migration(operation=op_id, **{**values, **fields})
 
 
 def event(subject: str, text: str = "", source_id: str = "", actor: str = "server") -> r.Event:

@@ -15,7 +15,9 @@ from chimed.database import StoreConflict, StoreError
 from chimed.store import Retention
 from wire.messages import EventView
 
-UNIQUE = {"nodes": "public_key", "vms": "name", "operations": "number", "operators": "public_key"}
+UNIQUE = {
+    "nodes": "public_key", "vms": "name", "operations": "number", "operators": "public_key", "migrations": "attempt"
+}  # fmt: skip
 """Besides the key: the same as the constraints in `chimed/migrations.py`."""
 
 

@@ -14,38 +14,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.hosts import Host
 from tests.integration.chime import Chime, unique
+from tests.integration.libvirtd import start_libvirtd
 from wire import messages as m
 
 pytestmark = pytest.mark.integration
 
 NODE = "n1"
-PRIVATE = ("/run", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/etc/libvirt")
-QEMU_CONF = """
-stdio_handler = "file"
-user = "root"
-group = "root"
-security_driver = "none"
-namespaces = []
-cgroup_controllers = [ ]
-dynamic_ownership = 0
-remember_owner = 0
-"""
 FOREIGN = """<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>
 <os><type>hvm</type></os></domain>"""
-
-
-def start_libvirtd(host: Host) -> None:
-    """A libvirtd in the host, with folders of its own."""
-    for folder in PRIVATE:
-        host.run(["sh", "-c", f"mkdir -p {folder} && mount -t tmpfs -o mode=755 tmpfs {folder}"])
-    conf = host.etc / "libvirtd.conf"
-    conf.write_text(f'auth_unix_rw = "none"\nunix_sock_group = "root"\nhost_uuid = "{uuids.uuid4()}"\n')
-    qemu_conf = host.etc / "qemu.conf"
-    qemu_conf.write_text(QEMU_CONF)
-    host.run(["cp", str(qemu_conf), "/etc/libvirt/qemu.conf"])
-    host.service("libvirtd", ["/usr/sbin/libvirtd", "--config", str(conf)]).start()
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ BOOT_TIMEOUT_S = 90.0
 OFF_TIMEOUT_S = 30.0
 CGROUPS = Path("/sys/fs/cgroup")
 JOURNAL_LINES = 60
+LIBVIRT_UNITS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tcp.socket", "libvirtd")
 # $1 directory, $2 lower layers, $3 cgroup, then the command. Mounts are private: they go away with the host.
 BOOT_SCRIPT = """
 set -e
@@ -84,13 +85,18 @@ class LabHost:
         """Boot; with `wait`, until its services are being started and its networks are up."""
         if self.is_on:
             raise HostError(f"host {self.name} is on already")
-        argv = ["setpriv", "--pdeathsig", "KILL"] if self.lifeline else []
+        argv = ["setpriv", "--pdeathsig", "TERM"] if self.lifeline else []
         lab = self.dir.parent
         lower = f"{lab}/chime:{lab}/common:/"
         argv += ["unshare", "-m", "sh", "-c", BOOT_SCRIPT, "boot", str(self.dir), lower, self.cgroup]
         argv += ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", f"--directory={self.dir}/root"]
         argv += ["--machine", self.machine, f"--hostname={self.name}", "--link-journal=no", "--resolv-conf=off"]
-        argv += ["--timezone=off", f"--bind={lab}/shared:{SHARED}", f"--bind={self.dir}/local:{LOCAL}"]
+        argv += [
+            "--timezone=off",
+            "--kill-signal=SIGKILL",
+            f"--bind={lab}/shared:{SHARED}",
+            f"--bind={self.dir}/local:{LOCAL}",
+        ]
         argv += [f"--network-veth-extra={plug.device}:{plug.inner}" for plug in self.plugs.values()]
         with open(self.dir / "console.log", "ab") as log:
             self._nspawn = subprocess.Popen(
@@ -213,6 +219,20 @@ class LabHost:
             if state and state[0] in "Tt" and oracle.pid_namespace(pid) == self.pid_namespace:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+    def stop_libvirt(self) -> None:
+        """Stop libvirtd so that it stays away: also the sockets that would start it again."""
+        self.systemctl("stop", *LIBVIRT_UNITS)
+
+    def start_libvirt(self) -> None:
+        """Start it and its sockets again. Whoever connects in between starts it too early for some: then once more."""
+        wait_until(self._libvirt_started, BOOT_TIMEOUT_S, f"libvirt on {self.name} with all its sockets")
+
+    def _libvirt_started(self) -> bool:
+        if self.run("systemctl", "start", *LIBVIRT_UNITS, check=False, timeout_s=BOOT_TIMEOUT_S).returncode:
+            self.stop_libvirt()
+            return False
+        return True
 
     def journal(self, *units: str, lines: int = JOURNAL_LINES) -> str:
         """The end of the journal of some units, of all boots, also while the host is off."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.hosts import oracle, wait_until
-from tests.lab.host import CGROUPS, leader_of, remove_cgroup
+from tests.hosts.network import NetworkError, delete_device
+from tests.lab.host import CGROUPS, remove_cgroup
 from tests.lab.wires import Wires, delete_wires
 
 STATE_FILE = "lab.json"
@@ -73,9 +74,13 @@ def remove(directory: Path) -> None:
     """End a lab's hosts and remove all of it; what is gone already is fine."""
     with contextlib.suppress(OSError, ValueError):
         state = json.loads((directory / STATE_FILE).read_text())
-        _end_hosts(directory)
+        for device in loop_devices(directory):
+            _thaw(device)
+        wait_until(lambda: _ended(state["run"]), END_TIMEOUT_S, f"the hosts in {directory} are off")
         delete_wires(state["table"], state["devices"])
-        _remove_names(state["run"])
+        wait_until(
+            lambda: _removed(state["run"]), END_TIMEOUT_S, f"nothing is left of {directory}"
+        )  # the last die slowly
     for mount in sorted(_mounts_below(directory), reverse=True):
         subprocess.run(["umount", "-l", mount], capture_output=True)
     shutil.rmtree(directory, ignore_errors=True)
@@ -88,15 +93,15 @@ def forget(run: str) -> None:
 
 def left_behind() -> list[str]:
     """What labs of this process have left on the machine."""
-    found = []
-    for run in _runs:
-        found += [f"network device {path.name}" for path in Path("/sys/class/net").glob(f"cl{run}*")]
-        found += [f"cgroup {path}" for root in ROOTS for path in root.glob(f"chime-lab-{run}-*")]
-        found += [f"filter {table}" for table in _tables() if table.endswith(run)]
-        found += [
-            f"process {pid}" for pid in oracle.pids() if any(f"chimelab-{run}-" in w for w in oracle.cmdline(pid))
-        ]
-    return found
+    return [trace for run in _runs for trace in traces(run)]
+
+
+def traces(run: str) -> list[str]:
+    """What there is of a lab on this machine, but for its directory."""
+    found = [f"network device {path.name}" for path in Path("/sys/class/net").glob(f"cl{run}*")]
+    found += [f"cgroup {path}" for root in ROOTS for path in root.glob(f"chime-lab-{run}-*")]
+    found += [f"filter {table}" for table in _tables() if table.endswith(run)]
+    return found + [f"process {pid}: {' '.join(oracle.cmdline(pid))[:200]}" for pid in processes_of(run)]
 
 
 def _tables() -> list[str]:
@@ -104,35 +109,50 @@ def _tables() -> list[str]:
     return [line.split()[-1] for line in done.stdout.splitlines() if line]
 
 
-def _end_hosts(directory: Path) -> None:
-    for pid in _nspawns(directory):
-        leader = leader_of(pid)
-        for victim in (leader, pid):
-            if victim is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    if victim == leader:  # a frozen file system would outlive it
-                        thaw = ["nsenter", "-t", str(leader), "-m", "fsfreeze", "--unfreeze", "/srv/local"]
-                        subprocess.run(thaw, capture_output=True)
-                    os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: not _nspawns(directory), END_TIMEOUT_S, f"the hosts in {directory} are off")
+def processes_of(run: str) -> list[int]:
+    """All processes of a lab's hosts: their control groups know them, whoever else has died."""
+    found = set()
+    for root in ROOTS:
+        for path in root.glob(f"chime-lab-{run}-*/**/cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found |= {int(pid) for pid in path.read_text().split()}
+    return sorted(found)
 
 
-def _nspawns(directory: Path) -> list[int]:
-    root = f"--directory={directory}/"
-    found = []
-    for pid in oracle.pids():
-        words = oracle.cmdline(pid)
-        if words[:1] == ["systemd-nspawn"] and any(word.startswith(root) for word in words):
-            found.append(pid)
-    return found
+def _ended(run: str) -> bool:
+    """Kill all processes of a lab's hosts; True when there are none."""
+    pids = processes_of(run)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return not pids
 
 
-def _remove_names(run: str) -> None:
+def loop_devices(directory: Path) -> list[str]:
+    """Loop devices whose file is in a lab's directory."""
+    argv = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"]
+    lines = subprocess.run(argv, capture_output=True, text=True).stdout.splitlines()
+    return [line.split()[0] for line in lines if f"{directory}/" in line]
+
+
+def _thaw(device: str) -> None:
+    """Who writes to a frozen file system cannot even be killed. Mounted once more it can be thawed."""
+    with tempfile.TemporaryDirectory() as place:
+        for argv in (["mount", device, place], ["fsfreeze", "--unfreeze", place], ["umount", place]):
+            subprocess.run(argv, capture_output=True)
+
+
+def _removed(run: str) -> bool:
+    """Remove what hosts leave; True when nothing is left."""
+    for path in Path("/sys/class/net").glob(f"cl{run}*"):
+        with contextlib.suppress(NetworkError):
+            delete_device(path.name)
     for root in ROOTS:
         for path in root.glob(f"chime-lab-{run}-*"):
             remove_cgroup(path)
     for path in NSPAWN_PROPAGATE.glob(f"chimelab-{run}-*"):
         shutil.rmtree(path, ignore_errors=True)
+    return not traces(run)
 
 
 def _mounts_below(directory: Path) -> list[str]:

@@ -20,8 +20,8 @@ def test_row_13_a_killed_agent_is_back_in_5_s(lab: Lab) -> None:
     uuids = [lab.create_guest(name, node="n1") for name in names]
     first = [lab.process(uuid) for uuid in uuids]
     n1 = lab.host("n1")
-    lab.kill(first[1])
     killed_at, old = time.monotonic(), n1.kill(AGENT)
+    lab.kill(first[1])
     lab.wait(lambda: n1.unit_pid(AGENT) not in (0, old) and n1.unit(AGENT, "ActiveState") == "active", "it is back")
     assert int(n1.unit(AGENT, "ActiveEnterTimestampMonotonic")) / 1e6 - killed_at < BACK_S
     lab.other_process(uuids[1], first[1])
@@ -29,7 +29,7 @@ def test_row_13_a_killed_agent_is_back_in_5_s(lab: Lab) -> None:
     for name in names:
         lab.observed(name, "running")
         lab.counting(name)
-    assert [seen.pid for seen in lab.oracle.running(uuids[0])] == [first[0].pid]
+    assert lab.pids(uuids[0]) == [first[0].pid]
     assert [row["restarts"] for row in lab.tool("vm", "list") if row["name"] == names[0]] == [0]
     lab.wait(lambda: lab.vm(names[1])["restarts"] == 1, "its restart is counted")
 
@@ -45,7 +45,7 @@ def test_row_14_the_watchdog_replaces_a_frozen_agent(lab: Lab) -> None:
     lab.wait_nodes("n1")
     lab.observed(name, "running")
     lab.counting(name)
-    assert [seen.pid for seen in lab.oracle.running(uuid)] == [first.pid]
+    assert lab.pids(uuid) == [first.pid]
     assert "watchdog" in n1.journal(AGENT).lower()
 
 

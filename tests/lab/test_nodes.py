@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from tests.lab.lab import SHARED, Lab
@@ -23,6 +25,27 @@ def lose(lab: Lab, name: str) -> None:
 def starts_nothing(lab: Lab, name: str) -> bool:
     """No qemu runs on the host."""
     return not any(seen.host == name for group in lab.processes().values() for seen in group)
+
+
+def test_row_12_a_vm_runs_on_two_nodes(lab: Lab) -> None:
+    """An operator's word was false. A critical alarm; only the copy on the node that does not own the VM is stopped."""
+    name = unique("twice")
+    uuid, n1 = lab.create_guest(name, node="n1"), lab.host("n1")
+    n1.cut("mgmt")
+    lab.wait_nodes("n1", health="unreachable")
+    lab.do(m.NodeDrain, name="n1", evidence="operator", comment="not true")
+    lab.do(m.NodeRebuild, name="n1", evidence="operator", comment="not true")
+    lab.wait(lambda: len(lab.oracle.places(uuid)) == 2, "it runs twice")
+    owner = next(seen for seen in lab.oracle.running(uuid) if seen.host != "n1")
+    n1.heal()
+    lab.wait(lambda: lab.pids(uuid) == [owner.pid], "the copy of the old owner is stopped")
+    lab.wait(lambda: "vm-removed" in lab.actions(name), "the audit trail tells")
+    alarms = [alarm for alarm in lab.tool("alarm", "list", "--all") if alarm["code"] == "vm-duplicate"]
+    assert [alarm["severity"] for alarm in alarms if name in alarm["text"]] == ["critical"], alarms
+    lab.observed(name, "running")
+    lab.counting(name)
+    assert lab.watch.violations, "the oracle saw it"
+    lab.forgive(name)
 
 
 def test_row_19_a_node_loses_power(lab: Lab) -> None:
@@ -119,7 +142,32 @@ def test_row_23_the_management_network_is_down(lab: Lab, direction: Direction) -
     n1.heal()
     lab.wait_nodes("n1")
     lab.observed(name, "running")
-    assert [seen.pid for seen in lab.oracle.running(uuid)] == [second.pid]
+    assert lab.pids(uuid) == [second.pid]
+
+
+@pytest.mark.parametrize("how", ["pull", "in", "out", "both"])
+def test_row_24_the_business_network_is_down(lab: Lab, how: Literal["pull", "in", "out", "both"]) -> None:
+    """The node reports an error, and other nodes do not; commands still work; all is well by itself afterwards."""
+    name = unique("cut")
+    uuid = lab.create_guest(name, node="n1")
+    n1 = lab.host("n1")
+    if how == "pull":
+        n1.pull("biz")
+    else:
+        n1.cut("biz", how)
+    lab.wait_nodes("n1", health="error")
+    node = lab.node("n1")
+    assert node["reasons"] == ["business-network-down"] and not node["schedulable"]
+    assert lab.raised("n1") == {"node-error"}
+    lab.counting(name)
+    lab.tool("vm", "stop", name, "--yes", "--force")
+    lab.no_process(uuid)
+    lab.tool("vm", "start", name)
+    lab.counting(name)
+    assert [lab.node(other)["health"] for other in ("n2", "n3")] == ["normal", "normal"]
+    n1.heal()
+    lab.wait_nodes("n1")
+    lab.wait(lambda: not lab.raised("n1"), "the alarm is cleared")
 
 
 def test_row_25_both_networks_are_down(lab: Lab) -> None:

@@ -10,7 +10,6 @@ from tests.lab.lab import AUDIT_S, Lab
 from tests.operator import unique
 
 SOON_S = AUDIT_S / 2  # what comes sooner was not found by the audit
-SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tcp.socket")
 
 
 def test_row_01_a_killed_qemu_runs_again_at_once(lab: Lab) -> None:
@@ -43,7 +42,7 @@ def test_row_17_libvirtd_ends_and_comes_back(lab: Lab, how: str) -> None:
         lambda: "session" in n1.journal("chime-agentd") and lab.node("n1")["health"] == "normal", "the node is fine"
     )
     lab.counting(name)
-    assert [seen.pid for seen in lab.oracle.running(uuid)] == [first.pid]
+    assert lab.pids(uuid) == [first.pid]
     lab.observed(name, "running")
     lab.kill(first)
     lab.other_process(uuid, first, SOON_S)
@@ -54,14 +53,14 @@ def test_row_17_libvirtd_stays_away(lab: Lab) -> None:
     name = unique("orphan")
     uuid = lab.create_guest(name, node="n1")
     first, n1 = lab.process(uuid), lab.host("n1")
-    n1.systemctl("stop", "libvirtd", *SOCKETS)
+    n1.stop_libvirt()
     lab.observed(name, "unknown")
     lab.wait(lambda: "libvirt-unreachable" in lab.node("n1")["reasons"], "the fault is reported")
     lab.counting(name)
-    n1.systemctl("start", "libvirtd", *SOCKETS)
+    n1.start_libvirt()
     lab.observed(name, "running")
     lab.wait_nodes("n1")
-    assert [seen.pid for seen in lab.oracle.running(uuid)] == [first.pid]
+    assert lab.pids(uuid) == [first.pid]
 
 
 def test_row_18_libvirtd_hangs(lab: Lab) -> None:
@@ -78,4 +77,4 @@ def test_row_18_libvirtd_hangs(lab: Lab) -> None:
     n1.resume()
     lab.wait_nodes("n1")
     lab.observed(name, "running")
-    assert [seen.pid for seen in lab.oracle.running(uuid)] == [first.pid]
+    assert lab.pids(uuid) == [first.pid]

@@ -4,7 +4,7 @@
  * never. So delay, loss, reordering and death at any point need no words of their own: they are steps not taken.
  *
  *   server(n)   what the server does about node n; a step is one committed turn
- *   judge(m)    what it does about attempt m of a migration
+ *   judge(m)    what it does about attempt m to migrate the VM
  *   agent(n)    what the agent does; a step is what it has recorded, and then done
  *   host(n)     power, libvirt and qemu
  *
@@ -26,9 +26,9 @@
 #define OTHER (1 - n)
 #define NAME(n) ('A' + n)
 
-mtype:process  = { nothing, running, paused, incoming };  /* incoming: of a migration, not runnable before its Finish */
+mtype:process  = { nothing, running, paused, incoming, arrived };  /* of a migration's target: being copied; whole, paused */
 mtype:evidence = { unproven, by_agent, by_operator };
-mtype:job      = { idle, copying, handing, finishing, succeeded, refused };
+mtype:job      = { idle, copying, handing };
 
 /* --- state -------------------------------------------------------------------------------------------------------- */
 
@@ -40,9 +40,8 @@ typedef Inventory {
     bool drained;
     bool newest_drain;  /* its drain serial is the node's newest; serials are never asked for more than that */
 #ifdef MIGRATION
-    byte ended;         /* this attempt is over at its source: see what is left of it here; 0: none */
-    byte failed;        /* the last attempt that was judged to have failed */
-    bool never_ran;     /* ... and its process never ran on the target */
+    byte attempt;       /* the server has ordered this attempt, and it is undecided; 0: none */
+    byte arrival;       /* the attempt whose copy is the VM; 0: none is */
     bool census;        /* the owner's newest drain is proven: say whether the VM is here */
 #endif
 }
@@ -76,10 +75,13 @@ typedef Node {
 
 #ifdef MIGRATION
     byte moving;        /* snapshot: the attempt that was begun here and is undecided; 0: none */
+    byte known;         /* snapshot: the newest attempt that it was ever told of */
+    byte left;          /* snapshot: the attempt by which the VM has left; 0: none */
+    byte arrival;       /* snapshot: as in Inventory */
     mtype:job job = idle;      /* libvirt at the source */
     byte attempt;       /* ... which it is, or was, busy with */
-    bool migrated;      /* libvirt at the source: the process ended because it had arrived; forgotten with the boot */
-    byte finish;        /* libvirt at the target: the Finish of this attempt is on its way; 0: none */
+    bool undefined;     /* libvirt at the source: by that attempt the process is gone, and the definition on its disk */
+    byte handover;      /* libvirt at the target: somebody has asked it to let the copy of this attempt run; 0: none */
     byte tag;           /* the attempt that the process came by, kept in the domain's metadata; 0: started here */
     bool said_absent;   /* in the newest census: no process here */
 #endif
@@ -90,25 +92,23 @@ byte owner = A;
 byte epoch = 1;
 
 #ifdef MIGRATION
-byte ended, failed;                  /* the server's, as in Inventory */
-bool never_ran;
-byte attempts;                       /* begun so far; each has its own id */
-byte begun_in[ATTEMPTS + 1];         /* the epoch in which it was begun: part of the id */
-byte source[ATTEMPTS + 1];           /* the node that began it */
+byte open, arrival;                  /* the server's: the undecided attempt; the one by which the owner got the VM */
+byte attempts;                       /* ordered so far; each has its own id */
+byte begun_in[ATTEMPTS + 1];         /* the epoch in which it was ordered: part of the id */
+byte source[ATTEMPTS + 1];           /* the node that it is to leave */
+bool begun[ATTEMPTS + 1];            /* the source has begun it: each once */
 /* What was ever said of an attempt. */
-bool said_ended[ATTEMPTS + 1];       /* source: over here, outcome unknown */
-bool said_done[ATTEMPTS + 1];        /* source: libvirt says that it arrived */
-bool said_runs[ATTEMPTS + 1];        /* target: it runs here */
-bool said_gone[ATTEMPTS + 1];        /* target: nothing is left of it */
-bool said_never[ATTEMPTS + 1];       /* target: nothing is left of it, and it never ran */
-bool ran[ATTEMPTS + 1];              /* the truth, for R1 alone: it ran on the target */
+bool said_left[ATTEMPTS + 1];        /* source: the VM has left */
+bool said_failed[ATTEMPTS + 1];      /* source: it has kept the VM */
+bool said_runs[ATTEMPTS + 1];        /* target: its copy runs here */
+bool stale[ATTEMPTS + 1];            /* the truth, for R1 alone: the VM has run on since its copy was whole */
 #endif
 
 /* --- the guard, and what defects do to it ------------------------------------------------------------------------- */
 
 #ifdef MIGRATION
 #define UNDECIDED(n) (node[n].moving != 0)
-#define ARRIVES(n) (node[n].process == incoming && node[n].finish == node[n].tag)
+#define ARRIVES(n) (node[n].process == arrived && node[n].handover == node[n].tag)
 #else
 #define UNDECIDED(n) false
 #define ARRIVES(n) false
@@ -139,7 +139,7 @@ bool ran[ATTEMPTS + 1];              /* the truth, for R1 alone: it ran on the t
 
 bool S1 = true;  /* at most one process with runnable vCPUs, over all nodes */
 bool S2 = true;  /* no assignment to another node while the old owner may run the VM, nor without evidence */
-bool R1 = true;  /* the source of a migration never runs once the target has run: its memory is older than the disk */
+bool R1 = true;  /* no copy runs once the VM has run on elsewhere since it was made: its memory is older than the disk */
 
 #define RUNS(n) (node[n].process == running)
 
@@ -150,6 +150,9 @@ bool R1 = true;  /* the source of a migration never runs once the target has run
 inline begin_to_run(n) {
     S1 = !RUNS(A) && !RUNS(B) && owner != C;
     assert(S1);
+#ifdef MIGRATION
+    if :: node[OTHER].process == arrived -> stale[node[OTHER].tag] = true :: else fi;
+#endif
     node[n].process = running
 }
 
@@ -162,7 +165,8 @@ inline give_to(to, proven) {
     owner = to;
     epoch++;
 #ifdef MIGRATION
-    ended = 0;
+    open = 0;
+    arrival = 0;
     S1 = to != C || (!RUNS(A) && !RUNS(B));
     assert(S1)
 #endif
@@ -179,9 +183,8 @@ inline write_inventory(n) {
     node[n].answer.drained = node[n].drained;
     node[n].answer.newest_drain = true;
 #ifdef MIGRATION
-    node[n].answer.ended = (owner == OTHER -> ended : 0);
-    node[n].answer.failed = failed;
-    node[n].answer.never_ran = never_ran;
+    node[n].answer.attempt = (owner == n -> open : 0);
+    node[n].answer.arrival = (owner == n -> arrival : 0);
     node[n].answer.census = (owner == OTHER -> node[OTHER].evidence != unproven : false)
 #endif
 }
@@ -307,41 +310,33 @@ end:
 #else
 #define OF_THIS_EPOCH (begun_in[m] == epoch)
 #endif
-#ifdef STALE_MIGRATION_RESULT
-#define OPEN (OF_THIS_EPOCH && epoch < EPOCHS)
-#else
-#define OPEN (OF_THIS_EPOCH && epoch < EPOCHS && m > failed)
-#endif
-#ifdef JUDGED_TOO_EARLY
-#define OVER true
-#else
-#define OVER said_ended[m]
-#endif
 
-/* It arrived when either end says so. It failed when the source has said that it is over, and after that the target
- * that nothing is left of it: in this order, since a source that still goes on would make another process there. The
- * server alone judges, and each attempt once. */
+/* The source decides, and says whether the VM has left or was kept. That the copy runs says the same as that it left:
+ * nothing but the source's record, or the server's word after it, lets it run. */
 proctype judge(byte m) {
 end:
     do
-    :: d_step { OPEN && (said_done[m] || said_runs[m]) ->
+    :: d_step { m == attempts + 1 && open == 0 && owner != C && epoch < EPOCHS ->
+        attempts++;
+        begun_in[m] = epoch;
+        source[m] = owner;
+        printf("server: orders attempt %d to migrate the VM away from %c\n", m, NAME(owner));
+        outdate(A);
+        outdate(B);
+        open = m
+    }
+    :: d_step { OF_THIS_EPOCH && epoch < EPOCHS && (said_left[m] || said_runs[m]) ->
         printf("server: hears that attempt %d arrived: %c -> %c, epoch %d\n", m, NAME(SOURCE), NAME(TARGET), epoch + 1);
         outdate(A);
         outdate(B);
-        give_to(TARGET, true)
+        give_to(TARGET, true);
+        arrival = m
     }
-    :: d_step { OPEN && ended != m && OVER ->
-        printf("server: hears that attempt %d is over at its source, and asks the target\n", m);
-        outdate(TARGET);
-        ended = m
-    }
-    :: d_step { ended == m && (said_gone[m] || said_never[m] || !node[TARGET].up) ->
-        printf("server: hears, or is told by a person, that nothing is left of attempt %d: it failed\n", m);
+    :: d_step { open == m && said_failed[m] ->
+        printf("server: hears that attempt %d failed\n", m);
         outdate(A);
         outdate(B);
-        ended = 0;
-        failed = m;
-        never_ran = said_never[m]
+        open = 0
     }
     od
 }
@@ -357,9 +352,8 @@ inline forget_answer(n) {
     node[n].answer.drained = false;
     node[n].answer.newest_drain = false;
 #ifdef MIGRATION
-    node[n].answer.ended = 0;
-    node[n].answer.failed = 0;
-    node[n].answer.never_ran = false;
+    node[n].answer.attempt = 0;
+    node[n].answer.arrival = 0;
     node[n].answer.census = false;
 #endif
 #endif
@@ -376,44 +370,37 @@ inline end_process(n) {
 #ifdef MIGRATION
 /* The source of an attempt goes on. */
 inline resume(n) {
-    R1 = !ran[node[n].attempt];
-    assert(R1);
     printf("%c: the source goes on\n", NAME(n));
     begin_to_run(n)
 }
 
-#ifdef RESUME_AFTER_RUN
-#define MAY_RESUME(n) true
-#else
-#define MAY_RESUME(n) (node[n].answer.never_ran && node[n].answer.failed == node[n].moving)
-#endif
-
-/* As the source. The verdict decides the attempt, and so does the loss of the VM. A paused process goes on only if the
- * target never ran. */
-inline follow_verdict(n) {
-    if
-    :: node[n].held == 0 && node[n].job == idle -> node[n].moving = 0
-    :: node[n].held > 0 && UNDECIDED(n) && node[n].answer.failed >= node[n].moving ->
-        if
-        :: node[n].process == paused && MAY_RESUME(n) -> resume(n)
-        :: node[n].process == paused && !MAY_RESUME(n) ->
-            printf("%c: agent ends the paused source\n", NAME(n));
-            end_process(n)
-        :: else
-        fi;
-        node[n].moving = 0
-    :: else
-    fi
+/* A whole copy begins to run. */
+inline copy_runs(n) {
+    R1 = !stale[node[n].tag];
+    assert(R1);
+    begin_to_run(n)
 }
 
-/* As the target. An arrival that does not run yet is ended; then it is told what is here. */
-inline answer_questions(n) {
+/* What the inventory says of migrations. An attempt that is not known (the snapshot was lost, or the order is new) is
+ * undecided from now on. */
+inline hear_of_migrations(n) {
     if
-    :: node[n].answer.ended > 0 && node[n].process == incoming && node[n].tag == node[n].answer.ended ->
-        said_never[node[n].answer.ended] = true;
-        end_process(n)
-    :: node[n].answer.census && node[n].process == incoming -> end_process(n)
-    :: node[n].answer.ended > 0 && node[n].process == nothing -> said_gone[node[n].answer.ended] = true
+    :: node[n].answer.attempt > node[n].known && node[n].held > 0 ->
+        node[n].known = node[n].answer.attempt;
+        node[n].moving = node[n].answer.attempt
+    :: else
+    fi;
+    if
+    :: node[n].held == 0 && node[n].job == idle -> node[n].moving = 0
+    :: else
+    fi;
+    if
+    :: node[n].answer.release > 0 || node[n].held > 0 -> node[n].left = 0
+    :: else
+    fi;
+    node[n].arrival = node[n].answer.arrival;
+    if
+    :: node[n].answer.census && (node[n].process == incoming || node[n].process == arrived) -> end_process(n)
     :: else
     fi;
     if
@@ -443,8 +430,7 @@ inline apply(n) {
     node[n].told_newest = node[n].answer.drained && node[n].answer.newest_drain;
     node[n].confirmed = true;
 #ifdef MIGRATION
-    follow_verdict(n);
-    answer_questions(n);
+    hear_of_migrations(n);
 #endif
     forget_answer(n)
 }
@@ -453,6 +439,22 @@ inline apply(n) {
 #define QUIET(n) (node[n].process == nothing)
 #else
 #define QUIET(n) (node[n].process == nothing && !node[n].creating)
+#endif
+
+#ifdef LEFT_WITHOUT_A_LOOK
+#define KEPT(n) (node[n].process != nothing)
+#else
+#define KEPT(n) (!node[n].undefined || node[n].attempt != node[n].moving)
+#endif
+#ifdef HANDOVER_TOO_EARLY
+#define HANDS_OVER(n) (node[n].moving > 0 -> node[n].moving : node[n].left)
+#else
+#define HANDS_OVER(n) node[n].left
+#endif
+#ifdef ANY_COPY_IS_THE_VM
+#define IS_THE_VM(n) true
+#else
+#define IS_THE_VM(n) (node[n].arrival == node[n].tag)
 #endif
 
 proctype agent(byte n) {
@@ -492,6 +494,9 @@ end:
         node[n].confirmed = false;
 #ifdef MIGRATION
         node[n].moving = 0;
+        node[n].known = 0;
+        node[n].left = 0;
+        node[n].arrival = 0;
 #endif
         forget_answer(n)
     }
@@ -516,33 +521,60 @@ end:
         node[n].said_released[node[n].tombstone] = true
     }
 #else
-    /* Ordered by the server or by an operator on the node: no matter here. The attempt is recorded before it begins. */
+#ifdef WITHOUT_SERVER
     :: d_step { node[n].up && node[n].held > 0 && !DRAINED(n) && !UNDECIDED(n) && node[n].job == idle && RUNS(n) &&
-                attempts < ATTEMPTS ->
+                attempts < ATTEMPTS && open == 0 ->
         attempts++;
-        printf("%c: agent begins attempt %d, epoch %d\n", NAME(n), attempts, node[n].held);
+        printf("%c: chime-agent orders attempt %d, epoch %d\n", NAME(n), attempts, node[n].held);
         begun_in[attempts] = node[n].held;
         source[attempts] = n;
-        node[n].moving = attempts;
-        node[n].attempt = attempts;
-        node[n].migrated = false;
+        node[n].moving = attempts
+    }
+#endif
+    /* The attempt was recorded with the order, before it begins. */
+    :: d_step { node[n].up && UNDECIDED(n) && !begun[node[n].moving] && node[n].job == idle && RUNS(n) ->
+        printf("%c: agent begins attempt %d\n", NAME(n), node[n].moving);
+        begun[node[n].moving] = true;
+        node[n].attempt = node[n].moving;
+        node[n].undefined = false;
         node[n].job = copying
     }
-    :: d_step { node[n].up && UNDECIDED(n) && node[n].job == idle && RUNS(n) ->
-        printf("%c: agent sees that attempt %d is over and the VM runs here: it failed\n", NAME(n), node[n].moving);
-        node[n].moving = 0
+    /* It is decided by what is there, when libvirt is not busy with it any more. */
+    :: d_step { node[n].up && UNDECIDED(n) && node[n].job == idle && KEPT(n) ->
+        printf("%c: agent sees that attempt %d is over and the VM is here: it failed\n", NAME(n), node[n].moving);
+        said_failed[node[n].moving] = true;
+        begun[node[n].moving] = true;
+        node[n].moving = 0;
+        if :: node[n].process == paused -> resume(n) :: else fi
     }
-    :: d_step { node[n].up && UNDECIDED(n) && node[n].job == idle && !RUNS(n) && !node[n].migrated &&
-                !said_ended[node[n].moving] ->
-        printf("%c: agent says that attempt %d is over, the outcome unknown\n", NAME(n), node[n].moving);
-        said_ended[node[n].moving] = true
+    :: d_step { node[n].up && UNDECIDED(n) && node[n].job == idle && !KEPT(n) && node[n].process == nothing ->
+        printf("%c: agent sees that the VM is gone: it left by attempt %d\n", NAME(n), node[n].moving);
+        node[n].left = node[n].moving;
+        node[n].moving = 0;
+#ifndef LEFT_IS_NO_RELEASE
+        node[n].tombstone = node[n].held;
+        node[n].held = 0
+#endif
     }
-    :: d_step { node[n].up && UNDECIDED(n) && node[n].migrated && !said_done[node[n].moving] ->
-        printf("%c: agent says that attempt %d arrived\n", NAME(n), node[n].moving);
-        said_done[node[n].moving] = true
+    :: d_step { node[n].up && node[n].left > 0 && !said_left[node[n].left] ->
+        printf("%c: agent says that the VM left by attempt %d\n", NAME(n), node[n].left);
+        said_left[node[n].left] = true
+    }
+    :: d_step { node[n].up && HANDS_OVER(n) > 0 && node[OTHER].up && node[OTHER].handover == 0 ->
+        printf("%c -> %c: agent hands over, attempt %d\n", NAME(n), NAME(OTHER), HANDS_OVER(n));
+        node[OTHER].handover = HANDS_OVER(n)
+    }
+    /* As the target. */
+    :: d_step { node[n].up && MAY_START(n) && node[n].process == arrived && IS_THE_VM(n) ->
+        printf("%c: agent lets the copy of attempt %d run\n", NAME(n), node[n].tag);
+        copy_runs(n)
+    }
+    :: d_step { node[n].up && node[n].held > 0 && node[n].process == arrived && !IS_THE_VM(n) ->
+        printf("%c: agent ends the copy of attempt %d, which is not the VM\n", NAME(n), node[n].tag);
+        end_process(n)
     }
     :: d_step { node[n].up && RUNS(n) && node[n].tag > 0 && !said_runs[node[n].tag] ->
-        printf("%c: agent says that attempt %d arrived and runs\n", NAME(n), node[n].tag);
+        printf("%c: agent says that the copy of attempt %d runs\n", NAME(n), node[n].tag);
         said_runs[node[n].tag] = true
     }
 #endif
@@ -563,8 +595,7 @@ end:
         forget_answer(n);
 #ifdef MIGRATION
         node[n].job = idle;
-        node[n].migrated = false;
-        node[n].finish = 0
+        node[n].handover = 0
 #endif
     }
     :: d_step { !node[n].up ->
@@ -594,46 +625,34 @@ end:
     :: d_step { node[n].job == copying && RUNS(n) &&
                 node[OTHER].process == incoming && node[OTHER].tag == node[n].attempt ->
         printf("%c -> %c: all is copied, the source is paused\n", NAME(n), NAME(OTHER));
-#ifndef NO_PAUSE
         node[n].process = paused;
-#endif
+        node[OTHER].process = arrived;
         node[n].job = handing
     }
-    :: d_step { node[n].job == handing && node[OTHER].up ->
-        printf("%c -> %c: Finish is sent\n", NAME(n), NAME(OTHER));
-        node[OTHER].finish = node[n].attempt;
-        node[n].job = finishing
-    }
-    :: d_step { node[n].job == copying || node[n].job == handing || node[n].job == refused ->
-        printf("%c: the migration ends, and the target can not have run\n", NAME(n));
+    :: d_step { node[n].job == handing && node[n].process == paused && node[OTHER].up ->
+        printf("%c: hears that the copy is whole: the source is gone\n", NAME(n));
         node[n].job = idle;
-        if :: node[n].process == paused -> resume(n) :: else fi
-    }
-    :: d_step { node[n].job == succeeded ->
-        printf("%c: hears that the target runs: the source is ended\n", NAME(n));
-        node[n].job = idle;
-        node[n].migrated = true;
+        node[n].undefined = true;
         end_process(n)
     }
-    :: d_step { node[n].job == finishing || node[n].job == succeeded || node[n].job == refused ->
-        printf("%c: the link is cut after Finish: the source stays paused\n", NAME(n));
+    :: d_step { node[n].job != idle && node[n].process != nothing ->
+        printf("%c: the migration ends, or its last answer is lost: libvirt lets the source go on\n", NAME(n));
         node[n].job = idle;
-#ifdef RESUME_AFTER_CUT
         if :: node[n].process == paused -> resume(n) :: else fi
-#endif
+    }
+    :: d_step { node[n].job != idle ->
+        printf("%c: the migration ends, or its last answer is lost: the source stays as it is\n", NAME(n));
+        node[n].job = idle
     }
     /* As the target. */
     :: d_step { ARRIVES(n) ->
-        printf("%c: the target runs, attempt %d\n", NAME(n), node[n].tag);
-        ran[node[n].tag] = true;
-        if :: node[OTHER].job == finishing -> node[OTHER].job = succeeded :: else fi;
-        node[n].finish = 0;
-        begin_to_run(n)
+        printf("%c: libvirt lets the copy of attempt %d run\n", NAME(n), node[n].tag);
+        node[n].handover = 0;
+        copy_runs(n)
     }
-    :: d_step { node[n].finish > 0 && !ARRIVES(n) ->
-        printf("%c: Finish finds nothing to finish\n", NAME(n));
-        if :: node[OTHER].job == finishing -> node[OTHER].job = refused :: else fi;
-        node[n].finish = 0
+    :: d_step { node[n].handover > 0 && !ARRIVES(n) ->
+        printf("%c: libvirt finds no copy to let run\n", NAME(n));
+        node[n].handover = 0
     }
 #endif
     od

@@ -25,6 +25,8 @@ PROPERTIES: dict[str, tuple[str, ...]] = {
     "S1 S2: the VM comes back to its first owner": ("EPOCHS=3",),
     "S1 S2: drains on the node, lost snapshots": ("LOCAL_DRAIN", "LOST_SNAPSHOT"),
     "S1 S2 R1: live migration": ("MIGRATION",),
+    "S1 S2 R1: live migration, lost snapshots": ("MIGRATION", "LOST_SNAPSHOT"),
+    "S1 S2 R1: live migration, ordered on the node too": ("MIGRATION", "WITHOUT_SERVER"),
 }
 """What must hold: the names of the properties, in which world; its macros."""
 
@@ -40,15 +42,16 @@ DEFECTS: dict[str, tuple[str, ...]] = {
     "evidence of another drain counts": ("EVIDENCE_OF_ANOTHER_DRAIN",),
     "a person attests what is not true": ("FALSE_WORD",),
     "a person attests that nothing runs, of a host that is on": ("WORD_ABOUT_NOW",),
-    "the target of a migration runs, and the source is not paused": ("MIGRATION", "NO_PAUSE"),
+    "the copy is let run before the source is known to be gone": ("MIGRATION", "HANDOVER_TOO_EARLY"),
     "the guard starts while a migration is undecided": ("MIGRATION", "START_WHILE_UNDECIDED"),
-    "the source goes on after a cut, not knowing of the target": ("MIGRATION", "RESUME_AFTER_CUT"),
-    "the source goes on after the target has run and died": ("MIGRATION", "RESUME_AFTER_RUN"),
-    "a migration fails before it is over at its source": ("MIGRATION", "JUDGED_TOO_EARLY"),
-    "a result is believed after the attempt was judged": ("MIGRATION", "STALE_MIGRATION_RESULT"),
-    "a result of another epoch is believed": ("MIGRATION", "EPOCHS=3", "ATTEMPTS=1", "NO_EPOCH"),
+    "what has left is not released at its source": ("MIGRATION", "LEFT_IS_NO_RELEASE"),
+    "a dead source is taken for one that has left": ("MIGRATION", "LEFT_WITHOUT_A_LOOK"),
+    "any paused copy is taken for the VM": ("MIGRATION", "ANY_COPY_IS_THE_VM"),
+    "what was said in another epoch is believed": ("MIGRATION", "EPOCHS=3", "ATTEMPTS=1", "NO_EPOCH"),
     "a rebuild does not ask where the VM may have migrated to": ("MIGRATION", "NO_CENSUS"),
-    "the source loses its snapshot in a migration": ("MIGRATION", "LOST_SNAPSHOT"),
+    "a snapshot is lost in a migration that the server does not know of": (
+        "MIGRATION", "WITHOUT_SERVER", "LOST_SNAPSHOT"
+    ),
 }
 """What must be found, and the macros that make it so."""
 

@@ -34,6 +34,7 @@ class VmPlan(msgspec.Struct):
     storage: Storage = Storage.SHARED
     memory_mib: int = 1024
     on_guest_shutdown: OnGuestShutdown = OnGuestShutdown.STOP
+    priority: int = 0
 
 
 class Plan(msgspec.Struct):
@@ -56,6 +57,8 @@ class Cluster:
         self.server = ServerHost(self.engine, self.network, self.oracle, plan.policy, self._is_up)
         self.hosts = {name: Host(name, self.engine, self.network, self.oracle) for name in plan.nodes}
         self.oracle.hosts = self.hosts
+        for host in self.hosts.values():
+            host.peers = self.hosts
         self.engine.watch = self.oracle.check
         self.uuids = {vm.name: uuid_of(vm.name) for vm in plan.vms}
         self._register(plan)
@@ -153,6 +156,7 @@ class Cluster:
             server.process.stalled_until = 0.0
             server.process.crash_at.clear()
         server.start()
+        self.network.without_data.clear()
         for name in [*self.hosts, operators.NAME]:
             path = self.network.path(name)
             path.loss = path.duplicates = path.reorders = path.delay_s = 0.0
@@ -167,7 +171,7 @@ class Cluster:
         hypervisor = host.hypervisor
         hypervisor.restore()
         hypervisor.end_failures()
-        host.hangs_in_start = False
+        host.hangs_in_start = host.finish_lost = False
         host.unhang()
         for uuid in {process.uuid for process in hypervisor.outside}:
             hypervisor.person_end(uuid)
@@ -208,4 +212,6 @@ class Cluster:
 def spec(vm: VmPlan) -> m.VmSpec:
     """What the VM is made of."""
     disk = m.Disk(path=f"/srv/{vm.name}.qcow2", storage="local" if vm.storage == Storage.LOCAL else "shared")  # type: ignore[arg-type]
-    return m.VmSpec(vcpus=1, memory_mib=vm.memory_mib, disks=(disk,), on_guest_shutdown=vm.on_guest_shutdown)
+    return m.VmSpec(
+        vcpus=1, memory_mib=vm.memory_mib, disks=(disk,), on_guest_shutdown=vm.on_guest_shutdown, priority=vm.priority
+    )

@@ -13,7 +13,7 @@ from tests.sim.host import Host, SnapshotDisk
 from tests.sim.hypervisor import SimHypervisor
 from tests.sim.words import Usage, Vocabulary
 from wire import messages as m
-from wire.types import Evidence
+from wire.types import Desired, Evidence, Severity
 
 COMMANDS = Vocabulary("command")
 _word = COMMANDS.word
@@ -51,13 +51,15 @@ def _clone(c: Cluster, node: str, claim: str = "") -> None:
     clone = c.hosts[name] = Host(name, c.engine, c.network, c.oracle)
     clone.key, clone.disk = c.host(node).key, SnapshotDisk(claim or node)
     clone.disk.content = None if claim else c.host(node).disk.content
+    clone.peers = c.hosts
     clone.start_agent()
 
 
-@_word("fault {node} {code}")
-def _fault(c: Cluster, node: str, code: str) -> None:
+@_word("fault {node} {code}", "fault {node} {code} {severity}")
+def _fault(c: Cluster, node: str, code: str, severity: str = "warning") -> None:
     """The host's checks find a fault (`none`: they find none any more)."""
-    c.host(node).faults = () if code == "none" else (m.Fault(code=code, text="as ordered"),)
+    fault = m.Fault(code=code, text="as ordered", severity=Severity(severity))
+    c.host(node).faults = () if code == "none" else (fault,)
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -103,6 +105,24 @@ def _no_ping(c: Cluster, node: str) -> None:
 def _ping(c: Cluster, node: str) -> None:
     """Pings reach it again."""
     c.network.path(node).ping = True
+
+
+@_word("cut {node} data")
+def _cut_data(c: Cluster, node: str) -> None:
+    """The network over which VMs are migrated does not reach the host."""
+    c.network.without_data.add(node)
+
+
+@_word("heal {node} data")
+def _heal_data(c: Cluster, node: str) -> None:
+    """It reaches it again."""
+    c.network.without_data.discard(node)
+
+
+@_word("lose the finish on {node}")
+def _finish_lost(c: Cluster, node: str) -> None:
+    """In the next migration away from the host, libvirt there does not hear that the copy is complete."""
+    c.host(node).finish_lost = True
 
 
 @_word("noise {node} loss {loss} duplicates {duplicates} reorders {reorders} delay {delay}")
@@ -213,6 +233,16 @@ def _local_drain(c: Cluster, node: str) -> None:
     agent = c.host(node).agent
     if agent is not None:
         agent.ask("drain", 10.0)
+
+
+@_word("local migrate {vm} to {node}")
+def _local_migrate(c: Cluster, vm: str, node: str) -> None:
+    """`chime-agent migrate` on the node where it runs, without the server."""
+    host, uuid = _on(c, vm)
+    c.host(node)
+    if host is not None and host.agent is not None:
+        c.oracle.on_the_node.add((host.name, uuid))
+        host.agent.ask_to_migrate(uuid, node)
 
 
 # --- libvirt ----------------------------------------------------------------------------------------------------------
@@ -333,8 +363,8 @@ def _virsh(c: Cluster, verb: str, vm: str) -> None:
         raise Usage(f"virsh can: {', '.join(_VIRSH)}")
     if host is None:
         host = next((h for h in c.hosts.values() if uuid in h.hypervisor.domains), None)
-    if host is not None:
-        try:
+    if host is not None and not (verb == "resume" and uuid in host.hypervisor.handed_over):
+        try:  # a copy that a person lets run is out of Chime's hands
             getattr(host.hypervisor, _VIRSH[verb])(uuid)
         except HypervisorError as error:
             host.tell(f"virsh {verb} {vm}: {error}")
@@ -390,6 +420,8 @@ def _migrate(c: Cluster, vm: str, node: str) -> None:
     target = c.host(node)
     if host is None or host is target or not target.powered or not host.hypervisor.is_running(uuid):
         return
+    if uuid in host.hypervisor.moves:
+        return  # libvirt refuses
     c.oracle.excused.add(uuid)
     try:
         target.hypervisor.incoming(host.hypervisor.domains[uuid])
@@ -595,6 +627,46 @@ def _reboot(c: Cluster, vm: str) -> None:
 def _delete(c: Cluster, vm: str) -> None:
     """`vm delete`."""
     _ask(c, f"delete {vm}", m.VmDelete, vm=vm)
+
+
+@_word("import {vm} on {node}")
+def _import(c: Cluster, vm: str, node: str) -> None:
+    """`vm import` of what a person has made there, as a survey shows it now."""
+    uuid, hypervisor = c.uuid(vm), c.host(node).hypervisor
+    xml = hypervisor.domains[uuid].xml if uuid in hypervisor.domains else f"<domain><uuid>{uuid}</uuid></domain>"
+    desired = Desired.RUNNING if uuid in hypervisor.alive() else Desired.STOPPED
+    made_of = m.VmSpec(vcpus=1, memory_mib=64, xml=xml)
+    _ask(c, f"import {vm}", m.VmImport, node=node, name=vm, uuid=uuid, spec=made_of, desired=desired)
+
+
+@_word("release {vm}")
+def _release(c: Cluster, vm: str) -> None:
+    """`vm release`: it stays where it is, as it is."""
+    _ask(c, f"release {vm}", m.VmRelease, vm=vm)
+
+
+@_word("migrate {vm} to {node}")
+def _vm_migrate_to(c: Cluster, vm: str, node: str) -> None:
+    """`vm migrate --to`."""
+    _ask(c, f"migrate {vm}", m.VmMigrate, vm=vm, to=node)
+
+
+@_word("migrate {vm}")
+def _vm_migrate(c: Cluster, vm: str) -> None:
+    """`vm migrate`; the server chooses the node."""
+    _ask(c, f"migrate {vm}", m.VmMigrate, vm=vm)
+
+
+@_word("evacuate {node} to {other}")
+def _evacuate_to(c: Cluster, node: str, other: str) -> None:
+    """`node evacuate --to`."""
+    _ask(c, f"evacuate {node}", m.NodeEvacuate, name=node, to=other)
+
+
+@_word("evacuate {node}")
+def _evacuate(c: Cluster, node: str) -> None:
+    """`node evacuate`; the server chooses the nodes."""
+    _ask(c, f"evacuate {node}", m.NodeEvacuate, name=node)
 
 
 @_word("cancel")

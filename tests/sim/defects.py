@@ -134,15 +134,15 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "drain-proven-without-settling",
         "agentd.core.vms",
-        "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
+        "        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)\n",
         "        return NEVER if self.starting else self._last_start_ended\n",
         "S2: a start that a dead agent ordered is under way",
     ),
     Mutant(
         "drain-proven-while-starting",
         "agentd.core.vms",
-        "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
-        "        return max(self._last_start_ended, self._settled_at)\n",
+        "        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)\n",
+        "        return max(self._last_start_ended, self.settled_at)\n",
         "S2: the process of a start under way is not seen by a look at the host",
     ),
     Mutant(
@@ -154,8 +154,8 @@ DEFECTS: tuple[Mutant, ...] = (
         also=(
             (
                 "agentd.core.vms",
-                "        return NEVER if self.starting else max(self._last_start_ended, self._settled_at)\n",
-                "        return self._settled_at\n",
+                "        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)\n",
+                "        return self.settled_at\n",
             ),
         ),
     ),
@@ -274,17 +274,17 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "release-confirmed-at-once",
         "agentd.core.inventory",
-        "        tombstone = Tombstone(epoch=release.epoch)\n",
+        "        tombstone = Tombstone(epoch=release.epoch, keep=release.keep)\n",
         "        tombstone = Tombstone(epoch=release.epoch, done=True)\n",
         "S2: confirmed before the domain is gone",
     ),
     Mutant(
         "release-confirmed-without-settling",
         "agentd.core.vms",
-        "            if _is_open(durable, uuid) and now < self._settled_at:\n",
+        "            if _is_open(durable, uuid) and now < self.settled_at:\n",
         "            if False:\n",
         "S2: a start that a dead agent ordered is under way, and the VM is said to be gone",
-        also=(("agentd.core.vms", "            until = max(until, self._settled_at)\n", "            pass\n"),),
+        also=(("agentd.core.vms", "            until = max(until, self.settled_at)\n", "            pass\n"),),
     ),
     Mutant(
         "tombstone-forgotten",
@@ -432,7 +432,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "told-before-it-is-recorded",
         _AGENT,
-        "        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull)\n",
+        "        return isinstance(effect.body, m.Heartbeat | m.Hello | m.Pull | m.Surveyed)\n",
         "        return True\n",
         "S3: a result is told that a crash makes forgotten",
     ),
@@ -446,7 +446,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "command-not-in-the-journal",
         "agentd.core.commands",
-        "            durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))\n",
+        "        durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))\n",
         "",
         "S3: an agent that dies does the command again",
     ),
@@ -513,6 +513,50 @@ DEFECTS: tuple[Mutant, ...] = (
         "        if again and budget.spent(self._policy):\n",
         "        if False:\n",
         "L1: a VM that cannot run is started for ever, and nobody is told",
+    ),
+    # --- imports ------------------------------------------------------------------------------------------------------
+    Mutant(
+        "given-back-is-ended",
+        "agentd.core.planner",
+        "        if tombstone.keep:\n",
+        "        if False:\n",
+        "S5: a VM that was given back is ended",
+    ),
+    Mutant(
+        "keeping-forgotten-when-carried-out",
+        "agentd.core.vms",
+        "    return durable.with_tombstone(event.uuid, msgspec.structs.replace(tombstone, done=True))\n",
+        "    return durable.with_tombstone(event.uuid, type(tombstone)(epoch=tombstone.epoch, done=True))\n",
+        "S5: a VM that was given back is ended when its agent looks again",
+    ),
+    Mutant(
+        "import-without-a-mark",
+        "agentd.core.adoption",
+        "    if not held.vm.adopt or held.leaving:\n",
+        "    if True:\n",
+        "S5: a VM that is imported is defined anew while it runs",
+    ),
+    # --- faults of nodes ----------------------------------------------------------------------------------------------
+    Mutant(
+        "faults-forgotten-with-the-session",
+        "chimed.core.health",
+        "        if session.seq == 0 and node.health == Health.ERROR and _is_heard(node):\n",
+        "        if False:\n",
+        "one alarm, not a storm: a fault that lasts is cleared and raised again at each restart",
+        also=(
+            (
+                "chimed.core.health",
+                "        if (session is None or session.seq == 0) and _is_heard(node):",
+                "        if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "notice-closes-the-node",
+        "chimed.core.health",
+        " for fault in session.faults if fault.severity != Severity.INFO})\n",
+        " for fault in session.faults})\n",
+        "one node that is off closes all that watch it to the rebuild of its VMs",
     ),
 )
 """Every defect; each must be found."""

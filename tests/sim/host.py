@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
-from agentd.core.durable import Durable
+from agentd.core.durable import Durable, Left
 from agentd.core.facts import Lifecycle
-from agentd.hypervisor import HypervisorError, InvalidVm
+from agentd.hypervisor import HypervisorError, InvalidVm, NoArrival
 from agentd.snapshot import SnapshotError, decode, encode
-from tests.fakes.names import key_of, uuid_of
+from tests.fakes.names import address_of, key_of, uuid_of
 from tests.sim.engine import Clock, Engine, Violation
 from tests.sim.hypervisor import SimHypervisor
 from tests.sim.network import Network
 from tests.sim.story import in_words, is_noise
+from tests.sim.transfer import Transfer
 from wire import codec
 from wire import messages as m
 
@@ -35,6 +36,7 @@ RESTART_S = (1.0, 5.0)  # systemd
 BOOT_S = (5.0, 20.0)
 MAX_TICKS_AT_ONCE = 50
 TICK = fx.Tick()
+POLL_S = 0.2  # how often a settling migration is looked at
 TICK_S = 1e-6  # a timer never fires early
 
 
@@ -72,14 +74,16 @@ class Host:
 
     def __init__(self, name: str, engine: Engine, network: Network, oracle: Oracle) -> None:
         self.name, self.engine, self.network, self.oracle = name, engine, network, oracle
-        self.hypervisor = SimHypervisor(oracle.touched)
+        self.hypervisor = SimHypervisor(oracle.touched, self._copy_runs)
+        self.hypervisor.route = self._route
         self.disk = SnapshotDisk(name)
         self.key = key_of(name)
         self.clock = Clock(engine)
         self.powered = self.wanted = True
         self.agent: Agent | None = None
         self.hung: list[Callable[[], None]] | None = None  # calls that libvirt does not answer
-        self.hangs_in_start = False
+        self.hangs_in_start = self.finish_lost = False
+        self.peers: dict[str, Host] = {}
         self.boots, self.lives = 0, 0
         self.boot_id = ""
         self.faults: tuple[m.Fault, ...] = ()
@@ -146,6 +150,19 @@ class Host:
             self.start_agent()
 
     # --- libvirt ------------------------------------------------------------------------------------------------------
+
+    def at(self, address: str) -> Host | None:
+        """The host that has the address."""
+        return next((host for host in self.peers.values() if address_of(host.name) == address), None)
+
+    def _route(self, address: str) -> SimHypervisor | None:
+        host = self.at(address)
+        linked = host is not None and host.powered and self.network.carries_data(self.name, host.name)
+        return host.hypervisor if host is not None and linked else None
+
+    def _copy_runs(self, uuid: str, attempt: str) -> None:
+        self.tell(f"the copy of {uuid} that came by {attempt} runs", uuid)
+        self.oracle.copy_runs(self, uuid, attempt)
 
     def hang(self) -> None:
         """libvirt answers nothing any more."""
@@ -242,6 +259,13 @@ class Agent:
         self._asks += 1
         self.give(fx.Asked(self._asks, verb, graceful_s))
 
+    def ask_to_migrate(self, uuid: str, target: str) -> None:
+        """`chime-agent migrate` on the node."""
+        self._asks += 1
+        attempt = f"{self.host.name}-{self.host.lives}-{self._asks}"
+        order = m.MigrationOrder(target="", address=address_of(target))
+        self.give(fx.Asked(self._asks, "migrate", uuid=uuid, attempt=attempt, migration=order))
+
     def _later(self, event: fx.Event) -> None:
         self.engine.after(self.engine.rng.uniform(0.0005, 0.01), self.give, event)
 
@@ -300,7 +324,10 @@ class Agent:
 
     def _check_host(self, _effect: fx.CheckHost) -> None:
         host = self.host
-        facts = m.HostFacts(hostname=host.name, vcpus=host.vcpus, memory_mib=host.memory_mib)
+        address = m.HostNetwork(interface="eth0", address=address_of(host.name), prefix=8)
+        facts = m.HostFacts(
+            hostname=host.name, vcpus=host.vcpus, memory_mib=host.memory_mib, networks=(address,)
+        )
         self._later(fx.HostChecked(host.faults, m.Load(), facts))
 
     def _answer(self, effect: fx.Answer) -> None:
@@ -338,8 +365,12 @@ class Agent:
         self.engine.after(self.engine.rng.uniform(*CALL_S), run)
 
     def _act(self, act: fx.Act) -> None:
-        start = act.action == fx.Action.START
-        self._call(f"{act.action} of {act.uuid}", lambda: self._start(act) if start else self._act_now(act))
+        do = _ACTIONS.get(act.action, Agent._act_now)
+        if act.left is not None:
+            self.host.oracle.agent_hands_over(self.host, act.uuid, act.left)
+        if act.action == fx.Action.MIGRATE and act.attempt is not None:
+            self.host.oracle.agent_migrates(self.host, act.uuid, act.attempt.id)
+        self._call(f"{act.action} of {act.uuid}", lambda: do(self, act))
 
     def _act_now(self, act: fx.Act) -> None:
         hypervisor, error, invalid = self.host.hypervisor, "", False
@@ -347,9 +378,11 @@ class Agent:
         try:
             if act.action == fx.Action.REBOOT:
                 hypervisor.reboot(act.uuid, act.force)
-            elif act.action == fx.Action.DEFINE:
+            elif act.action in (fx.Action.DEFINE, fx.Action.ADOPT):
                 assert act.vm is not None
-                hypervisor.define(act.vm)
+                (hypervisor.define if act.action == fx.Action.DEFINE else hypervisor.adopt)(act.vm)
+            elif act.action == fx.Action.GIVE_BACK:
+                hypervisor.give_back(act.uuid, act.epoch)
             else:
                 getattr(hypervisor, act.action.value)(act.uuid)
         except InvalidVm as problem:
@@ -390,6 +423,78 @@ class Agent:
             error = str(problem)
         self._acted(act, error)
 
+    def _resume(self, act: fx.Act) -> None:
+        """Guarded like a start."""
+        hypervisor, error = self.host.hypervisor, ""
+        refused = self.core.may_do(act.action, act.uuid, hypervisor.inspect(act.uuid)) or ""
+        try:
+            if not refused:
+                hypervisor.resume(act.uuid)
+        except HypervisorError as problem:
+            error = str(problem)
+        self._acted(act, error, refused=refused)
+
+    def _migrate(self, act: fx.Act) -> None:
+        attempt = act.attempt
+        assert attempt is not None
+        refused = self.core.may_do(act.action, act.uuid, self.host.hypervisor.inspect(act.uuid), attempt.id)
+        if refused:
+            self._acted(act, refused=refused)
+            return
+        order = m.MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
+
+        def progressed(progress: m.MigrationProgress) -> None:
+            if self.alive:
+                self._later(fx.Progressed(act.uuid, attempt.id, progress))
+
+        try:
+            Transfer(self.host, act.uuid, order, attempt.id, progressed, lambda error: self._acted(act, error))
+        except HypervisorError as problem:
+            self._acted(act, str(problem))
+
+    def _settle(self, act: fx.Act) -> None:
+        """Ends when libvirt migrates the VM no more."""
+        if act.uuid in self.host.hypervisor.moves:
+            self.engine.after(POLL_S, self._call, "settle", lambda: self._settle(act))
+        else:
+            self._acted(act)
+
+    def _hand_over(self, act: fx.Act) -> None:
+        """The order reaches the target's libvirt, which may hang, and carry it out much later."""
+        left, host = act.left, self.host
+        assert left is not None
+        try:
+            host.hypervisor.reach(left.address)
+        except HypervisorError as problem:
+            self._acted(act, str(problem))
+            return
+        target = host.at(left.address)
+        assert target is not None
+        self._hand_over_there(act, left, target, target.boots)
+
+    def _hand_over_there(self, act: fx.Act, left: Left, target: Host, boots: int) -> None:
+        """libvirt of the target has the order, whatever becomes of the source."""
+        if target.hung is not None and target.boots == boots:
+            self.engine.after(POLL_S, self._hand_over_there, act, left, target, boots)
+            return
+        error, gone = "", False
+        try:
+            if not target.powered or target.boots != boots:
+                raise HypervisorError("the target went down")
+            target.hypervisor.take_over_copy(act.uuid, left.attempt)
+        except HypervisorError as problem:
+            error, gone = str(problem), isinstance(problem, NoArrival)
+        self._acted(act, error, invalid=gone)
+
+    def _abort(self, effect: fx.AbortMigration) -> None:
+        self._call(f"abort of {effect.uuid}", lambda: self._abort_now(effect.uuid))
+
+    def _abort_now(self, uuid: str) -> None:
+        try:
+            self.host.hypervisor.abort_migration(uuid)
+        except HypervisorError as problem:
+            self.host.tell(f"abort: {problem}", uuid)
+
     def _acted(self, act: fx.Act, error: str = "", invalid: bool = False, refused: str = "") -> None:
         if not self.alive:
             return
@@ -420,8 +525,18 @@ class Agent:
         self.engine.after(EVENT_S, self.give, fx.Happened(event))
 
 
+_ACTIONS = {
+    fx.Action.START: Agent._start,
+    fx.Action.RESUME: Agent._resume,
+    fx.Action.MIGRATE: Agent._migrate,
+    fx.Action.SETTLE: Agent._settle,
+    fx.Action.HAND_OVER: Agent._hand_over,
+}
+"""Actions that take their own time or concern another host; the others are done at once."""
+
 _EFFECTS = {
     fx.Send: Agent._send,
+    fx.AbortMigration: Agent._abort,
     fx.Act: Agent._act,
     fx.Scan: Agent._scan,
     fx.ConnectHypervisor: Agent._connect,

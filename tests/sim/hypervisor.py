@@ -1,25 +1,29 @@
 """The hypervisor of a simulated host: the fake one of the contract suite, in which a start takes its time and goes on
-when the agent that ordered it is dead, and from which people migrate VMs away by hand."""
+when the agent that ordered it is dead, which other hosts reach over a network, and from which people migrate VMs by
+hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from agentd.core.facts import DomainState, Happening, OffReason, VmFacts
-from agentd.hypervisor import HypervisorError
+from agentd.hypervisor import HypervisorError, NoArrival
 from tests.fakes.hypervisor import FakeDomain, FakeHypervisor
 
 ALIVE = frozenset({DomainState.RUNNING, DomainState.SHUTTING_DOWN, DomainState.OTHER, DomainState.PAUSED})
 
 
 class SimHypervisor(FakeHypervisor):
-    """`touched(uuid)` is called whenever a process may have begun or ended. `by_hand`: VMs whose process here was made
-    by a person. `handed_over`: VMs whose process here is one end of a live migration, and must not run (paused target,
-    or source whose target was resumed)."""
+    """`touched(uuid)` is called whenever a process may have begun or ended, `copy_runs(uuid, attempt)` before a copy
+    that came by a migration runs. `by_hand`: VMs whose process here was made by a person. `handed_over`: VMs whose
+    process here is one end of a live migration, and must not run (paused target, or source whose target was resumed).
+    `route(address)`: the hypervisor that answers there. `losses`: how often libvirtd was lost."""
 
-    def __init__(self, touched: Callable[[str], None]) -> None:
+    def __init__(self, touched: Callable[[str], None], copy_runs: Callable[[str, str], None]) -> None:
         super().__init__()
-        self._touched = touched
+        self._touched, self._copy_runs = touched, copy_runs
+        self.route: Callable[[str], FakeHypervisor | None] = lambda address: None
+        self.losses = 0
         self.by_hand: set[str] = set()
         self.handed_over: set[str] = set()
         self.creating: set[str] = set()
@@ -127,6 +131,48 @@ class SimHypervisor(FakeHypervisor):
             self.handed_over.discard(uuid)
         self._touched(uuid)
         super()._tell(uuid, happening, reason)
+
+    def lose(self, reason: str = "libvirt closed it") -> None:
+        """As the fake's; what libvirtd was doing is cut short."""
+        self.losses += 1
+        super().lose(reason)
+
+    # --- live migration -----------------------------------------------------------------------------------------------
+
+    def reach(self, address: str) -> FakeHypervisor:
+        """libvirt of another host. Raises HypervisorError."""
+        peer = self.route(address)
+        if peer is None or not peer._reachable:
+            raise HypervisorError(f"target {address} cannot be reached")
+        return peer
+
+    def has_copy(self, uuid: str, attempt: str) -> bool:
+        """Whether a paused copy is here that came, or comes, by this attempt."""
+        domain = self.domains.get(uuid)
+        marked = domain is not None and domain.stamp is not None and domain.stamp.attempt == attempt
+        return marked and uuid in self.handed_over and self.is_paused(uuid)
+
+    def take_over_copy(self, uuid: str, attempt: str) -> None:
+        """Another host lets the copy run. Raises HypervisorError."""
+        copy = self.domains.get(uuid)
+        if not self._reachable:
+            raise HypervisorError("the target's libvirt is gone")
+        if copy is None or copy.state == DomainState.OFF or copy.stamp is None or copy.stamp.attempt != attempt:
+            raise NoArrival("there is no such copy")
+        if copy.job:
+            raise HypervisorError("it is still coming")
+        self._resume(uuid)
+
+    def _receive(self, copy: FakeDomain, with_disks: bool) -> None:
+        super()._receive(copy, with_disks)
+        self.handed_over.add(copy.uuid)
+
+    def _resume(self, uuid: str) -> None:
+        domain = self._active(uuid)
+        if uuid in self.handed_over:
+            self._copy_runs(uuid, domain.stamp.attempt if domain.stamp is not None else "")
+            self.handed_over.discard(uuid)
+        super()._resume(uuid)
 
     # --- live migration, by a person ----------------------------------------------------------------------------------
 

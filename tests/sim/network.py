@@ -55,7 +55,8 @@ class Socket:
 
 
 class Network:
-    """All paths and connections. `server` None: it is down."""
+    """All paths and connections. `server` None: it is down. `without_data`: hosts that are cut off from the network
+    between the hosts."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -65,6 +66,11 @@ class Network:
         self._closed: dict[bytes, Socket] = {}
         self._unconnected: list[Socket] = []
         self._next_route = 0
+        self.without_data: set[str] = set()
+
+    def carries_data(self, one: str, other: str) -> bool:
+        """Whether the network over which VMs are migrated connects these hosts."""
+        return not {one, other} & self.without_data
 
     def path(self, host: str) -> Path:
         """The way between `host` and the server."""

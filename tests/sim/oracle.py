@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from agentd.core import effects as fx
-from agentd.core.durable import Durable
+from agentd.core.durable import Durable, Left
 from chimed.core import rows as r
 from chimed.core.context import EPOCHS_PER_GENERATION
 from tests.fakes.store import FakeDisk
@@ -45,11 +45,16 @@ class Oracle:
         self.excused: set[str] = set()
         self.managed: set[str] = set()
         self.foreign: set[str] = set()
+        self.on_the_node: set[tuple[str, str]] = set()  # (node, VM): migrated there without the server
+        self._attempts: dict[str, set[str]] = {}
+        self._stale: set[str] = set()  # attempts whose copy is older than the VM's disk
         self.starts: Counter[str] = Counter()
         self.reboots_asked: Counter[str] = Counter()
         self.events: list[r.Event] = []
         self.hand_started: dict[tuple[str, str], float] = {}
         self.restored_from: list[float] = []
+        self._kept: set[str] = set()  # VMs of which a node was told to give them back
+        self._taken_over: set[str] = set()
         self._dirty: set[str] = set()
         self._owners: dict[tuple[str, int], str] = {}
         self._epochs: dict[tuple[str, str], int] = {}
@@ -86,8 +91,9 @@ class Oracle:
             raise Violation("S1", f"two qemus of one VM: {uuid} on {' and '.join(by_chime)}", uuid)
 
     def started(self, host: Host, uuid: str) -> None:
-        """Chime has started the VM there."""
+        """Chime has started the VM there: copies that have not run yet are worth nothing."""
         self.starts[uuid] += 1
+        self._stale |= self._attempts.get(uuid, set())
         self._ran_on.setdefault(uuid, set()).add(host.name)
         since = self.hand_started.get((host.name, uuid), -1e9)
         if host.hypervisor.processes_of(uuid) > 1 and self._engine.now - since > START_RACE_S:
@@ -97,12 +103,55 @@ class Oracle:
         """The agent is about to do something to a VM."""
         if act.uuid in self.foreign or act.uuid not in self.managed:
             raise Violation("S5", f"{act.action} of {act.uuid}, which is not Chime's, on {host.name}", act.uuid)
+        self._imported_or_given_back(host, act)
         if act.action == fx.Action.DEFINE and act.vm is not None:
             self._defines(host, act.vm)
         if act.action == fx.Action.REBOOT:
             done = 1 + sum(h.hypervisor.reboots.count(act.uuid) for h in self.hosts.values())
             if done > self.reboots_asked[act.uuid]:
                 raise Violation("S3", f"{act.uuid} is rebooted more often than anyone asked", act.uuid)
+
+    def _imported_or_given_back(self, host: Host, act: fx.Act) -> None:
+        """Before an imported VM is taken over, and after it was given back, nothing is done with it."""
+        saved, domain = host.disk.load()[0], host.hypervisor.domains.get(act.uuid)
+        stone = saved.tombstones.get(act.uuid)
+        given_back = stone is not None and stone.keep and act.uuid not in saved.held
+        if given_back and act.action != fx.Action.GIVE_BACK:
+            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which was given back", act.uuid)
+        if act.action == fx.Action.ADOPT:
+            self._taken_over.add(act.uuid)
+            host.hypervisor.by_hand.discard(act.uuid)
+        elif act.vm is not None and act.vm.adopt and act.uuid not in self._taken_over and domain is not None:
+            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which is not taken over", act.uuid)
+
+    # --- S1, R1, S3: live migration -----------------------------------------------------------------------------------
+
+    def agent_migrates(self, host: Host, uuid: str, attempt: str) -> None:
+        """The agent orders a migration from libvirt: it has recorded that, and does it once."""
+        held = host.disk.load()[0].held.get(uuid)
+        recorded = held is not None and held.attempt is not None and held.attempt.id == attempt
+        if not recorded:
+            raise Violation("S3", f"{host.name} migrates {uuid} away, and has not recorded {attempt}", uuid)
+        if attempt in self._attempts.setdefault(uuid, set()):
+            raise Violation("S3", f"{host.name} begins {attempt} of {uuid} once more", uuid)
+        self._attempts[uuid].add(attempt)
+
+    def agent_hands_over(self, host: Host, uuid: str, left: Left) -> None:
+        """The agent lets the copy on the target run: it has recorded that the VM is gone, and it is."""
+        if uuid not in host.disk.load()[0].left:
+            raise Violation("S3", f"{host.name} hands {uuid} over, and has not recorded that it left", uuid)
+        here = uuid in host.hypervisor.alive() or uuid in host.hypervisor.creating
+        if here and uuid not in host.hypervisor.by_hand | self.excused:
+            raise Violation("S1", f"{host.name} hands {uuid} over by {left.attempt}, which is there", uuid)
+
+    def source_goes_on(self, attempt: str) -> None:
+        """The source of the attempt runs on: its copy is worth nothing."""
+        self._stale.add(attempt)
+
+    def copy_runs(self, host: Host, uuid: str, attempt: str) -> None:
+        """A copy is about to run."""
+        if attempt in self._stale and uuid not in self.excused and not self.lies:
+            raise Violation("R1", f"the copy of {uuid} on {host.name} runs, and is older than its disk", uuid)
 
     def _defines(self, host: Host, vm: m.Assignment) -> None:
         domain = host.hypervisor.domains.get(vm.uuid)
@@ -128,14 +177,20 @@ class Oracle:
                 self._stopped_by_guest(events, old, change.row)  # type: ignore[arg-type]
             elif change.table == "nodes":
                 self._node_committed(old, change.row)  # type: ignore[arg-type]
+            elif isinstance(change.row, r.Release) and change.row.keep:
+                self._kept.add(change.row.uuid)
 
     def _vm_committed(self, disk: FakeDisk, old: r.Vm | None, new: r.Vm | None) -> None:
         if new is None:
             assert old is not None
             self._ran_on.pop(old.uuid, None)
+            if old.uuid in self._kept:
+                self._given_back(old.uuid)
+                return
             self._must_not_run(old.uuid, old.node, "forgotten")
             return
         self.managed.add(new.uuid)
+        self.foreign.discard(new.uuid)  # if it was one, it is imported
         owner = self._owners.setdefault((new.uuid, new.epoch), new.node)
         if owner != new.node:
             raise Violation("S4", f"epoch {new.epoch} of {new.name} belongs to {owner} and to {new.node}", new.uuid)
@@ -145,6 +200,16 @@ class Oracle:
             raise Violation("S4", f"the epoch of {new.name} falls from {old.epoch} to {new.epoch}", new.uuid)
         if new.node != old.node:
             self._moved(disk, old, new)
+
+    def _given_back(self, uuid: str) -> None:
+        """It is a person's from now on, with all that runs of it."""
+        self.managed.discard(uuid)
+        self.foreign.add(uuid)
+        self._kept.discard(uuid)
+        self._taken_over.discard(uuid)
+        for host in self.hosts.values():
+            if uuid in host.hypervisor.alive():
+                host.hypervisor.by_hand.add(uuid)
 
     def _stopped_by_guest(self, events: list[r.Event], old: r.Vm | None, new: r.Vm | None) -> None:
         if old is None or new is None or not any(e.action == "vm-stopped" and e.subject == new.uuid for e in events):
@@ -161,19 +226,29 @@ class Oracle:
         node: Any = disk.tables["nodes"].get((old.node,))
         adopted = generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION
         proven = _is_proven(node) or _is_proven(self._nodes_before.get(old.node))
-        if not adopted and self.hears(old.node, new.uuid):
+        migrated = not proven and self._cannot_run(old)
+        if not adopted and not migrated and self.hears(old.node, new.uuid):
             text = f"{new.name} moves from {old.node}, which is heard and has not said that it is off"
             raise Violation("S2", text, new.uuid)
-        if not proven and not adopted:
+        if not proven and not adopted and not migrated:
             raise Violation("S2", f"{new.name} moves from {old.node} to {new.node} without evidence", new.uuid)
         if (old.node, new.uuid, old.epoch) not in {
             (row.node, row.uuid, row.epoch) for row in disk.tables["releases"].values()  # type: ignore[attr-defined]
         }:
             raise Violation("S2", f"{new.name} moves from {old.node} without a release", new.uuid)
-        if not adopted and old.spec.storage == Storage.LOCAL:
+        if not adopted and old.spec.storage == Storage.LOCAL and new.uuid not in self.excused:
             raise Violation("S2", f"{new.name} moves to {new.node}, and its disks do not", new.uuid)
-        if proven:
+        if proven or migrated:
             self._must_not_run(new.uuid, old.node, f"given to {new.node}")
+
+    def _cannot_run(self, vm: r.Vm) -> bool:
+        """Whether its old owner has recorded that it left, or that it should not run: then a move needs no drain."""
+        host = self.hosts.get(vm.node)
+        if host is None or vm.uuid in self.excused:
+            return host is not None
+        saved = host.disk.load()[0]
+        held = saved.held.get(vm.uuid)
+        return held is None or held.vm.desired != Desired.RUNNING or held.failed or held.halted
 
     def _must_not_run(self, uuid: str, node: str, what: str) -> None:
         host = self.hosts.get(node)
@@ -197,11 +272,14 @@ class Oracle:
         host = self.hosts[new.name]
         if new.evidence == Evidence.OPERATOR and new.name not in self.words:
             raise Violation("S2", f"nobody gave his word for {new.name}", new.name)
+        if new.evidence == Evidence.OPERATOR:  # whoever gives it knows of what was migrated away on the node
+            self.excused |= {uuid for node, uuid in self.on_the_node if node == new.name}
         if new.evidence == Evidence.OPERATOR and host.powered:
             self._engine.story.tell(self._engine.now, "oracle", f"the word given for {new.name} is false", new.name)
             self.lies.add(new.name)
         if new.evidence == Evidence.AGENT:
             ours = (host.hypervisor.alive() | host.hypervisor.creating) & self.managed - host.hypervisor.by_hand
+            ours -= host.hypervisor.handed_over  # they came by a migration, and do not run
             if ours - self.excused:
                 text = f"{new.name} is believed to run nothing, and runs {', '.join(sorted(ours))}"
                 raise Violation("S2", text, new.name)
@@ -244,6 +322,7 @@ class Oracle:
         """Its epochs are forgotten with it, and a drain."""
         self._drained_on_node.discard(host.name)
         self._inventories.pop(host.name, None)
+        self.excused |= {uuid for node, uuid in self.on_the_node if node == host.name}  # the server cannot know
         for key in [key for key in self._epochs if key[0] == host.name]:
             del self._epochs[key]
 
@@ -285,6 +364,9 @@ class Oracle:
             known = self.managed
         for uuid in self.managed - known - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
+        for host in self.hosts.values():
+            left = host.hypervisor.handed_over - self.excused
+            wrong += [f"a paused copy of {uuid} is left on {host.name}" for uuid in sorted(left)]
         wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in disk.tables["releases"].values()]  # type: ignore[attr-defined]
         return wrong
 

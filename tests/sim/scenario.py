@@ -110,10 +110,10 @@ def _nodes(scenario: Scenario, words: list[str]) -> None:
 
 
 def _vm(scenario: Scenario, words: list[str]) -> None:
-    """`NAME on NODE [local] [stopped] [restarts] [memory MIB]`"""
+    """`NAME on NODE [local] [stopped] [restarts] [memory MIB] [priority N]`"""
     name, on, node, *rest = words
     if on != "on" or node not in scenario.plan.nodes:
-        raise ValueError("a VM is written as: vm NAME on NODE [local] [stopped] [restarts] [memory MIB]")
+        raise ValueError("a VM is written as: vm NAME on NODE [local] [stopped] [restarts] [memory MIB] [priority N]")
     vm = VmPlan(name, node)
     while rest:
         word = rest.pop(0)
@@ -125,6 +125,8 @@ def _vm(scenario: Scenario, words: list[str]) -> None:
             vm.on_guest_shutdown = OnGuestShutdown.RESTART
         elif word == "memory":
             vm.memory_mib = int(rest.pop(0))
+        elif word == "priority":
+            vm.priority = int(rest.pop(0))
         else:
             raise ValueError(f"a VM is not {word!r}")
     scenario.plan.vms.append(vm)

@@ -19,7 +19,7 @@ from chimed.daemon import Daemon
 from chimed.icmp import PingOutcome, Reply
 from chimed.store import Retention
 from chimed.transport import SendOutcome
-from tests.fakes.names import key_of
+from tests.fakes.names import address_of, key_of
 from tests.fakes.store import FakeDisk, FakeStore
 from tests.sim.engine import Clock, Engine, Violation
 from tests.sim.network import Network
@@ -79,7 +79,7 @@ class Router:
 
 
 class Pinger:
-    """The parts of `chimed.icmp.Pinger` that the shell uses. Addresses are names of hosts."""
+    """The parts of `chimed.icmp.Pinger` that the shell uses."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -92,7 +92,8 @@ class Pinger:
         if world.pings_fail:
             self.reason = "not permitted"
             return PingOutcome.CANNOT
-        if world.is_up(address) and world.network.pings(address):
+        host = world.at(address)
+        if world.is_up(host) and world.network.pings(host):
             world.engine.after(PING_S, self._process.ping_came, Reply(address, token))
         return PingOutcome.SENT
 
@@ -221,7 +222,11 @@ class ServerHost:
 
     def host_of(self, key: str) -> str:
         """The address of a peer."""
-        return self._hosts.get(key, "")
+        return address_of(self._hosts[key]) if key in self._hosts else ""
+
+    def at(self, address: str) -> str:
+        """Whose address it is."""
+        return next((host for host in self._hosts.values() if address_of(host) == address), "")
 
     def tell(self, text: str, *subjects: str) -> None:
         """A line of the story."""

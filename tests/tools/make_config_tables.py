@@ -35,6 +35,9 @@ CHIMED = {
     "vcpu_overcommit": "vCPUs that a node may hold, as a multiple of its CPUs",
     "memory_reserve_mib": "memory of each node that VMs never get",
     "vcpu_reserve": "CPUs of each node that VMs never get",
+    "migration_network": "the network of migrations that name none: `management`, `business`, an interface or a subnet",
+    "migrations_per_node": "live migrations that a node takes part in at a time, as source or target",
+    "migrations_per_cluster": "live migrations at a time",
     "mass_fraction": "more than this share of all nodes unreachable together is one alarm `mass-unreachable`",
     "mass_min": "and at least so many",
     "events_kept": "lines of the audit trail that are kept",
@@ -51,6 +54,10 @@ AGENTD = {
     "socket": "unix socket for `chime-agent`",
     "libvirt_uri": "`qemu:///system`, or `qemu:///embed?root=DIR` for a hypervisor without libvirtd",
     "virt_type": "auto (KVM where there is one), kvm or qemu",
+    "migration_uri": "of the libvirt of another node, for live migration, with `{host}` for its address: `qemu+tls`, "
+    "`qemu+ssh`, or `qemu+tcp` (unencrypted and open to everyone: for a lab)",
+    "shared_paths": "folders with VM disks that all nodes share although the file system does not tell (NFS, CephFS, "
+    "GlusterFS and their like do): a disk elsewhere is local, and is copied in a migration or keeps its VM here",
     "audit_s": "interval of the look at all domains and processes; events are followed at once",
     "call_timeout_s": "a libvirt call that takes longer is reported as a fault",
     "workers": "libvirt calls at a time",
@@ -59,9 +66,21 @@ AGENTD = {
     "restart_budget": "so many restarts within the window, then the VM is `failed` until an operator starts it",
     "restart_window_s": "the window",
     "settle_s": "a drain is not proven earlier than this after libvirt was connected",
-    "storage_paths": "folders watched for room, besides `state_dir`",
+    "storage_paths": "folders with VM disks: watched for room (as `state_dir` is), and written to now and then",
     "storage_min_free_percent": "less free space is the fault `storage-full`",
+    "storage_slow_s": "a write with fsync of 4 KiB that takes longer is the fault `storage-slow`",
     "memory_min_free_percent": "less available memory is the fault `memory-full`",
+    "business_interface": "interface of the business network (empty: it is not checked)",
+    "business_targets": "addresses (gateway, peers) of which at least one must answer over it",
+    "business_check_s": "interval of that check",
+    "links": "interfaces that must have a link, with their least speed in Mb/s (0: any): `links = {eno1 = 10000}`",
+    "network_error_percent": "more damaged packets of an interface are the fault `network-errors`",
+    "network_drop_percent": "more dropped packets of an interface are the fault `network-drops`",
+    "checks_dir": "folder of the site's own check scripts",
+    "script_interval_s": "interval at which each is run",
+    "script_timeout_s": "and killed if it has not ended",
+    "checks_off": "names of checks that are not run, such as `clock`, `smart` or a script",
+    "severities": "how urgent a fault is, by code: `severities = {clock-unsynchronised = \"warning\"}`",
     "log_level": CHIMED["log_level"],
     "log_format": CHIMED["log_format"],
 }
@@ -71,7 +90,9 @@ def settings(kind: type[msgspec.Struct], words: dict[str, str]) -> str:
     """Key, default and meaning of each setting."""
     rows = []
     for field in msgspec.structs.fields(kind):
-        default = msgspec.json.encode(field.default).decode()
+        factory = field.default_factory
+        value = field.default if factory is msgspec.NODEFAULT else factory()
+        default = msgspec.json.encode(value).decode()
         rows.append((f"`{field.name}`", f"`{default}`", words[field.name]))
     return table(("key", "default", "meaning"), rows)
 

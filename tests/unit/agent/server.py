@@ -49,6 +49,7 @@ class Server:
         self.proof: m.DrainProof | None = None
         self.local_drain = False
         self.faults: tuple[str, ...] = ()
+        self.surveyed: list[m.Surveyed] = []
         self.heartbeat_s = 15.0
         self.page_size = 100
         self.refusals: dict[type[m.Base], list[m.ErrorBody]] = {}
@@ -72,11 +73,11 @@ class Server:
     def on_guest_shutdown(self, uuid: str, policy: OnGuestShutdown) -> None:
         self.change(uuid, spec=msgspec.structs.replace(self.vms[uuid].spec, on_guest_shutdown=policy))
 
-    def release(self, uuid: str, epoch: int) -> None:
+    def release(self, uuid: str, epoch: int, keep: bool = False) -> None:
         self.revision += 1
         if uuid in self.vms and self.vms[uuid].epoch <= epoch:
             del self.vms[uuid]
-        self.releases[uuid] = (self.revision, m.Release(uuid=uuid, epoch=epoch))
+        self.releases[uuid] = (self.revision, m.Release(uuid=uuid, epoch=epoch, keep=keep))
 
     def drain(self, graceful_s: float = 60.0) -> None:
         self.revision += 1
@@ -108,6 +109,8 @@ class Server:
             return self._heartbeat(body)
         if isinstance(body, m.Pull):
             return [self.page(body)]
+        if isinstance(body, m.Surveyed):
+            self.surveyed.append(body)
         return self._report(body) if isinstance(body, m.Report) else []
 
     def _welcome(self, body: m.Hello) -> m.Base:

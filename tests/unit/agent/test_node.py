@@ -332,7 +332,9 @@ def test_status_says_what_the_node_has_and_what_is_wrong(running: World) -> None
     shown = running.answers[-1]
     assert shown["node"] == "n1" and shown["session"] == "ready" and shown["confirmed_in_this_boot"] is True
     assert shown["local_drain"] is False and shown["drain_clean"] is None
-    assert shown["faults"] == [{"code": "snapshot-not-writable", "text": "no space left on device"}]
+    assert shown["faults"] == [
+        {"code": "snapshot-not-writable", "severity": "critical", "text": "no space left on device"}
+    ]
     assert shown["vms"] == [
         {"name": "vm-01", "uuid": VM_1, "epoch": 1, "observed": "running", "owned": True, "restarts": 0, "detail": ""}
     ]

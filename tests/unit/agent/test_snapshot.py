@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -52,6 +53,15 @@ def test_snapshot_that_cannot_be_trusted_is_refused_with_the_reason(header: byte
     body = snapshot.encode(SAVED).partition(b"\n")[2]
     with pytest.raises(SnapshotError, match=why):
         snapshot.decode(header + b"\n" + body, "n1")
+
+
+def test_snapshot_of_an_agent_that_knew_no_migrations_is_read() -> None:
+    body = msgspec.json.decode(msgspec.json.encode(SAVED))
+    del body["left"], body["held"][VM_1]["attempt"]
+    del body["held"][VM_1]["vm"]["attempt"], body["held"][VM_1]["vm"]["arrival"]
+    old = msgspec.json.encode(body)
+    header = snapshot.Header(snapshot.MAGIC, 1, hashlib.blake2b(old, digest_size=32).hexdigest())
+    assert snapshot.decode(msgspec.json.encode(header) + b"\n" + old + b"\n", "n1") == SAVED
 
 
 def test_snapshot_of_another_node_is_refused() -> None:

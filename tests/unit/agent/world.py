@@ -14,10 +14,10 @@ from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
 from agentd.core.budget import RestartPolicy
 from agentd.core.durable import Durable
-from agentd.core.facts import Lifecycle, VmFacts
+from agentd.core.facts import DomainState, Lifecycle, VmFacts
 from agentd.core.link import LinkState
-from agentd.hypervisor import HypervisorError, InvalidVm
-from tests.fakes.hypervisor import FakeHypervisor
+from agentd.hypervisor import HypervisorError, InvalidVm, NoArrival
+from tests.fakes.hypervisor import FakeHypervisor, Move
 from tests.unit.agent.server import Server
 from wire import codec
 from wire import messages as m
@@ -25,6 +25,7 @@ from wire import messages as m
 BOOT_1 = "00000000-0000-4000-8000-00000000b001"
 BOOT_2 = "00000000-0000-4000-8000-00000000b002"
 POLICY = AgentPolicy(audit_s=60.0, settle_s=5.0, restart=RestartPolicy(1.0, 60.0, 5, 600.0))
+PEER = "10.0.0.2"
 ACT_S, SCAN_S, NET_S, HEAR_S = 0.05, 0.05, 0.01, 0.002
 OVERDUE_S = 10.0
 MAX_TICKS_AT_ONCE = 40
@@ -41,6 +42,14 @@ class World:
         self.now = 1000.0
         self.rng = random.Random(seed)
         self.hv = FakeHypervisor(files)
+        self.peer = FakeHypervisor(files)  # another node, where VMs go and come from
+        self.peer.connect(lambda event: None, lambda why: None)
+        self.hv.peers[PEER] = self.peer
+        self.peer.peers["10.0.0.1"] = self.hv
+        self.transfer_s = 2.0  # how long a migration takes
+        self.migrations: list[tuple[str, str]] = []
+        self.resumes: list[str] = []
+        self.hand_overs: list[str] = []
         self.server = server or Server()
         self.saved = Durable(node="n1")
         self.boot_id = BOOT_1
@@ -170,9 +179,13 @@ class World:
         if isinstance(effect, fx.Send):
             self._send(effect)
         elif isinstance(effect, fx.Act):
-            self._call(ACT_S, f"{effect.action} of {effect.uuid}", lambda: self._act(effect))
+            self._do_act(effect)
+        elif isinstance(effect, fx.AbortMigration):
+            self._call(ACT_S, f"abort of {effect.uuid}", lambda: self.hv.abort_migration(effect.uuid))
         elif isinstance(effect, fx.Scan):
             self._call(SCAN_S, "scan", self._scan)
+        elif isinstance(effect, fx.LookForeign):
+            self._call(SCAN_S, "survey", lambda: self._survey(effect.survey))
         elif isinstance(effect, fx.ConnectHypervisor):
             self._call(SCAN_S, "connect", self._connect)
         elif isinstance(effect, fx.CheckHost):
@@ -211,30 +224,95 @@ class World:
         for call in stuck:
             self.later(0.01, call)
 
+    def _do_act(self, act: fx.Act) -> None:
+        call = {fx.Action.MIGRATE: self._migrate, fx.Action.SETTLE: self._settle_move}.get(act.action, self._act)
+        self._call(ACT_S, f"{act.action} of {act.uuid}", lambda: call(act))
+
     def _act(self, act: fx.Act) -> None:
         error, invalid, refused = "", False, ""
         try:
-            if act.action == fx.Action.START:
-                refused = self.agent.may_start(act.uuid, self.hv.inspect(act.uuid)) or ""
+            refused = self._refusal(act)
             if not refused:
                 self._call_hypervisor(act)
-        except InvalidVm as problem:
+        except (InvalidVm, NoArrival) as problem:
             error, invalid = str(problem), True
         except HypervisorError as problem:
             error = str(problem)
-        event = fx.Acted(act.uuid, act.action, act.token, self.hv.inspect(act.uuid), error, invalid, refused)
-        self.tell(HEAR_S, event)
+        self._acted(act, error, invalid, refused)
+
+    def _refusal(self, act: fx.Act) -> str:
+        return self.agent.may_do(act.action, act.uuid, self.hv.inspect(act.uuid)) or ""
+
+    def _acted(self, act: fx.Act, error: str = "", invalid: bool = False, refused: str = "") -> None:
+        facts = self.hv.inspect(act.uuid)
+        self.tell(HEAR_S, fx.Acted(act.uuid, act.action, act.token, facts, error, invalid, refused))
+
+    # --- migrations: they are libvirt's, and go on when the agent dies ------------------------------------------------
+
+    def _migrate(self, act: fx.Act) -> None:
+        uuid, attempt = act.uuid, act.attempt
+        assert attempt is not None
+        known = self.saved.held[uuid].attempt if uuid in self.saved.held else None
+        refused = self.agent.may_do(act.action, uuid, self.hv.inspect(uuid), attempt.id)
+        if refused is not None:
+            self._acted(act, refused=refused)
+            return
+        assert known is not None and known.id == attempt.id, "a migration was begun before it was recorded"
+        self.migrations.append((uuid, attempt.id))
+        order = m.MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
+        try:
+            self.hv._enter("migrate", uuid)
+            move = self.hv.migrate_begin(uuid, order, attempt.id, "n1")
+        except HypervisorError as problem:
+            self._acted(act, str(problem))
+            return
+        self._copy(act, move, self._life, self.now + self.transfer_s)
+
+    def _copy(self, act: fx.Act, move: Move, life: int, until: float) -> None:
+        if self.now < until and self.hv.moves.get(act.uuid) is move:
+            if life == self._life and act.attempt is not None:
+                progress = m.MigrationProgress(total_mib=64, elapsed_s=until - self.now)
+                self.tell(HEAR_S, fx.Progressed(act.uuid, act.attempt.id, progress))
+            self.later(min(0.5, until - self.now), lambda: self._copy(act, move, life, until))
+            return
+        error = ""
+        try:
+            if self.hv.moves.get(act.uuid) is not move:
+                raise HypervisorError("cancelled")
+            self.hv.migrate_arrive(act.uuid)
+            self.hv.migrate_confirm(act.uuid)
+        except HypervisorError as problem:
+            error = str(problem)
+            self.hv.migrate_fail(act.uuid, self.stays_paused)
+        if life == self._life and self.core is not None:
+            self._acted(act, error)
+
+    stays_paused = False  # a migration that fails at its end leaves the source paused
+
+    def _settle_move(self, act: fx.Act) -> None:
+        life = self._life
+        if act.uuid in self.hv.moves and self.hv._connected:
+            self.later(0.1, lambda: self._settle_move(act) if life == self._life else None)
+        else:
+            self._act(act)
 
     def _call_hypervisor(self, act: fx.Act) -> None:
         hv, uuid = self.hv, act.uuid
         if act.action == fx.Action.START:
             alive = [p for p in hv._processes() if p.uuid == uuid]
+            assert not self.runs_on_peer(uuid), "a start was allowed while it runs elsewhere (S1)"
             assert not alive, "a start was allowed while a process is alive (S1)"
             self.starts.append(uuid)
             hv.start(uuid)
         elif act.action == fx.Action.DEFINE:
             assert act.vm is not None
             hv.define(act.vm)
+        elif act.action == fx.Action.ADOPT:
+            assert act.vm is not None
+            hv.adopt(act.vm)
+        elif act.action == fx.Action.GIVE_BACK:
+            self._check_ours(uuid)
+            hv.give_back(uuid, act.epoch)
         elif act.action == fx.Action.SHUTDOWN:
             self._check_ours(uuid)
             hv.shutdown(uuid)
@@ -244,6 +322,16 @@ class World:
         elif act.action == fx.Action.UNDEFINE:
             self._check_ours(uuid)
             hv.undefine(uuid)
+        elif act.action == fx.Action.SETTLE:
+            hv.settle(uuid)
+        elif act.action == fx.Action.RESUME:
+            self.resumes.append(uuid)
+            hv.resume(uuid)
+        elif act.action == fx.Action.HAND_OVER:
+            assert act.left is not None and self.saved.left[uuid].attempt == act.left.attempt
+            assert not self.runs(uuid), "handed over while a process is alive (S1)"
+            self.hand_overs.append(uuid)
+            hv.hand_over(uuid, act.left.attempt, act.left.address)
         else:
             self.reboots.append(uuid)
             hv.reboot(uuid, act.force)
@@ -254,6 +342,13 @@ class World:
     def _scan(self) -> None:
         started, scan = self.now, self.hv.scan()
         self.tell(HEAR_S, fx.Scanned(scan, started))
+
+    def _survey(self, survey: m.Survey) -> None:
+        try:
+            event = fx.Surveyed(survey, *self.hv.survey(survey.after, survey.uuid))
+        except HypervisorError as problem:
+            event = fx.Surveyed(survey, error=str(problem))
+        self.tell(HEAR_S, event)
 
     def _connect(self) -> None:
         life = self._life
@@ -305,6 +400,10 @@ class World:
     def runs(self, uuid: str) -> bool:
         return any(process.uuid == uuid for process in self.hv._processes())
 
+    def runs_on_peer(self, uuid: str) -> bool:
+        domain = self.peer.domains.get(uuid)
+        return domain is not None and domain.state == DomainState.RUNNING
+
     def bodies(self, kind: type[m.Base]) -> list[m.Base]:
         return [body for _, body in self.sent if isinstance(body, kind)]
 
@@ -333,10 +432,12 @@ class World:
             assert tombstone.done and tombstone.epoch == release.epoch
             domain = self.hv.domains.get(release.uuid)
             if domain is not None and release.uuid not in self.hand_started:
-                assert domain.stamp is not None and domain.stamp.epoch > release.epoch, "confirmed, but still here"
+                later = domain.stamp is not None and domain.stamp.epoch > release.epoch
+                assert later or (tombstone.keep and domain.stamp is None), "confirmed, but still here"
         if body.drain is not None and body.drain.clean:
             alive = {process.uuid for process in self.hv._processes()} - self.hand_started
-            ours = {*self.saved.held, *self.saved.tombstones}
+            kept = {uuid for uuid, tombstone in self.saved.tombstones.items() if tombstone.keep}
+            ours = {*self.saved.held, *(self.saved.tombstones.keys() - kept)}
             assert self.saved.drained and body.drain.boot_id == self.boot_id
             assert not alive & ours, "a drain was proven while a VM runs"
             assert not self.agent.vms.starting, "a drain was proven while a VM is being started"
@@ -344,6 +445,9 @@ class World:
     hand_started: frozenset[str] = frozenset()  # by a person so lately that the agent cannot know
 
     def check(self) -> None:
+        for uuid, domain in self.hv.domains.items():
+            both = domain.state == DomainState.RUNNING and self.runs_on_peer(uuid)
+            assert not both, "it runs on two nodes (S1)"
         if self.core is None:
             return
         assert self.core.durable == self.saved or self.disk_full

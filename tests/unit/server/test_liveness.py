@@ -10,6 +10,7 @@ from chimed.core import effects as fx
 from chimed.core.liveness import Liveness, Phase
 from tests.unit.server.world import World, key_of, uuid_of
 from wire import messages as m
+from wire.types import Severity
 
 LIMIT = 45.0
 
@@ -130,10 +131,75 @@ def test_faults_are_error_with_reasons_and_clear_by_themselves(world: World) -> 
     world.run(16)
     node = world.node("n1")
     assert (node["health"], node["reasons"]) == ("error", ["libvirt-hangs", "storage-full"])
-    assert node["faults"][0] == {"code": "storage-full", "text": "/srv"} and not node["schedulable"]
+    assert node["faults"][0] == {"code": "storage-full", "text": "/srv", "severity": "warning"}
+    assert not node["schedulable"]
     assert world.alarms() == [("node-error", "n1")]
     agent.faults = ()
     world.run(16)
+    assert world.node("n1")["health"] == "normal" and world.alarms() == []
+
+
+def test_the_alarm_of_a_node_is_as_urgent_as_its_worst_fault_and_a_change_is_told(world: World) -> None:
+    agent = world.agents["n1"]
+    slow = m.Fault(code="storage-slow", text="/srv")
+    agent.faults = (slow,)
+    world.run(16)
+    alarms = world.ask(m.AlarmList())["items"]
+    assert [(a["code"], a["severity"]) for a in alarms] == [("node-error", "warning")]
+    agent.faults = (slow, m.Fault(code="raid-degraded", severity=Severity.CRITICAL))
+    world.run(16)
+    alarms = world.ask(m.AlarmList())["items"]
+    assert [(a["code"], a["severity"]) for a in alarms] == [("node-error", "critical")]
+    assert alarms[0]["text"] == "node n1 reports: storage-slow: /srv; raid-degraded"
+    changes = [e for _, e in world.disk.events if e.action == "alarm-severity"]
+    assert [(e.subject, e.text.partition(":")[0]) for e in changes] == [("n1", "node-error (warning -> critical)")]
+
+
+def test_what_is_only_worth_knowing_leaves_the_node_normal(world: World) -> None:
+    agent = world.agents["n1"]
+    agent.faults = (m.Fault(code="business-target", text="192.0.2.9", severity=Severity.INFO),)
+    world.run(16)
+    node = world.node("n1")
+    assert (node["health"], node["reasons"], node["schedulable"]) == ("normal", [], True)
+    assert node["faults"] == [{"code": "business-target", "text": "192.0.2.9", "severity": "info"}]
+    assert world.alarms() == [("node-notice", "n1")]
+    agent.faults = (*agent.faults, m.Fault(code="storage-full"))
+    world.run(16)
+    assert world.node("n1")["reasons"] == ["storage-full"]
+    assert sorted(world.alarms()) == [("node-error", "n1"), ("node-notice", "n1")]
+    agent.faults = ()
+    world.run(16)
+    assert world.alarms() == []
+
+
+@pytest.mark.parametrize("what", ["the agent restarts", "the agent says bye", "the server restarts"])
+@pytest.mark.parametrize("lasts", [True, False])
+def test_a_new_session_says_nothing_of_faults_until_its_first_heartbeat(world: World, what: str, lasts: bool) -> None:
+    agent = world.agents["n1"]
+    agent.faults = (
+        m.Fault(code="raid-degraded", severity=Severity.CRITICAL),
+        m.Fault(code="clock-unsynchronised", severity=Severity.INFO),
+    )
+    world.run(16)
+    before = world.ask(m.AlarmList())["items"]
+    if what == "the server restarts":
+        world.crash()
+    elif what == "the agent says bye":
+        agent.say(m.Bye(session=agent.session or ""))
+    agent.faults = agent.faults if lasts else ()
+    agent.connect()
+    assert world.node("n1")["health"] == "error" and world.ask(m.AlarmList())["items"] == before
+    world.run(16)
+    assert world.node("n1")["health"] == ("error" if lasts else "normal")
+    assert world.ask(m.AlarmList())["items"] == (before if lasts else [])
+
+
+def test_a_lost_node_that_says_hello_is_normal_at_once(world: World) -> None:
+    agent = world.agents["n1"]
+    agent.kill()
+    world.run(100)
+    assert world.node("n1")["reasons"] == ["agent-lost"]
+    agent.connect()
     assert world.node("n1")["health"] == "normal" and world.alarms() == []
 
 

@@ -59,7 +59,7 @@ def test_faults_and_locks_are_explained(world: World) -> None:
     agent.stuck = True
     answer = world.do(m.NodeDrain, name="n1")
     text = explained(world, "node", "n1")
-    assert "n1 is drained and error (disk-full)" in text and "Fault disk-full: /var" in text
+    assert "n1 is drained and error (disk-full)" in text and "Fault disk-full (warning): /var" in text
     assert f"Locked by operation {answer['operation']['id']}." in text and "Its VMs take commands." in text
     assert "may still be running" not in text and "Rebuild is refused" in text
 

@@ -550,3 +550,15 @@ def test_an_alarm_of_copies_stays_what_it_was_while_the_owner_cannot_tell(
     owner.report(vms=(unknown,))
     other.report()
     assert world.alarms() == [(code, "web")]
+
+
+def test_several_vms_that_fit_nowhere_wait_together(world: World) -> None:
+    world.create("db", "n1")
+    for name in ("n2", "n3"):
+        world.do(m.NodeDisable, name=name)
+    lose(world, evidence=True)
+    answer = world.do(m.NodeRebuild, name="n1")
+    assert {step["state"] for step in world.op(answer)["steps"]} == {"waiting"}
+    world.do(m.NodeEnable, name="n2")
+    world.run(20)
+    assert world.op(answer)["state"] == "succeeded"

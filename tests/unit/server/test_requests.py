@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.unit.server.world import SPEC, Refused, World, key_of, uuid_of
+from tests.unit.server.world import SPEC, Refused, World, import_of, key_of, uuid_of
 from wire import messages as m
 from wire.types import Desired, Evidence
 from wire.verbs import VERBS
@@ -23,7 +23,11 @@ MUTATIONS: dict[str, Make] = {
     "node.disable": lambda w: m.NodeDisable(key="k", name="n1"),
     "node.drain": lambda w: m.NodeDrain(key="k", name="n1"),
     "node.rebuild": lambda w: m.NodeRebuild(key="k", name="dead", evidence=Evidence.OPERATOR, comment="off"),
+    "node.evacuate": lambda w: m.NodeEvacuate(key="k", name="n1"),
+    "vm.migrate": lambda w: m.VmMigrate(key="k", vm="web", to="n2"),
     "vm.create": lambda w: m.VmCreate(key="k", name="new", spec=SPEC, uuid=uuid_of("new")),
+    "vm.import": lambda w: import_of("theirs", "n1", key="k"),
+    "vm.release": lambda w: m.VmRelease(key="k", vm="web"),
     "vm.start": lambda w: m.VmStart(key="k", vm="web"),
     "vm.stop": lambda w: m.VmStop(key="k", vm="web"),
     "vm.reboot": lambda w: m.VmReboot(key="k", vm="web"),

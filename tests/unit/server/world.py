@@ -7,7 +7,7 @@ of the design are checked on what is committed. `crash()` forgets everything tha
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,13 +20,21 @@ from chimed.database import StoreError
 from tests.fakes.names import key_of, uuid_of
 from tests.fakes.store import FakeDisk, FakeStore
 from wire import messages as m
-from wire.types import Observed, OperationState
+from wire.types import MigrationPhase, Observed, OperationState
 
 WALL = 1_800_000_000.0
 
 
 SPEC = m.VmSpec(vcpus=1, memory_mib=1024, disks=(m.Disk(path="/srv/shared.qcow2"),))
 LOCAL = m.VmSpec(vcpus=1, memory_mib=1024, disks=(m.Disk(path="/var/local.qcow2", storage="local"),))  # type: ignore[arg-type]
+
+
+def import_of(name: str, node: str, **fields: Any) -> m.VmImport:
+    """The import of a running VM."""
+    uuid = uuid_of(name)
+    spec = m.VmSpec(vcpus=1, memory_mib=64, xml=f"<domain><name>{name}</name><uuid>{uuid}</uuid></domain>")
+    values: dict[str, Any] = {"key": name, "node": node, "name": name, "uuid": uuid, "spec": spec, "desired": "running"}
+    return m.VmImport(**{**values, **fields})
 
 
 class Refused(Exception):
@@ -269,6 +277,7 @@ class World:
                 self._check_running(node.lock)
         for table in ("nodes", "vms"):
             self._check_revisions(table)
+        self._check_migrations()
 
     def _memory(self, name: str) -> dict[Any, r.Row]:
         tables = self.core.tables
@@ -286,9 +295,12 @@ class World:
             story = [e for e in evident if e.subject == vm.uuid]
             assert story, "a new owner without a word"
             if story[-1].action == "vm-moved":
-                old = self.disk.tables["nodes"][(owner,)]
-                assert isinstance(old, r.Node) and old.evidence is not None, "moved without evidence"
-                assert "evidence" in story[-1].text, "moved without recording why"
+                old, text = self.disk.tables["nodes"][(owner,)], story[-1].text
+                if "evidence" in text:
+                    assert isinstance(old, r.Node) and old.evidence is not None, "moved without evidence"
+                else:
+                    assert "migrated: " in text or "says that it is stopped" in text, "moved without recording why"
+                    assert vm.uuid not in self.agents[owner].running, "moved while it runs there"
             if story[-1].action != "vm-deleted":
                 assert (owner, vm.uuid) in self.disk.tables["releases"], "moved without a release"
         self.owners[vm.uuid] = (vm.node, vm.epoch)
@@ -298,6 +310,19 @@ class World:
     def _check_running(self, op_id: str) -> None:
         op = self.disk.tables["operations"].get((op_id,))
         assert isinstance(op, r.Operation) and op.state == OperationState.RUNNING, f"{op_id} does not run"
+
+    def _check_migrations(self) -> None:
+        """A VM names the attempt that is open, its source owns it, and its operation runs."""
+        tables = self.disk.tables
+        open_ = {row.uuid: row for row in tables["migrations"].values() if isinstance(row, r.Migration)}
+        for row in open_.values():
+            self._check_running(row.operation)
+        for vm in tables["vms"].values():
+            assert isinstance(vm, r.Vm)
+            row_ = open_.get(vm.uuid)
+            if row_ is not None and vm.epoch == row_.epoch:
+                assert (vm.attempt, vm.node) == (row_.attempt, row_.source)
+            assert not vm.attempt or row_ is not None, "an attempt that nobody follows"
 
     def _check_revisions(self, _table: str) -> None:
         seen: set[tuple[str, int]] = set()
@@ -309,6 +334,15 @@ class World:
                 assert mark not in seen, f"revision {mark} twice"
                 assert row.revision <= self.revisions.get(row.node, 0)  # type: ignore[attr-defined]
                 seen.add(mark)
+
+
+class Arrival(NamedTuple):
+    """A copy of a VM that a migration brought."""
+
+    epoch: int
+    attempt: str
+    observed: str
+    origin: str
 
 
 class Agent:
@@ -326,12 +360,20 @@ class Agent:
         self.held: dict[str, m.Assignment] = {}
         self.running: set[str] = set()
         self.failed: dict[str, str] = {}
+        self.why_failed = "start-failed"
+        self.unadopted: dict[str, tuple[str, str]] = {}  # imports that are not taken over: problem, detail
         self.halted: set[str] = set()
         self.highest: dict[str, int] = {}
         self.releases: list[m.Release] = []
         self.commands: list[m.Command] = []
         self.order = m.NodeOrder(admin_state="enabled", drain_serial=0)  # type: ignore[arg-type]
         self.strays: dict[str, tuple[int, str]] = {}
+        self.said: dict[str, m.MigrationReport] = {}  # of migrations away from here
+        self.gone: dict[str, int] = {}  # VMs that have left, and their epoch
+        self.arrivals: dict[str, Arrival] = {}
+        self.taken: set[str] = set()  # ids of commands: each takes effect once
+        self.cancels: list[m.Command] = []
+        self.host: dict[str, Any] = {}
         self.stuck = False  # nothing that should stop does
         self.digest = ""
         self.next_beat = 0.0
@@ -372,7 +414,7 @@ class Agent:
         """Says hello; no more."""
         values = {
             "versions": (1,), "node": self.name, "boot_id": self.boot, "incarnation": f"i{self.lives}", "nonce": "n",
-            "host": m.HostFacts(hostname=self.name, vcpus=self.vcpus, memory_mib=self.memory_mib),
+            "host": m.HostFacts(hostname=self.name, vcpus=self.vcpus, memory_mib=self.memory_mib, **self.host),
         }  # fmt: skip
         return self.say(m.Hello(**{**values, **fields}))
 
@@ -455,6 +497,9 @@ class Agent:
                 if not self.stuck:
                     self.running.discard(release.uuid)
                     self.strays.pop(release.uuid, None)
+                    self.arrivals.pop(release.uuid, None)
+            if self.gone.get(release.uuid, release.epoch + 1) <= release.epoch:
+                del self.gone[release.uuid], self.said[release.uuid]
             self.releases.append(release)
         for vm in page.vms:
             held = self.held.get(vm.uuid)
@@ -466,13 +511,31 @@ class Agent:
                 self.halted.discard(vm.uuid)
             self.held[vm.uuid] = vm
             self.highest[vm.uuid] = vm.epoch
-        self.commands += page.commands
+            if self.gone.pop(vm.uuid, None) is not None:
+                del self.said[vm.uuid]
+            arrival = self.arrivals.pop(vm.uuid, None)
+            if arrival is not None and arrival.attempt == vm.arrival:
+                self.running.add(vm.uuid)
+        for command in page.commands:
+            if command.id in self.taken:
+                continue
+            self.taken.add(command.id)
+            if command.migration is not None:
+                self.said[command.uuid] = m.MigrationReport(
+                    attempt=command.id, phase=MigrationPhase.LEAVING, peer=command.migration.target
+                )
+            elif command.attempt:
+                self.cancels.append(command)
+            else:
+                self.commands.append(command)
 
     def act(self) -> None:
         """Makes what is what should be."""
         if self.stuck:
             return
         for uuid, vm in self.held.items():
+            if uuid in self.said and self.said[uuid].phase == MigrationPhase.LEAVING:
+                continue
             may = self.order.admin_state != "drained" and uuid not in self.failed and uuid not in self.halted
             if vm.desired == "running" and may:
                 if not self.order.hold:
@@ -485,11 +548,63 @@ class Agent:
     def vm_report(self, uuid: str) -> m.VmReport:
         """What this agent says of a VM that it holds."""
         held, failed = self.held[uuid], self.failed.get(uuid)
+        if uuid in self.unadopted:
+            return m.VmReport(
+                uuid=uuid, epoch=held.epoch, revision=held.revision, observed=Observed.STOPPED, name=held.name,
+                problem=self.unadopted[uuid][0], detail=self.unadopted[uuid][1],
+            )  # fmt: skip
         observed = Observed.FAILED if failed else Observed.RUNNING if uuid in self.running else Observed.STOPPED
         return m.VmReport(
             uuid=uuid, epoch=held.epoch, revision=held.revision, observed=observed, start_serial=held.start_serial,
-            problem="start-failed" if failed else "", detail=failed or "", name=held.name, halted=uuid in self.halted,
+            problem=self.why_failed if failed else "", detail=failed or "", name=held.name, halted=uuid in self.halted,
+            migration=self.said.get(uuid),
         )  # fmt: skip
+
+    # --- migration ----------------------------------------------------------------------------------------------------
+
+    def progress(self, uuid: str, **fields: int) -> None:
+        """The copying goes on."""
+        self.said[uuid] = msgspec.structs.replace(self.said[uuid], progress=m.MigrationProgress(**fields))
+
+    def leave(self, uuid: str, epoch: int | None = None) -> None:
+        """The process and the definition are gone from here: recorded."""
+        vm, said = self.held.pop(uuid), self.said[uuid]
+        self.running.discard(uuid)
+        self.gone[uuid] = vm.epoch if epoch is None else epoch
+        self.said[uuid] = msgspec.structs.replace(said, phase=MigrationPhase.LEFT, progress=None)
+
+    def stay(self, uuid: str, why: str) -> None:
+        """The attempt has failed here."""
+        said = self.said[uuid]
+        self.said[uuid] = msgspec.structs.replace(said, phase=MigrationPhase.FAILED, detail=why, progress=None)
+
+    def begin_alone(self, uuid: str, attempt: str, peer: str) -> None:
+        """Somebody migrates on the node, without the server."""
+        self.said[uuid] = m.MigrationReport(attempt=attempt, phase=MigrationPhase.LEAVING, peer=peer)
+
+    def arrive(self, uuid: str, epoch: int, attempt: str, observed: str = "paused", origin: str = "n1") -> None:
+        """A copy that names the attempt is here."""
+        self.arrivals[uuid] = Arrival(epoch, attempt, observed, origin)
+
+    def _others(self) -> list[m.VmReport]:
+        """What this node has of VMs that it does not hold."""
+        reports = [
+            m.VmReport(uuid=uuid, epoch=epoch, revision=0, observed=Observed(state), name="stray")
+            for uuid, (epoch, state) in self.strays.items()
+        ]
+        reports += [
+            m.VmReport(uuid=uuid, epoch=epoch, revision=0, observed=Observed.STOPPED, migration=self.said[uuid])
+            for uuid, epoch in self.gone.items()
+        ]
+        reports += [
+            m.VmReport(
+                uuid=uuid, epoch=arrival.epoch, revision=0, observed=Observed(arrival.observed),
+                migration=m.MigrationReport(attempt=arrival.attempt, phase=MigrationPhase.ARRIVED, peer=arrival.origin),
+            )
+            for uuid, arrival in self.arrivals.items()
+            if uuid not in self.held
+        ]  # fmt: skip
+        return reports
 
     def proof(self) -> m.DrainProof | None:
         """State of the drain."""
@@ -502,10 +617,7 @@ class Agent:
         """A full report, whatever is asked for: it is always right."""
         self.report_seq = fields.pop("seq", self.report_seq + 1)
         vms = [self.vm_report(uuid) for uuid in self.held]
-        vms += [
-            m.VmReport(uuid=uuid, epoch=epoch, revision=0, observed=Observed(state), name="stray")
-            for uuid, (epoch, state) in self.strays.items()
-        ]
+        vms += self._others()
         results = tuple(m.CommandResult(id=c.id, outcome="done") for c in self.commands)  # type: ignore[arg-type]
         self.digest = f"{hash(tuple(vms)) & 0xFFFFFF:x}"
         values: dict[str, Any] = {

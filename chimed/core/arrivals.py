@@ -1,0 +1,135 @@
+"""What a copy of a VM on a node that does not own it means, when a migration may have brought it there. Pure.
+
+Rules: the source's word decides, and nothing else: `left` makes the copy the VM, `leaving` leaves it open, anything
+else makes it stale. A source that is lost says nothing; only a copy that runs shows then that the source had left,
+because nobody but the source starts it. A source that may be heard any moment is waited for, and one that does not
+speak of the copy is asked first: its newest report may be older than the copy.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from chimed.core import rows as r
+from chimed.core.evidence import OFF
+from chimed.core.facts import Facts
+from wire.messages import MigrationReport, VmReport
+from wire.types import MigrationPhase, Observed
+
+AWAY = "migrated-away"
+"""The problem that an agent reports of a VM that somebody migrated away without Chime."""
+
+
+class Verdict(Enum):
+    """What follows for the copy."""
+
+    RELEASE = "it is told to go"
+    MOVE = "its node is the owner from now on"
+    WAIT = "nobody can tell yet"
+    ASK = "the owner has to look again: it has not spoken since the copy was seen"
+
+
+def mark(report: VmReport) -> str:
+    """The attempt that brought the copy, or nothing."""
+    said = report.migration
+    return said.attempt if said is not None and said.phase == MigrationPhase.ARRIVED else ""
+
+
+def left(report: VmReport | None) -> MigrationReport | None:
+    """What the node says of an attempt by which the VM has left it."""
+    if report is None or report.migration is None or report.migration.phase != MigrationPhase.LEFT:
+        return None
+    return report.migration
+
+
+def word(facts: Facts, uuid: str, epoch: int, attempt: str) -> MigrationReport | None:
+    """What the source of the attempt says of it; None: nobody speaks of it. That it has left is never untrue again."""
+    for session, report in facts.sessions.sightings(uuid):
+        said = report.migration
+        if said is None or said.attempt != attempt or said.phase == MigrationPhase.ARRIVED or report.epoch != epoch:
+            continue
+        if said.phase == MigrationPhase.LEFT or facts.in_session(session.node):
+            return said
+    return None
+
+
+def judge(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
+    """The copy of a node that does not own the VM, in the owner's epoch or (after a restore) in one that the database
+    has not seen."""
+    attempt = mark(report)
+    if not attempt:
+        return _unmarked(facts, vm, report)
+    row = facts.ctx.tables.migrations.get(vm.uuid)
+    is_open = row is not None and row.attempt == attempt
+    if row is not None and is_open and row.asked:
+        return Verdict.WAIT  # it has its release already
+    said = word(facts, vm.uuid, report.epoch, attempt)
+    if said is not None and said.phase == MigrationPhase.LEFT:
+        return Verdict.MOVE
+    if said is not None:
+        is_over = said.phase == MigrationPhase.FAILED and not facts.ctx.tables.meta.recovering
+        return Verdict.RELEASE if is_over else Verdict.WAIT
+    if report.observed == Observed.RUNNING and _is_held_off(facts, vm):
+        return Verdict.MOVE
+    is_gone = _is_lost(facts, vm) or left(facts.said(vm.node, vm.uuid)) is not None
+    if report.observed == Observed.RUNNING and (is_gone or report.epoch > vm.epoch):
+        return Verdict.MOVE
+    if is_gone or is_open or not _speaks(facts, vm):
+        return Verdict.WAIT
+    return Verdict.RELEASE if _has_looked(facts, vm, attempt) else Verdict.ASK
+
+
+def judge_older(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
+    """The copy of a node that does not own the VM, in an epoch before the present one: no more than what is left of
+    another time, unless the owner got the present epoch when the VM had left it, and has not taken it."""
+    attempt, owners = mark(report), left(facts.said(vm.node, vm.uuid))
+    if not attempt:
+        return Verdict.RELEASE
+    if owners is not None and owners.attempt == attempt:
+        return Verdict.MOVE
+    came_from_owner = report.migration is not None and report.migration.peer == vm.node
+    if not came_from_owner or facts.report(vm) is not None:  # it holds the present epoch: it was there when that began
+        return Verdict.RELEASE
+    return Verdict.WAIT
+
+
+def _is_held_off(facts: Facts, vm: r.Vm) -> bool:
+    """During the recovery after a restore: the owner does not run the VM, and starts nothing before it is over."""
+    owners = facts.said(vm.node, vm.uuid)
+    return facts.ctx.tables.meta.recovering and owners is not None and owners.observed in OFF
+
+
+def _has_looked(facts: Facts, vm: r.Vm, attempt: str) -> bool:
+    """Whether the owner has reported the VM after it was asked: it holds the revision that asks."""
+    report = facts.said(vm.node, vm.uuid)
+    return vm.doubt == attempt and report is not None and report.revision >= vm.revision
+
+
+def _unmarked(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
+    owners = facts.said(vm.node, vm.uuid)
+    runs = report.observed == Observed.RUNNING
+    if left(owners):
+        return Verdict.MOVE if runs else Verdict.WAIT
+    if not _speaks(facts, vm):
+        return Verdict.WAIT
+    return Verdict.MOVE if runs and owners is not None and owners.problem == AWAY else Verdict.RELEASE
+
+
+def _speaks(facts: Facts, vm: r.Vm) -> bool:
+    """Whether the owner has said all that it knows: what it does not speak of, it has nothing to do with. During the
+    recovery after a restore another node may know more."""
+    return facts.in_session(vm.node) and not facts.ctx.tables.meta.recovering
+
+
+def _is_lost(facts: Facts, vm: r.Vm) -> bool:
+    owner = facts.ctx.tables.nodes.get(vm.node)
+    return owner is not None and facts.is_lost(owner)
+
+
+def is_expected(facts: Facts, vm: r.Vm, report: VmReport) -> bool:
+    """Whether the copy is part of a migration, and no alarm. One that does not run does no harm, stale or not."""
+    if not mark(report):
+        return False
+    return report.observed != Observed.RUNNING or (
+        report.epoch >= vm.epoch and judge(facts, vm, report) is not Verdict.RELEASE
+    )

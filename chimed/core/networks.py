@@ -1,0 +1,59 @@
+"""By which address of a node the data of a migration goes. Pure.
+
+A network is named by what people know: `management` (the address that the server knows the node by), `business` (the
+network of the VMs), an interface, a subnet, or one of the node's addresses. Link-local addresses are never used.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from chimed.core import rows as r
+
+MANAGEMENT = "management"
+BUSINESS = "business"
+
+
+def address_on(node: r.Node, network: str) -> str | None:
+    """The node's address on that network, or None."""
+    if network == MANAGEMENT:
+        return node.ping_address or node.address or None
+    interface = node.business_interface if network == BUSINESS else network
+    known = [n for n in node.networks if not ipaddress.ip_address(n.address).is_link_local]
+    for candidate in known:
+        if candidate.interface == interface:
+            return candidate.address
+    subnet = _subnet(network)
+    if subnet is None:
+        return None
+    addresses = [candidate.address for candidate in known] + [a for a in (node.ping_address, node.address) if a]
+    return next((a for a in addresses if ipaddress.ip_address(a) in subnet), None)
+
+
+def node_at(nodes: Iterable[r.Node], peer: str) -> r.Node | None:
+    """The one node of that name, or with that address; None: nobody knows which it is."""
+    found = [node for node in nodes if peer == node.name or peer in _addresses(node)]
+    return found[0] if len(found) == 1 else None
+
+
+def _addresses(node: r.Node) -> set[str]:
+    return {node.address, node.ping_address, *(known.address for known in node.networks)} - {""}
+
+
+def _subnet(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """A subnet, or an address as the subnet that holds nothing else."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def listed(node: r.Node) -> str:
+    """The node's networks, for a refusal."""
+    names = [f"{MANAGEMENT} ({node.ping_address or node.address or 'unknown'})"]
+    names += [
+        f"{BUSINESS if n.interface == node.business_interface else n.interface} ({n.address}/{n.prefix})"
+        for n in node.networks
+    ]
+    return ", ".join(names)

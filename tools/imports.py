@@ -1,0 +1,150 @@
+"""`chime-tool vm import` and `vm release`: VMs that run already come into management as they are, and leave it so.
+
+What a node has is asked of the node; vCPUs, memory and disks are read from the XML that comes with it; whether the
+server would take a VM is asked with a dry run. What was shown is what is imported: the node compares before it takes
+over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tools import columns, domain_xml
+from tools.mutate import DEFAULT_WAIT_S, FAILED, RUNNING, change, failure_code, planned
+from tools.options import Args, UsageError
+from tools.render import show_list
+from tools.session import Session, body
+from wire import messages as m
+from wire.errors import ChimeError
+
+LOCAL_NOTE = (
+    "note: the disks count as local to the node: the VMs are not rebuilt when the node is lost; "
+    "with --storage shared they are"
+)
+AUTOSTART_NOTE = "libvirt's autostart is switched off"
+
+Row = dict[str, Any]
+
+
+def import_vms(session: Session, args: Args) -> int:
+    """Takes VMs of a node into management."""
+    node, wanted = args["NODE"], list(args["NAME"])
+    storage = args["--storage"] or "local"
+    if storage not in ("local", "shared"):
+        raise UsageError(f"--storage {storage!r}: shared or local")
+    if wanted and args["--all"]:
+        raise UsageError("--all and names exclude each other")
+    if not wanted and not args["--all"] and not session.options.dry_run:
+        raise UsageError(f"which VMs? Name them, or --all; chime-tool vm import {node} --dry-run shows what {node} has")
+    found = [_look(session, node, vm, storage) for vm in _foreign(session, node, wanted)]
+    rows = [row for row, _ in found]
+    if any(row["disks"] for row in rows) and not args["--storage"]:
+        session.terminal.say(LOCAL_NOTE)
+    if session.options.dry_run or not any(request for _, request in found):
+        show_list(session, rows, columns.IMPORTS, f"{node} has no VM that Chime does not manage")
+        return 0 if session.options.dry_run or not rows else FAILED
+    if not _agreed(session, node, rows):
+        return FAILED
+    codes = [_import(session, row, request) for row, request in found]
+    show_list(session, rows, columns.IMPORTS, "")
+    return RUNNING if RUNNING in codes else max(codes)
+
+
+def _foreign(session: Session, node: str, wanted: list[str]) -> list[Mapping[str, Any]]:
+    """What the node has and Chime does not manage: all of it, or what is wanted. Raises ChimeError not-found."""
+    every = list(session.client.items(body(m.NodeSurvey, name=node)))
+    if not wanted:
+        return every
+    missing = [name for name in wanted if name not in {vm["name"] for vm in every}]
+    if missing:
+        raise ChimeError("not-found", f"{node} has no VM named {', '.join(missing)} that Chime does not manage")
+    return [vm for vm in every if vm["name"] in wanted]
+
+
+def _look(session: Session, node: str, vm: Mapping[str, Any], storage: str) -> tuple[Row, Any]:
+    """What there is to show of a VM, and the request that imports it; None if that would be refused."""
+    row: Row = {
+        "name": vm["name"], "uuid": vm["uuid"], "node": node, "observed": vm["observed"], "vcpus": 0, "memory_mib": 0,
+        "disks": [], "storage": storage, "autostart": vm["autostart"], "operation": None,
+        "state": "refused", "detail": vm["problem"],
+    }  # fmt: skip
+    if row["detail"]:
+        return row, None
+    try:
+        request = _request(session, row, storage)
+        planned(session, request)
+    except (UsageError, ChimeError) as error:
+        if isinstance(error, ChimeError) and error.code in ("unreachable", "node-unreachable"):
+            raise
+        row["detail"] = str(error)
+        return row, None
+    row |= {"state": "importable", "detail": AUTOSTART_NOTE if vm["autostart"] else ""}
+    return row, request
+
+
+def _request(session: Session, row: Row, storage: str) -> Any:
+    """The import of the VM as its XML says. Fills `row`. Raises UsageError."""
+    whole = list(session.client.items(body(m.NodeSurvey, name=row["node"], uuid=row["uuid"])))
+    if not whole or not whole[0]["xml"]:
+        raise UsageError("it is gone")
+    domain = domain_xml.read_text(row["name"], whole[0]["xml"], storage)
+    row |= {"vcpus": domain.vcpus, "memory_mib": domain.memory_mib, "disks": [disk["path"] for disk in domain.disks]}
+    spec = {"vcpus": domain.vcpus, "memory_mib": domain.memory_mib, "disks": domain.disks, "xml": domain.xml}
+    desired = "stopped" if whole[0]["observed"] == "stopped" else "running"
+    return session.mutation(
+        m.VmImport, node=row["node"], name=row["name"], uuid=row["uuid"], spec=spec, desired=desired
+    )
+
+
+def _agreed(session: Session, node: str, rows: list[Row]) -> bool:
+    terminal = session.terminal
+    for row in rows:
+        text = f": {row['detail']}" if row["detail"] else ""
+        terminal.say(f"{row['name']} ({row['observed']}): {row['state']}{text}")
+    terminal.say("they run on as they are; from then on Chime starts them again when they end")
+    what = f"import VMs of {node}"
+    if session.options.yes:
+        return True
+    if not terminal.can_ask:
+        raise UsageError(f"{what}: not on a terminal, so nobody can agree: nothing was changed; add --yes")
+    if terminal.ask(f"{what}: continue?"):
+        return True
+    terminal.say("nothing was changed")
+    return False
+
+
+def _import(session: Session, row: Row, request: Any) -> int:
+    """Sends one import and waits for its end. One that fails does not keep the others from being tried."""
+    if request is None:
+        return FAILED
+    try:
+        operation = dict(session.client.request(request)["operation"])
+    except ChimeError as error:
+        row |= {"state": "refused", "detail": error.message}
+        return error.exit_code
+    row |= {"state": operation["state"], "operation": operation["id"]}
+    if not session.options.wait:
+        return 0
+    ended = _wait(session, operation)
+    row |= {"state": ended["state"], "detail": ended["outcome"] or row["detail"]}
+    if ended["state"] == "running":
+        return RUNNING
+    return 0 if ended["state"] == "succeeded" else failure_code(ended["outcome"])
+
+
+def _wait(session: Session, operation: Row) -> Row:
+    session.terminal.say(f"import of {operation['subject']}: operation {operation['id']}")
+    try:
+        seen = session.client.wait_operation(operation["id"], session.options.timeout_s or DEFAULT_WAIT_S)
+        return dict(msgspec.to_builtins(seen))
+    except (KeyboardInterrupt, ChimeError) as why:
+        goes_on = f"operation {operation['id']} goes on: chime-tool op wait {operation['id']}"
+        return {"state": "running", "outcome": f"{str(why) or 'interrupted'}; {goes_on}"}
+
+
+def release(session: Session, args: Args) -> int:
+    """Gives a VM back."""
+    return change(session, session.mutation(m.VmRelease, vm=args["VM"]), f"release VM {args['VM']}", ask=True)
