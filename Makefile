@@ -5,7 +5,7 @@
 #   make lab-up  such hosts to play with; lab-shell HOST=n1, lab-do DO='power-off n1', lab-down
 #   make demo    a cluster on this machine, its failures and what Chime does (KEEP=1 leaves it running)
 #   make down    end what `make demo KEEP=1` left running
-#   make bench   measurements into build/bench.json
+#   make bench   measurements into build/bench.json (BENCH='--only recovery' for some)
 #   make sim     random runs of the real cores in a simulated world (SEEDS=n FIRST=k, SCENARIO=file, STORY=seed)
 #   make sim-mutants  deliberate defects in the cores, each of which the simulator must find
 #   make model   the protocol of ownership: every state of a formal model, and defects that it must find
@@ -63,8 +63,10 @@ demo: system
 down:
 	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.hosts down
 
-bench: system
-	@$(SUDO) $(PY) -m tests.bench; $(OWN)
+bench:
+	@contrib/bootstrap.sh bench
+	@mkdir -p build
+	@$(SUDO) $(PY) -m tests.bench $(BENCH); $(OWN)
 
 SIM := $(PY) -m tests.sim
 sim: venv

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Make this checkout able to run: Debian packages (with "system") and the virtual environment in .venv.
-# Usage: contrib/bootstrap.sh [system]. Does nothing when nothing is missing; safe to interrupt and to run again.
+# Make this checkout able to run: Debian packages (with "system"; with "bench" also those that only the bench needs) and
+# the virtual environment in .venv.
+# Usage: contrib/bootstrap.sh [system|bench]. Does nothing when nothing is missing; safe to interrupt and to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,12 +17,13 @@ as_root() {
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
+# Of the lists in these files.
 missing_packages() {
     local name
-    while read -r name _; do
+    cat "$@" | while read -r name _; do
         case $name in '' | '#'*) continue ;; esac
         installed "$name" || echo "$name"
-    done <contrib/debian-packages.txt
+    done
 }
 
 # No service may be started by the installation: neither in a container, where it cannot, nor on a developer's
@@ -32,7 +34,7 @@ remove_policy() { [ -z "$policy_is_ours" ] || as_root rm -f "$POLICY"; policy_is
 
 install_packages() {
     local missing
-    mapfile -t missing < <(missing_packages)
+    mapfile -t missing < <(missing_packages "$@")
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null || die "this is not Debian; install by hand: ${missing[*]}"
     say "installing Debian packages: ${missing[*]}"
@@ -45,6 +47,15 @@ install_packages() {
     apt_get update || say "apt-get update failed; trying with the package lists that are here"
     apt_get install --no-install-recommends "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
     remove_policy
+    do_not_boot "${missing[@]}"
+}
+
+# A cluster manager that came only to be measured is not started by the machine's next boot either.
+do_not_boot() {
+    local name
+    for name in "$@"; do
+        case $name in pacemaker | corosync) as_root systemctl --quiet disable "$name" ;; esac
+    done
 }
 
 # libvirt's qemu driver looks this user up even where qemu runs as root; Debian makes it only together with the
@@ -99,8 +110,12 @@ make_venv() {
     echo "$wanted" >$stamp
 }
 
-if [ "${1:-}" = system ]; then
-    install_packages
-    make_libvirt_user
-fi
+PACKAGES=contrib/debian-packages.txt
+case ${1:-} in
+    '') ;;
+    system) install_packages $PACKAGES ;;
+    bench) install_packages $PACKAGES contrib/debian-packages-bench.txt ;;
+    *) die "unknown word $1; expected system, bench or nothing" ;;
+esac
+[ -z "${1:-}" ] || make_libvirt_user
 make_venv

@@ -3,7 +3,7 @@
 Usage:
   bench [--only PART]... [--output FILE]
 
-Parts: restart, heartbeat, agent, server. Needs root: the hosts are namespaces.
+Parts: restart, heartbeat, agent, server, recovery. Needs root: the hosts are namespaces, or the lab's.
 
 Options:
   --only PART    this part; may be repeated
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from docopt import docopt
 
-from tests.bench import agent, heartbeat, restart, server
+from tests.bench import agent, heartbeat, recovery, restart, server
 from tests.bench import figures as f
 from tests.hosts import short_directory
 
@@ -30,6 +30,7 @@ PARTS = {
     "heartbeat": heartbeat.measure,
     "agent": agent.measure,
     "server": server.measure,
+    "recovery": recovery.measure,
 }
 
 
