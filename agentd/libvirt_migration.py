@@ -63,12 +63,17 @@ def settle(find: Callable[[], Any | None]) -> None:
     when libvirt is busy with it for other reasons for too long."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while (domain := find()) is not None:
-        if not is_busy(domain):
-            if not domain.isActive() or not is_migrating(domain):
-                return
-            deadline = time.monotonic() + BUSY_TIMEOUT_S
-        elif time.monotonic() > deadline:
-            raise HypervisorError(f"libvirt has been busy with it for {BUSY_TIMEOUT_S:g} s")
+        try:
+            if not is_busy(domain):
+                if not domain.isActive() or not is_migrating(domain):
+                    return
+                deadline = time.monotonic() + BUSY_TIMEOUT_S
+            elif time.monotonic() > deadline:
+                raise HypervisorError(f"libvirt has been busy with it for {BUSY_TIMEOUT_S:g} s")
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return  # it has left between two questions
+            raise
         time.sleep(SETTLE_PERIOD_S)
 
 

@@ -288,9 +288,9 @@ def test_giant_correlation_ids(scene: Scene) -> None:
 def test_each_type_from_the_wrong_role(scene: Scene) -> None:
     """The whole table: what agents say from an operator's key, what operators and the server say from both."""
     operators = {v["type"] for v in VALID if "." in v["type"] or v["type"] == "explain"}
-    agents = {"hello", "heartbeat", "pull", "report", "bye"}
+    agents = {"hello", "heartbeat", "pull", "report", "surveyed", "bye"}
     servers = {v["type"] for v in VALID} - operators - agents
-    assert (len(operators), len(servers)) == (28, 7)
+    assert (len(operators), len(servers)) == (33, 8)
     before, tried = scene.counters()["refused-forbidden"], 0
     rows = scene.server.rows()
     with Peer(scene.operator_keys) as operator, Peer(scene.node_keys) as agent:

@@ -214,7 +214,7 @@ def test_row_52_the_network_is_cut(lab: Lab) -> None:
 
 
 def test_row_53_neither_server_nor_agent_is_there(lab: Lab) -> None:
-    """`chime-agent migrate` moves the VMs while the management network and the agent are down (with the agent: page 2a of
+    """`chime-agent migrate` moves the VMs while management network and agent are down (with the agent: page 2a of
     operations.md); their target reports them, the server takes that over; the node is drained, and has nothing left."""
     names = [unique("away") for _ in range(2)]
     uuids = {name: lab.create_guest(name, FAST_S, node="n1") for name in names}

@@ -254,7 +254,8 @@ class Oracle:
         host = self.hosts.get(node)
         if host is None or node in self.lies or uuid in host.hypervisor.by_hand or uuid in self.excused:
             return
-        if uuid in host.hypervisor.alive() or uuid in host.hypervisor.creating:
+        runs = uuid in host.hypervisor.alive() and uuid not in host.hypervisor.handed_over  # else a copy that comes
+        if runs or uuid in host.hypervisor.creating:
             raise Violation("S2", f"{uuid} is {what} while it runs on {node}", uuid)
 
     def _node_committed(self, old: r.Node | None, new: r.Node | None) -> None:
