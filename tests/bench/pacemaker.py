@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from tests.hosts import HostError, wait_until
+from tests.hosts import HostError, oracle, wait_until
 from tests.lab.host import LabHost
 
 RESOURCE = "ocf:heartbeat:VirtualDomain"
@@ -69,6 +69,24 @@ def monitor_interval_s(host: LabHost) -> float:
     if monitor is None:
         raise HostError(f"{RESOURCE} advertises no monitor")
     return float(monitor.get("interval", "").removesuffix("s"))
+
+
+def wait_for_monitor(host: LabHost, interval_s: float) -> None:
+    """Until the agent begins to look at the domain, as its processes in the machine's process table show."""
+    before = _monitors(host)
+    wait_until(lambda: _monitors(host) - before, 3 * interval_s, "Pacemaker monitors the domain", 0.01)
+
+
+def _monitors(host: LabHost) -> set[int]:
+    return {
+        pid
+        for pid in oracle.pids()
+        if _is_monitor(oracle.cmdline(pid)) and oracle.pid_namespace(pid) == host.pid_namespace
+    }
+
+
+def _is_monitor(words: list[str]) -> bool:
+    return words[-1:] == ["monitor"] and any(word.endswith("/VirtualDomain") for word in words)
 
 
 def _is_online(host: LabHost) -> bool:
