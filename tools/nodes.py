@@ -13,7 +13,8 @@ from tools.usage import Command
 from wire import keys
 from wire import messages as m
 
-ATTEST = ("you attest that {node} is powered off, or was drained on the node itself (chime-agent drain); "
+ATTEST = ("you attest that {node} is powered off, or was drained on the node itself (chime-agent drain), "
+          "and that nothing was migrated away from it (chime-agent migrate) that is not seen on its new node; "
           "if this is wrong, VMs can run twice and data is lost")  # fmt: skip
 
 

@@ -82,7 +82,8 @@ Usage: chime-tool node disable NAME [options]
 
 EVIDENCE_OPTIONS = """\
   --evidence=KIND     only `operator`: you attest that the node is powered off, or was
-                      drained on the node itself
+                      drained on the node itself, and that nothing was migrated away
+                      with chime-agent that is not seen on its new node
   --comment=TEXT      how you know, for the audit trail
 """
 
