@@ -13,9 +13,10 @@ from tests.contract.harness import FakeHarness, Harness, RealHarness, real_hyper
 from tests.hosts import short_directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real_root() -> Iterator[Path]:
-    """A process has one embedded libvirt, so all tests share its root."""
+    """A process has one embedded libvirt, so all contract tests share its root. It is gone when they are over: tests of
+    the hosts look for what is left behind."""
     reason = real_hypervisor_missing()
     if reason:
         pytest.skip(reason)
