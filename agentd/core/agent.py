@@ -253,12 +253,18 @@ class AgentCore:
         if any(uuid not in self.vms.facts for uuid in (*self._draft.held, *undone)):
             self._look_soon(now)
         lines = [fx.Log("warning", line) for uuid, line in ignored.items() if uuid not in self._ignored]
-        before = {} if self.link.full_pull else {u: w for u, w in self._ignored.items() if u not in self._draft.held}
-        self._ignored = before | ignored
+        self._ignored = self._still_ignored(pages) | ignored
         self.vms.forget(self._draft)
         self.link.applied()
         self._applying = True
         return [*out, fx.Log("debug", f"inventory revision {pages[-1].revision}"), *lines]
+
+    def _still_ignored(self, pages: list[m.Inventory]) -> dict[str, str]:
+        """Those that the server has neither assigned here in a later epoch nor taken back."""
+        if self.link.full_pull:
+            return {}
+        over = self._draft.held.keys() | {release.uuid for page in pages for release in page.releases}
+        return {uuid: why for uuid, why in self._ignored.items() if uuid not in over}
 
     def _look_soon(self, now: float) -> None:
         self._next_scan = min(self._next_scan, now)

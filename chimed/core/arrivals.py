@@ -54,8 +54,14 @@ def word(facts: Facts, uuid: str, epoch: int, attempt: str) -> MigrationReport |
 
 
 def judge(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
-    """The copy of a node that does not own the VM, in the owner's epoch or (after a restore) in one that the database
-    has not seen."""
+    """What a node that does not own the VM says of it, a copy or that it has left."""
+    if left(report) is not None:
+        return Verdict.RELEASE  # it may forget that
+    return _older(facts, vm, report) if report.epoch < vm.epoch else _present(facts, vm, report)
+
+
+def _present(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
+    """A copy in the owner's epoch, or (after a restore) in one that the database has not seen."""
     attempt = mark(report)
     if not attempt:
         return _unmarked(facts, vm, report)
@@ -79,9 +85,9 @@ def judge(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     return Verdict.RELEASE if _has_looked(facts, vm, attempt) else Verdict.ASK
 
 
-def judge_older(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
-    """The copy of a node that does not own the VM, in an epoch before the present one: no more than what is left of
-    another time, unless the owner got the present epoch when the VM had left it, and has not taken it."""
+def _older(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
+    """A copy in an epoch before the present one: no more than what is left of another time, unless the owner got the
+    present epoch when the VM had left it, and has not taken it."""
     attempt, owners = mark(report), left(facts.said(vm.node, vm.uuid))
     if not attempt:
         return Verdict.RELEASE

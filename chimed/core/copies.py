@@ -98,8 +98,8 @@ def _has_left(facts: Facts, report: VmReport) -> None:
     """The owner says that the VM has left by an order on the node, and where to: whether or not the other end is heard,
     it is the only one that may have it. What the server has ordered is decided elsewhere (`attempts`)."""
     ctx, said = facts.ctx, arrivals.left(report)
-    vm = ctx.tables.vms.get(report.uuid)
-    if said is None or vm is None or vm.desired == Desired.DELETED or ctx.tables.migrations.get(vm.uuid) is not None:
+    vm, row = ctx.tables.vms.get(report.uuid), ctx.tables.migrations.get(report.uuid)
+    if said is None or vm is None or vm.desired == Desired.DELETED or (row is not None and row.attempt == said.attempt):
         return
     target = networks.node_at(ctx.tables.nodes, said.peer)
     if target is not None and target.name != vm.node:
@@ -111,11 +111,9 @@ def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Non
     if vm.desired == Desired.DELETED and report.epoch <= vm.epoch:
         if not _is_given_back(ctx, vm, report):
             inventory.release(ctx, node_name, vm, report.epoch)
-    elif report.epoch < vm.epoch:
-        _from_older(facts, vm, node_name, report)
     elif report.epoch > vm.epoch and (_of_this_generation(ctx, vm) or vm.desired == Desired.DELETED):
         ctx.counters["impossible-epochs"] += _of_this_generation(ctx, vm)
-    elif report.epoch == vm.epoch or arrivals.mark(report):
+    elif report.epoch <= vm.epoch or arrivals.mark(report):
         _from_copy(facts, vm, node_name, report)
     elif _is_owners(report):
         inventory.adopt(ctx, vm, node_name, report.epoch)
@@ -128,19 +126,10 @@ def _is_given_back(ctx: Context, vm: r.Vm, report: VmReport) -> bool:
     return release is not None and release.keep and bool(arrivals.mark(report))
 
 
-def _from_older(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
-    verdict = arrivals.judge_older(facts, vm, report)
-    if verdict is Verdict.RELEASE:
-        inventory.release(facts.ctx, node_name, vm, report.epoch)
-    elif verdict is Verdict.MOVE:
-        why = f"{node_name} has it, {vm.node} has not"
-        attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)
-
-
 def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
-    verdict = Verdict.RELEASE if arrivals.left(report) else arrivals.judge(facts, vm, report)
+    verdict = arrivals.judge(facts, vm, report)
     if verdict is Verdict.RELEASE:
-        if arrivals.mark(report) and report.epoch == vm.epoch:  # or a later copy would fall under this release too
+        if report.epoch == vm.epoch and not arrivals.left(report):  # or a later copy would fall under this release too
             _raise_epoch(facts.ctx, vm, facts.ctx.next_epoch(vm), f"{node_name} has a stale copy of epoch {vm.epoch}")
             vm = facts.ctx.tables.vms.get(vm.uuid) or vm
         inventory.release(facts.ctx, node_name, vm, report.epoch)

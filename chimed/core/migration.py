@@ -28,7 +28,7 @@ PASSING = frozenset({Observed.STOPPED, Observed.CRASHED})
 
 def is_live(facts: Facts, vm: r.Vm) -> bool:
     """Whether the VM runs, and is migrated; else it is stopped, and moved. Raises `ChimeError` when it is neither."""
-    report = facts.report(vm)
+    report = facts.report(vm) if facts.in_session(vm.node) else None
     if report is None:
         raise ChimeError("node-unreachable", f"{vm.name} is on {vm.node}, which has not told how it is")
     if report.migration is not None and report.migration.phase == MigrationPhase.LEAVING:

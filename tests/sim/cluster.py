@@ -20,7 +20,7 @@ from tests.sim.oracle import Oracle
 from tests.sim.server import ServerHost
 from tests.sim.story import Story
 from wire import messages as m
-from wire.types import Desired, OnGuestShutdown, Storage
+from wire.types import Desired, OnGuestShutdown, OperationState, Storage
 
 SETTLE_S = 90.0  # L1
 
@@ -144,6 +144,11 @@ class Cluster:
         """The active alarms."""
         found = self.ask(m.AlarmList())
         return found["items"] if found else []
+
+    def is_evacuating(self) -> bool:
+        """Whether VMs are still to be migrated away from a node."""
+        operations = self.server.disk.tables["operations"].values()
+        return any(op.kind == "evacuate" and op.state == OperationState.RUNNING for op in operations)  # type: ignore[attr-defined]
 
     # --- the end of a run ---------------------------------------------------------------------------------------------
 

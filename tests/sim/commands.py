@@ -240,7 +240,9 @@ def _local_migrate(c: Cluster, vm: str, node: str) -> None:
     """`chime-agent migrate` on the node where it runs, without the server."""
     host, uuid = _on(c, vm)
     c.host(node)
-    if host is not None and host.agent is not None:
+    if host is not None and host.name == node:
+        host.tell(f"chime-agent migrate {vm}: {node} is this node itself", uuid)
+    elif host is not None and host.agent is not None:
         c.oracle.on_the_node.add((host.name, uuid))
         host.agent.ask_to_migrate(uuid, node)
 
@@ -362,8 +364,10 @@ def _virsh(c: Cluster, verb: str, vm: str) -> None:
     if verb not in _VIRSH:
         raise Usage(f"virsh can: {', '.join(_VIRSH)}")
     if host is None:
-        host = next((h for h in c.hosts.values() if uuid in h.hypervisor.domains), None)
+        host = next((h for h in c.hosts.values() if h.powered and uuid in h.hypervisor.domains), None)
     if host is not None and not (verb == "resume" and uuid in host.hypervisor.handed_over):
+        if verb == "undefine" and host.is_undecided(uuid):
+            c.oracle.excused.add(uuid)  # that it is not defined any more shows that it has left
         try:  # a copy that a person lets run is out of Chime's hands
             getattr(host.hypervisor, _VIRSH[verb])(uuid)
         except HypervisorError as error:

@@ -95,6 +95,11 @@ class Host:
         if self.engine.story.on:
             self.engine.story.tell(self.engine.now, self.name, text, *subjects)
 
+    def is_undecided(self, uuid: str) -> bool:
+        """Whether the VM is on its way: it leaves this host, or has come and is not the host's yet."""
+        held = self.disk.load()[0].held.get(uuid)
+        return held is None or held.leaving
+
     # --- power --------------------------------------------------------------------------------------------------------
 
     def _new_boot(self) -> None:

@@ -472,6 +472,20 @@ def test_tombstone_blocks_an_assignment_of_its_epoch_and_says_so(running: World)
     running.run_until(lambda: running.runs(VM_1))
 
 
+def test_an_assignment_that_was_ignored_is_over_with_the_next_release(running: World) -> None:
+    """As after a restore: the server learns that it is another node's, and this one speaks of it no more."""
+    running.server.release(VM_1, 3)
+    running.poke()
+    running.run_until(lambda: bool(running.server.confirmed))
+    running.server.assign(assignment(epoch=3))
+    running.poke()
+    running.run_until(lambda: VM_1 in running.server.reports)
+    assert running.server.reports[VM_1].problem == "stale-epoch"
+    running.server.release(VM_1, 3)
+    running.poke()
+    running.run_until(lambda: VM_1 not in running.server.reports)
+
+
 def test_leftover_of_the_released_epoch_is_ended_before_the_new_one_starts(running: World) -> None:
     running.server.release(VM_1, 1)
     running.server.assign(assignment(epoch=2))

@@ -1141,6 +1141,17 @@ def test_while_it_leaves_by_an_order_on_its_node(world: World) -> None:
     assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: web")
 
 
+def test_it_has_left_by_an_order_on_its_node_before_it_heard_the_servers(world: World) -> None:
+    """Where to is known, and no other node may have it: nothing else is waited for."""
+    answer, epoch, agent = world.do(m.VmMigrate, vm="web", to="n3"), owner(world)[1], world.agents["n1"]
+    agent.begin_alone(WEB, "alone", "n2")
+    agent.leave(WEB)
+    agent.report()
+    assert owner(world) == ("n2", epoch + 1)
+    world.run(2)
+    assert state(world, answer) == ("failed", "it was migrated to n2 by somebody else")
+
+
 def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
     epoch = owner(world)[1]
     world.agents["n1"].begin_alone(WEB, "alone", "10.9.9.9")

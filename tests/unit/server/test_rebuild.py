@@ -328,11 +328,14 @@ def test_enable_starts_again(world: World) -> None:
 
 
 def test_two_copies(world: World) -> None:
-    """Critical alarm, a release for the copy of the node that does not own it, and no word against the owner's."""
-    other = world.agents["n2"]
+    """Critical alarm, a release for the copy of the node that does not own it, and no word against the owner's. The
+    owner goes on in the next epoch: a copy that comes later is not meant by this release."""
+    other, epoch = world.agents["n2"], world.vm("web")["epoch"]
     other.stuck = True
-    other.strays[WEB] = (world.vm("web")["epoch"], "running")
+    other.strays[WEB] = (epoch, "running")
     other.report()
+    assert world.vm("web")["epoch"] == epoch + 1
+    world.agents["n1"].sync()
     assert world.alarms() == [("vm-duplicate", "web")]
     assert [r.node for r in world.tables().releases] == ["n2"]
     world.agents["n3"].report()

@@ -324,6 +324,19 @@ def test_a_heartbeat_of_another_session_is_not_answered_in_a_turn_that_fails(wor
     assert not any(isinstance(body, m.HeartbeatAck) for body in answers)
 
 
+def test_what_was_told_and_not_recorded_gives_no_vm_away(world: World) -> None:
+    world.do(m.VmStop, vm="web")
+    world.settle()
+    world.disk.fault = "disk full"
+    world.refuse(m.NodeDisable, name="n2")
+    with pytest.raises(Refused, match="storage-unavailable"):
+        world.agents["n1"].report(events=(m.AgentEvent(id="1-1", code="vm-removed", uuid=WEB, text="it is off"),))
+    world.recover_storage()
+    assert world.refuse(m.VmMigrate, vm="web", to="n2").code == "node-unreachable"
+    world.agents["n1"].beat()
+    world.do(m.VmMigrate, vm="web", to="n2")
+
+
 def test_read_only_since_is_the_first_failure(world: World) -> None:
     failed_turn(world)
     since = world.core.ctx.read_only_since
