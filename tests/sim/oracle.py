@@ -355,7 +355,8 @@ class Oracle:
         """What is not as it should be, though all faults have stopped. Empty: all is well."""
         by_name, vms = {node.name: node for node in nodes}, list(vms)
         unsure = {vm.node for vm in vms if AWAY in vm.detail}
-        unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & self.excused}
+        doubtful = self.excused | (self.managed - {vm.uuid for vm in vms} if self.restored_from else set())
+        unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
         wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
         known = set()
         for vm in vms:
@@ -372,7 +373,8 @@ class Oracle:
         return wrong
 
     def _node_wrong(self, node: m.NodeView, unsure: bool) -> list[str]:
-        """`unsure`: a person has migrated one of its VMs away, which may run anywhere: that is no evidence."""
+        """`unsure`: a person has migrated one of its VMs away, which may run anywhere, or it runs one that the restored
+        database does not know: that is no evidence."""
         wrong = []
         if node.health != "normal":
             wrong.append(f"{node.name} is {node.health} {node.reasons}")
