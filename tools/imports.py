@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tools import columns, domain_xml
-from tools.mutate import DEFAULT_WAIT_S, FAILED, RUNNING, change, failure_code, planned
+from tools.mutate import DEFAULT_WAIT_S, FAILED, RUNNING, change, confirmed, failure_code, planned
 from tools.options import Args, UsageError
 from tools.render import show_list
 from tools.session import Session, body
@@ -105,15 +105,7 @@ def _agreed(session: Session, node: str, rows: list[Row]) -> bool:
         text = f": {row['detail']}" if row["detail"] else ""
         terminal.say(f"{row['name']} ({row['observed']}): {row['state']}{text}")
     terminal.say("they run on as they are; from then on Chime starts them again when they end")
-    what = f"import VMs of {node}"
-    if session.options.yes:
-        return True
-    if not terminal.can_ask:
-        raise UsageError(f"{what}: not on a terminal, so nobody can agree: nothing was changed; add --yes")
-    if terminal.ask(f"{what}: continue?"):
-        return True
-    terminal.say("nothing was changed")
-    return False
+    return confirmed(session, f"import VMs of {node}")
 
 
 def _import(session: Session, row: Row, request: Any) -> int:

@@ -74,6 +74,12 @@ def agreed(session: Session, request: Any, what: str, attest: str = "", said: li
             said.append(warning)
     if attest:
         terminal.say(attest)
+    return confirmed(session, what)
+
+
+def confirmed(session: Session, what: str) -> bool:
+    """Asks once all is said; True with --yes. Raises UsageError where nobody can be asked."""
+    terminal = session.terminal
     if session.options.yes:
         return True
     if not terminal.can_ask:
