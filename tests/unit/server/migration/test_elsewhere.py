@@ -1,0 +1,239 @@
+"""What the server makes of copies that it did not order."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.unit.server.migration.steps import leave, lose, migrate, owner, said, state, step
+from tests.unit.server.world import World, uuid_of
+from wire import messages as m
+from wire.types import MigrationPhase, Observed
+
+WEB = uuid_of("web")
+
+
+@pytest.mark.parametrize("first", ["n1", "n2"])
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("observed", ["running", "paused"])
+def test_on_the_node_without_the_server(world: World, first: str, crash: bool, observed: str) -> None:
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "alone", "n2")
+    leave(world, observed=observed)
+    world.agents[first].report()
+    word = ("n2", epoch + 1) if first == "n1" else ("n1", epoch)
+    assert owner(world) == word, "the source's word is enough, the target's is not"
+    if crash:
+        world.crash()
+        world.agents[first].start()
+        assert owner(world) == word
+    second = "n1" if first == "n2" else "n2"
+    world.agents[second].start()
+    world.settle()
+    assert owner(world) == ("n2", epoch + 1) and world.agents["n2"].running == {WEB}
+    assert world.alarms(all=True) == [] and not world.agents["n1"].gone
+
+
+def test_begun_on_the_node_and_not_decided(world: World) -> None:
+    before = owner(world)
+    world.agents["n1"].begin_alone(WEB, "alone", "n2")
+    world.agents["n2"].arrive(WEB, before[1], "alone")
+    said(world, "n1")
+    said(world, "n2")
+    assert owner(world) == before and world.agents["n2"].arrivals and world.alarms() == []
+    world.agents["n1"].stay(WEB, "given up")
+    said(world, "n1")
+    assert owner(world) == ("n1", before[1] + 1)
+    assert not world.agents["n2"].arrivals and world.alarms(all=True) == []
+
+
+def test_a_stale_copy_that_runs_is_an_alarm(world: World) -> None:
+    before = owner(world)
+    world.agents["n2"].arrive(WEB, before[1], "alone", "running")
+    world.agents["n2"].report()
+    assert world.alarms() == [], "the owner is asked first"
+    world.agents["n1"].report()
+    assert world.alarms() == [], "it has not looked since"
+    world.agents["n1"].sync()
+    assert world.alarms() == [("vm-duplicate", "web")] and owner(world) == ("n1", before[1] + 1)
+    world.settle()
+    assert not world.agents["n2"].arrivals
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_older_copy_that_runs_while_its_source_is_not_heard(world: World, heard: bool) -> None:
+    """The owner was given a new epoch when the VM had left it already: nobody but it can tell."""
+    epoch = owner(world)[1]
+    report = m.VmReport(
+        uuid=WEB, epoch=epoch - 1, revision=0, observed=Observed.RUNNING,
+        migration=m.MigrationReport(attempt="alone", phase=MigrationPhase.ARRIVED, peer="n1"),
+    )  # fmt: skip
+    if not heard:
+        world.agents["n1"].kill()
+        world.run(60)
+    world.agents["n2"].report(vms=(report,))
+    assert owner(world) == ("n1", epoch)
+    assert bool(world.tables().releases.get("n2", WEB)) is heard
+
+
+@pytest.mark.parametrize("observed", ["running", "paused"])
+def test_a_lost_source_that_says_nothing(world: World, observed: str) -> None:
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "alone", "n2")
+    said(world, "n1")
+    leave(world, observed=observed)
+    world.agents["n1"].power_off()
+    said(world, "n2")
+    world.run(60)
+    if observed == "running":
+        assert owner(world) == ("n2", epoch + 1)
+    else:
+        assert owner(world) == ("n1", epoch) and world.agents["n2"].arrivals
+        lose(world)
+        world.do(m.NodeRebuild, name="n1")
+        world.settle()
+        world.run(2)
+        assert owner(world)[1] == epoch + 1 and not world.agents["n2"].arrivals
+
+
+def test_a_chain_of_migrations_whose_middle_is_not_heard(world: World) -> None:
+    """n1 -> n2 -> n3 while the server was down; n2 is heard last."""
+    epoch, agent = owner(world)[1], world.agents["n2"]
+    agent.kill()
+    world.agents["n1"].begin_alone(WEB, "one", "n2")
+    world.agents["n1"].leave(WEB)
+    world.agents["n3"].arrive(WEB, epoch, "two", "paused", origin="n2")
+    said(world, "n1")
+    said(world, "n3")
+    assert owner(world) == ("n2", epoch + 1) and world.agents["n3"].arrivals
+    agent.up = True
+    agent.connect()
+    agent.said[WEB] = m.MigrationReport(attempt="two", phase=MigrationPhase.LEFT, peer="n3")
+    agent.gone[WEB] = epoch
+    said(world, "n2")
+    assert owner(world) == ("n3", epoch + 2) and world.agents["n3"].running == {WEB}
+
+
+def test_a_chain_of_migrations_whose_middle_is_lost(world: World) -> None:
+    """n1 -> n2 -> n3 on the nodes; n2 is never heard again, and n3 runs it."""
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "one", "n2")
+    world.agents["n1"].leave(WEB)
+    world.agents["n2"].power_off()
+    world.agents["n3"].arrive(WEB, epoch, "two", "running", origin="n2")
+    said(world, "n1")
+    said(world, "n3")
+    assert owner(world) == ("n2", epoch + 1) and world.agents["n3"].arrivals
+    world.run(60)
+    said(world, "n3")
+    assert owner(world) == ("n2", epoch + 1), "n2 may know better"
+    lose(world, "n2")
+    world.do(m.NodeRebuild, name="n2")
+    world.settle()
+    assert owner(world) == ("n3", epoch + 2) and world.agents["n3"].running == {WEB}
+
+
+def test_an_older_copy_of_another_owner_is_removed(world: World) -> None:
+    before = owner(world)
+    world.agents["n2"].arrive(WEB, before[1] - 1, "old", "paused", origin="n3")
+    said(world, "n2")
+    assert owner(world) == before and not world.agents["n2"].arrivals
+
+
+def test_by_hand_without_a_mark(world: World) -> None:
+    epoch = owner(world)[1]
+    agent = world.agents["n1"]
+    world.agents["n2"].strays[WEB] = (epoch, "running")
+    agent.kill()
+    world.run(60)
+    world.agents["n2"].report()
+    assert owner(world) == ("n1", epoch) and ("vm-misplaced", "web") in world.alarms()
+    assert not world.tables().releases.by("uuid", WEB)
+    agent.up = True
+    agent.connect()
+    for page in agent.pull():
+        agent.apply(page)
+    agent.running.clear()
+    away = msgspec.structs.replace(agent.vm_report(WEB), observed=Observed.STOPPED, problem="migrated-away")
+    agent.report(vms=(away,))
+    assert owner(world) == ("n2", epoch + 1)
+
+
+def test_by_hand_while_an_order_is_open(world: World) -> None:
+    answer = migrate(world)
+    epoch = owner(world)[1]
+    agent = world.agents["n1"]
+    agent.running.clear()
+    world.agents["n3"].strays[WEB] = (epoch, "running")
+    del agent.said[WEB]
+    away = msgspec.structs.replace(agent.vm_report(WEB), observed=Observed.STOPPED, problem="migrated-away")
+    agent.report(vms=(away,))
+    world.agents["n3"].report()
+    assert owner(world) == ("n3", epoch + 1)
+    world.run(2)
+    assert state(world, answer) == ("failed", "it was migrated to n3 by somebody else")
+
+
+def test_it_has_left_and_nobody_has_it(world: World) -> None:
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "alone", "192.0.2.7")
+    world.agents["n1"].leave(WEB)
+    said(world, "n1")
+    assert owner(world) == ("n1", epoch) and world.agents["n1"].running == set()
+    view = world.vm("web")
+    assert view["observed"] == "unknown" and "has left for 192.0.2.7" in view["detail"]
+    assert any("192.0.2.7" in line for line in world.ask(m.Explain(kind="vm", name="web"))["lines"])
+    assert world.refuse(m.VmStart, vm="web").code == "no-evidence"
+    answer = world.do(m.VmStart, vm="web", evidence="operator", comment="it was lost")
+    world.settle()
+    assert owner(world) == ("n1", epoch + 1) and state(world, answer)[0] == "succeeded"
+    assert world.vm("web")["observed"] == "running"
+
+
+def test_it_has_left_for_nobody_knows_where_and_its_node_is_lost(world: World) -> None:
+    """That its node runs nothing proves nothing about where it went."""
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "alone", "192.0.2.7")
+    world.agents["n1"].leave(WEB)
+    said(world, "n1")
+    lose(world)
+    rebuild = world.do(m.NodeRebuild, name="n1")
+    assert step(world, rebuild)[0] == "failed" and "has left for 192.0.2.7" in step(world, rebuild)[1]
+    assert owner(world) == ("n1", epoch)
+
+
+def test_while_it_leaves_by_an_order_on_its_node(world: World) -> None:
+    world.agents["n1"].begin_alone(WEB, "alone", "n2")
+    said(world, "n1")
+    assert world.refuse(m.VmMigrate, vm="web", to="n3").code == "locked"
+    answer = world.do(m.NodeEvacuate, name="n1")
+    assert step(world, answer) == ("waiting", "web is being migrated to n2, by an order on n1")
+    leave(world)
+    said(world, "n2")
+    said(world, "n1")
+    world.run(2)
+    assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: web")
+
+
+def test_it_has_left_by_an_order_on_its_node_before_it_heard_the_servers(world: World) -> None:
+    """Where to is known, and no other node may have it: nothing else is waited for."""
+    answer, epoch, agent = world.do(m.VmMigrate, vm="web", to="n3"), owner(world)[1], world.agents["n1"]
+    agent.begin_alone(WEB, "alone", "n2")
+    agent.leave(WEB)
+    agent.report()
+    assert owner(world) == ("n2", epoch + 1)
+    world.run(2)
+    assert state(world, answer) == ("failed", "it was migrated to n2 by somebody else")
+
+
+def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "alone", "10.9.9.9")
+    world.agents["n1"].leave(WEB)
+    world.agents["n2"].strays[WEB] = (epoch, "paused")
+    said(world, "n1")
+    said(world, "n2")
+    assert owner(world) == ("n1", epoch) and not world.tables().releases.by("uuid", WEB)
+    world.agents["n2"].strays[WEB] = (epoch, "running")
+    said(world, "n2")
+    assert owner(world) == ("n2", epoch + 1)
