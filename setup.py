@@ -35,6 +35,7 @@ setup(
         "dev": [
             *AGENT,
             "pytest>=8",
+            "pexpect>=4.9",
             "coverage>=7.4",
             "hypothesis>=6",
             "ruff>=0.11",

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import pexpect
 
 from tests.hosts import HostError, oracle, wait_until
 from tests.hosts.network import device_exists
@@ -180,6 +183,15 @@ class LabHost:
             **{"stdin": subprocess.DEVNULL, "start_new_session": True, **options},
         )
 
+    def terminal(self, *argv: str) -> pexpect.spawn:
+        """A command in the host on a terminal of its own, where ^C is a signal."""
+        inner = ["script", "-qec", f"exec {shlex.join(argv)}", "/dev/null"]
+        command, *words = [*enter(self.leader), *inner]
+        env = {key: value for key, value in ENVIRONMENT.items() if key not in ("NO_COLOR", "COLUMNS")}
+        return pexpect.spawn(
+            command, words, env={**env, "TERM": "xterm"}, dimensions=TERMINAL, encoding="utf-8", timeout=TERMINAL_S
+        )
+
     def virsh(self, *words: str, check: bool = True, timeout_s: float = 60.0) -> str:
         """What a person does with libvirt on the host."""
         return self.run("virsh", "-q", *words, check=check, timeout_s=timeout_s).stdout
@@ -275,6 +287,8 @@ class LabHost:
                 self.pid_namespace = oracle.pid_namespace(self.leader) or 0
 
 
+TERMINAL = (40, 110)  # lines and columns
+TERMINAL_S = 150.0  # how long one is waited for
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",

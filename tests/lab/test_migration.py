@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
+import pexpect
 import pytest
 
 from tests.lab.lab import Lab
 from tests.operator import unique
 from wire import messages as m
 
-FAST_S = 0.1  # between two counts
+FAST_S, SELDOM_S = 0.1, 1.0  # between two counts
+MANY, AT_A_TIME = 20, 5  # VMs of an evacuation; how many boot at the same time
 MAX_GAP_S = 2.0  # what a guest may miss
 SLOW = m.MigrationOptions(bandwidth_mib_s=3, auto_converge=False)
 ENDS_S = 150.0  # libvirt gives a silent peer up after some 30 s
@@ -100,19 +102,39 @@ def test_a_guest_misses_at_most_two_seconds(lab: Lab) -> None:
 
 
 def test_a_node_is_evacuated(lab: Lab) -> None:
-    """`node evacuate`: all VMs go, live; one that is stopped is moved."""
-    names = [unique("many") for _ in range(4)]
-    uuids = {name: lab.create_guest(name, node="n1") for name in names}
-    resting = unique("rests")
+    """`node evacuate` on a terminal: twenty VMs go, live, with bars; one that is stopped is moved; a Ctrl-C ends the
+    watching and nothing else, and says how to follow the operation and how to cancel it."""
+    names, resting = [unique("many") for _ in range(MANY)], unique("rests")
     lab.create(resting, lab.guest_spec(resting), node="n1", desired="stopped")
+    for first in range(0, MANY, AT_A_TIME):
+        for name in names[first : first + AT_A_TIME]:
+            lab.create(name, lab.guest_spec(name, SELDOM_S), node="n1")
+        for name in names[first : first + AT_A_TIME]:
+            lab.counting(name)
     plan = lab.tool("node", "evacuate", "n1", "--dry-run")
     assert all(name in str(plan) for name in (*names, resting))
-    lab.tool("node", "evacuate", "n1", "--yes", timeout_s=300)
-    for name, uuid in uuids.items():
-        assert lab.process(uuid).host != "n1"
+    watching = lab.server.terminal("chime-tool", "node", "evacuate", "n1", "--yes", "--bandwidth", "20")
+    watching.expect(rf"[2-9] of {MANY + 1} migrated")
+    assert "\u2501" in watching.before, "there are bars"
+    watching.sendintr()
+    watching.expect(r"goes on: follow it with chime-tool op wait (op-\d+), cancel it with chime-tool op cancel op-\d+")
+    operation = watching.match.group(1)
+    assert end(watching) == 5 and lab.ask(m.OpShow(id=operation))["operation"]["state"] == "running"
+    following = lab.server.terminal("chime-tool", "op", "wait", operation)
+    following.expect(f"{MANY} migrated, 1 moved")
+    assert end(following) == 0
+    for name in names:
+        assert lab.process(lab.vm(name)["uuid"]).host != "n1"
         lab.ran_once(name)
     assert lab.node("n1")["vms"] == 0 and not lab.host("n1").virsh("list", "--all", "--name").strip()
     assert lab.vm(resting)["node"] != "n1"
+
+
+def end(terminal: pexpect.spawn) -> int:
+    """The exit code of what runs on the terminal, when it has ended."""
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    return int(terminal.exitstatus)
 
 
 def test_a_migration_is_cancelled(lab: Lab) -> None:

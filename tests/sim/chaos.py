@@ -26,7 +26,7 @@ class Deck:
         self._nodes = plan.nodes
         self._vms = [vm.name for vm in plan.vms]
         self._homes = {node: [vm.name for vm in plan.vms if vm.node == node] for node in plan.nodes}
-        self._made = 0
+        self._made = self._own = 0
         self._focus = rng.sample(plan.nodes, k=min(2, len(plan.nodes)))  # trouble seldom comes alone
 
     def draw(self) -> list[str]:
@@ -66,6 +66,13 @@ class Deck:
             self._made += 1
             self._vms.append(f"new{self._made}")
         return f"new{self._rng.randint(1, self._made)}"
+
+    def own_vm(self) -> str:
+        """A person's VM, made and taken into management; it is Chime's like the others from now on."""
+        self._own += 1
+        name, node = f"own{self._own}", self.node()
+        self._vms.append(name)
+        return f"virsh define {name} on {node}; import {name} on {node}"
 
     def snapshot(self) -> str:
         """What a snapshot suffers."""
@@ -143,6 +150,9 @@ DRAWS: list[tuple[Callable[[Deck], str], float]] = [
     (lambda d: f"reboot {d.vm()}", 3),
     (lambda d: f"delete {d.vm()}", 1.5),
     (lambda d: "cancel", 2),
+    (lambda d: d.own_vm(), 1),
+    (lambda d: f"import {d.vm()} on {d.node()}", 0.5),
+    (lambda d: f"release {d.vm()}", 1.5),
 ]
 """What may happen, and how often."""
 
