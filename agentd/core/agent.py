@@ -319,7 +319,8 @@ class AgentCore:
 
     def _outcome(self, event: fx.Acted) -> fx.Log:
         text = clean_line(f"vm {self._name(event.uuid)}: {event.action}: {event.error or event.refused or 'done'}", 600)
-        return fx.Log("warning" if event.error or event.refused else "info", text)
+        is_news = bool(event.error or (event.refused and event.action != fx.Action.RESUME))  # it runs already, mostly
+        return fx.Log("warning" if is_news else "info", text)
 
     def _on_progressed(self, event: fx.Progressed, _now: float) -> list[fx.Effect]:
         self._wake = min(self._wake, self.migrations.progressed(event))
