@@ -371,6 +371,7 @@ class Agent:
 
     def _act(self, act: fx.Act) -> None:
         do = _ACTIONS.get(act.action, Agent._act_now)
+        self.host.oracle.agent_orders(self.host, act)
         if act.left is not None:
             self.host.oracle.agent_hands_over(self.host, act.uuid, act.left)
         if act.action == fx.Action.MIGRATE and act.attempt is not None:

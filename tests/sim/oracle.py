@@ -99,30 +99,31 @@ class Oracle:
         if host.hypervisor.processes_of(uuid) > 1 and self._engine.now - since > START_RACE_S:
             raise Violation("S1", f"{uuid} was started on {host.name} beside a process that was there", uuid)
 
-    def agent_acts(self, host: Host, act: fx.Act) -> None:
-        """The agent is about to do something to a VM."""
-        if act.uuid in self.foreign or act.uuid not in self.managed:
+    def agent_orders(self, host: Host, act: fx.Act) -> None:
+        """The agent orders something to be done to a VM, which libvirt may do much later."""
+        saved, domain = host.disk.load()[0], host.hypervisor.domains.get(act.uuid)
+        stone, stamp = saved.tombstones.get(act.uuid), domain.stamp if domain is not None else None
+        given_back = stone is not None and stone.keep and act.uuid not in saved.held
+        if given_back and act.action != fx.Action.GIVE_BACK:
+            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which was given back", act.uuid)
+        left_over = stone is not None and stamp is not None and stamp.epoch <= stone.epoch  # Chime's, of an older time
+        if not left_over and (act.uuid in self.foreign or act.uuid not in self.managed):
             raise Violation("S5", f"{act.action} of {act.uuid}, which is not Chime's, on {host.name}", act.uuid)
-        self._imported_or_given_back(host, act)
+
+    def agent_acts(self, host: Host, act: fx.Act) -> None:
+        """Something is about to be done to a VM."""
+        if act.action == fx.Action.ADOPT:
+            self._taken_over.add(act.uuid)
+            host.hypervisor.by_hand.discard(act.uuid)
+        is_theirs = act.vm is not None and act.vm.adopt and act.uuid not in self._taken_over
+        if is_theirs and act.uuid in host.hypervisor.domains:
+            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which is not taken over", act.uuid)
         if act.action == fx.Action.DEFINE and act.vm is not None:
             self._defines(host, act.vm)
         if act.action == fx.Action.REBOOT:
             done = 1 + sum(h.hypervisor.reboots.count(act.uuid) for h in self.hosts.values())
             if done > self.reboots_asked[act.uuid]:
                 raise Violation("S3", f"{act.uuid} is rebooted more often than anyone asked", act.uuid)
-
-    def _imported_or_given_back(self, host: Host, act: fx.Act) -> None:
-        """Before an imported VM is taken over, and after it was given back, nothing is done with it."""
-        saved, domain = host.disk.load()[0], host.hypervisor.domains.get(act.uuid)
-        stone = saved.tombstones.get(act.uuid)
-        given_back = stone is not None and stone.keep and act.uuid not in saved.held
-        if given_back and act.action != fx.Action.GIVE_BACK:
-            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which was given back", act.uuid)
-        if act.action == fx.Action.ADOPT:
-            self._taken_over.add(act.uuid)
-            host.hypervisor.by_hand.discard(act.uuid)
-        elif act.vm is not None and act.vm.adopt and act.uuid not in self._taken_over and domain is not None:
-            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which is not taken over", act.uuid)
 
     # --- S1, R1, S3: live migration -----------------------------------------------------------------------------------
 
