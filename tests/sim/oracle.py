@@ -356,7 +356,8 @@ class Oracle:
         """What is not as it should be, though all faults have stopped. Empty: all is well."""
         by_name, vms = {node.name: node for node in nodes}, list(vms)
         unsure = {vm.node for vm in vms if AWAY in vm.detail}
-        doubtful = self.excused | (self.managed - {vm.uuid for vm in vms} if self.restored_from else set())
+        theirs = self.excused | self.foreign  # a copy of a VM that was given back while it was migrated stays, say
+        doubtful = theirs | (self.managed - {vm.uuid for vm in vms} if self.restored_from else set())
         unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
         wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
         known = set()
@@ -368,7 +369,7 @@ class Oracle:
         for uuid in self.managed - known - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
         for host in self.hosts.values():
-            left = host.hypervisor.handed_over - self.excused
+            left = host.hypervisor.handed_over - theirs
             wrong += [f"a paused copy of {uuid} is left on {host.name}" for uuid in sorted(left)]
         wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in disk.tables["releases"].values()]  # type: ignore[attr-defined]
         return wrong
