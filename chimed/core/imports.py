@@ -35,7 +35,7 @@ def give_back(ctx: Context, vm: r.Vm) -> None:
 def progress_import(facts: Facts, op: r.Operation) -> None:
     """Done when the owner reports the VM in its epoch, given up when it cannot take it over."""
     vm = facts.ctx.tables.vms.get(op.subject)
-    if vm is None or vm.desired == Desired.DELETED:
+    if vm is None:
         fail(facts.ctx, op, "the VM was deleted")
         return
     report = facts.report(vm)

@@ -15,7 +15,7 @@ from chimed.core.queries import find_node
 from chimed.core.views import Views
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import Desired, MigrationPhase
+from wire.types import Desired, MigrationPhase, OperationState
 
 
 class Done(Struct):
@@ -66,7 +66,10 @@ class RequestParts:
             )
 
     def decided(self, vm: r.Vm) -> None:
-        """Raises `ChimeError` locked while the VM is being migrated."""
+        """Raises `ChimeError` locked while the VM is being migrated or imported."""
+        op = self.ctx.tables.operations.get(vm.operation)
+        if op is not None and op.kind == "import" and op.state == OperationState.RUNNING:
+            raise ChimeError("locked", f"{vm.name} is being imported: wait for it (chime-tool op wait {op.id})")
         row = self.ctx.tables.migrations.get(vm.uuid)
         if row is not None:
             raise ChimeError(

@@ -386,6 +386,9 @@ def _virsh_start(c: Cluster, vm: str, node: str) -> None:
     host, uuid = c.host(node), c.uuid(vm)
     if host.powered:
         c.oracle.hand_started[(node, uuid)] = c.engine.now
+        domain = host.hypervisor.domains.get(uuid)
+        if domain is not None and domain.stamp is not None and domain.stamp.attempt and host.is_undecided(uuid):
+            c.oracle.excused.add(uuid)  # only its source may let a copy run
         try:
             host.hypervisor.person_start(uuid)
         except HypervisorError as error:

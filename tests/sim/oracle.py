@@ -104,7 +104,9 @@ class Oracle:
         saved, domain = host.disk.load()[0], host.hypervisor.domains.get(act.uuid)
         stone, stamp = saved.tombstones.get(act.uuid), domain.stamp if domain is not None else None
         given_back = stone is not None and stone.keep and act.uuid not in saved.held
-        if given_back and act.action != fx.Action.GIVE_BACK:
+        if given_back and act.action == fx.Action.GIVE_BACK:
+            return
+        if given_back:
             raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which was given back", act.uuid)
         left_over = stone is not None and stamp is not None and stamp.epoch <= stone.epoch  # Chime's, of an older time
         if not left_over and (act.uuid in self.foreign or act.uuid not in self.managed):
@@ -281,7 +283,7 @@ class Oracle:
         if new.evidence == Evidence.AGENT:
             ours = (host.hypervisor.alive() | host.hypervisor.creating) & self.managed - host.hypervisor.by_hand
             ours -= host.hypervisor.handed_over  # they came by a migration, and do not run
-            if ours - self.excused:
+            if ours - self.excused - self._kept:
                 text = f"{new.name} is believed to run nothing, and runs {', '.join(sorted(ours))}"
                 raise Violation("S2", text, new.name)
 
@@ -360,16 +362,16 @@ class Oracle:
         doubtful = theirs | (self.managed - {vm.uuid for vm in vms} if self.restored_from else set())
         unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
         wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
-        known = set()
-        for vm in vms:
-            known.add(vm.uuid)
-            wrong += self._vm_wrong(vm, by_name[vm.node or ""])
+        rows: Iterable[r.Vm] = disk.tables["vms"].values()  # type: ignore[assignment]
+        refused = {row.uuid for row in rows if row.adopt} - self._taken_over  # an import whose end nobody has awaited
+        known = {vm.uuid for vm in vms}
+        wrong += [text for vm in vms if vm.uuid not in refused for text in self._vm_wrong(vm, by_name)]
         if self.restored_from:  # the restored database may not know it
             known = self.managed
         for uuid in self.managed - known - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
         for host in self.hosts.values():
-            left = host.hypervisor.handed_over - theirs
+            left = host.hypervisor.handed_over - doubtful
             wrong += [f"a paused copy of {uuid} is left on {host.name}" for uuid in sorted(left)]
         wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in disk.tables["releases"].values()]  # type: ignore[attr-defined]
         return wrong
@@ -384,8 +386,10 @@ class Oracle:
             wrong.append(f"{node.name} is drained without evidence")
         return wrong
 
-    def _vm_wrong(self, vm: m.VmView, node: m.NodeView) -> list[str]:
-        running = self.running_on(vm.uuid)
+    def _vm_wrong(self, vm: m.VmView, nodes: dict[str, m.NodeView]) -> list[str]:
+        node, running = nodes[vm.node or ""], self.running_on(vm.uuid)
+        if set(running) - nodes.keys():
+            return []  # a person has migrated it to a host that is no node any more
         gave_up = vm.observed == Observed.FAILED or AWAY in vm.detail
         should = vm.desired == Desired.RUNNING and node.admin_state != AdminState.DRAINED and not gave_up
         if running != ([vm.node] if should else []):
