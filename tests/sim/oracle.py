@@ -193,6 +193,8 @@ class Oracle:
             self._must_not_run(old.uuid, old.node, "forgotten")
             return
         self.managed.add(new.uuid)
+        if new.uuid in self.foreign and not new.adopt:
+            self.excused.add(new.uuid)  # a person has used the UUID of a VM that was given back once more
         self.foreign.discard(new.uuid)  # if it was one, it is imported
         owner = self._owners.setdefault((new.uuid, new.epoch), new.node)
         if owner != new.node:
