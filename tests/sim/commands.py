@@ -367,7 +367,7 @@ def _virsh(c: Cluster, verb: str, vm: str) -> None:
         host = next((h for h in c.hosts.values() if h.powered and uuid in h.hypervisor.domains), None)
     if host is not None and not (verb == "resume" and uuid in host.hypervisor.handed_over):
         if verb == "undefine" and host.is_undecided(uuid):
-            c.oracle.excused.add(uuid)  # that it is not defined any more shows that it has left
+            c.oracle.spoil(uuid)  # that it is not defined any more shows that it has left
         try:  # a copy that a person lets run is out of Chime's hands
             getattr(host.hypervisor, _VIRSH[verb])(uuid)
         except HypervisorError as error:
@@ -388,7 +388,7 @@ def _virsh_start(c: Cluster, vm: str, node: str) -> None:
         c.oracle.hand_started[(node, uuid)] = c.engine.now
         domain = host.hypervisor.domains.get(uuid)
         if domain is not None and domain.stamp is not None and domain.stamp.attempt and host.is_undecided(uuid):
-            c.oracle.excused.add(uuid)  # only its source may let a copy run
+            c.oracle.spoil(uuid)  # only its source may let a copy run
         try:
             host.hypervisor.person_start(uuid)
         except HypervisorError as error:

@@ -43,6 +43,7 @@ class Oracle:
         self.hears: Callable[[str, str], bool] = lambda node, uuid: False
         self.judges_from = 0.0
         self.excused: set[str] = set()
+        self._spoilt: set[str] = set()
         self.managed: set[str] = set()
         self.foreign: set[str] = set()
         self.on_the_node: set[tuple[str, str]] = set()  # (node, VM): migrated there without the server
@@ -64,6 +65,11 @@ class Oracle:
         self._drained_on_node: set[str] = set()
         self._inventories: dict[str, tuple[int, int]] = {}
         self._nodes_before: dict[str, r.Node] = {}  # what a turn began with: it may use evidence and then withdraw it
+
+    def spoil(self, uuid: str) -> None:
+        """A person has done with the VM what no program can mend: nothing is demanded of it any more."""
+        self.excused.add(uuid)
+        self._spoilt.add(uuid)
 
     # --- S1, S3, S5: what is done to VMs ------------------------------------------------------------------------------
 
@@ -194,7 +200,7 @@ class Oracle:
             return
         self.managed.add(new.uuid)
         if new.uuid in self.foreign and not new.adopt:
-            self.excused.add(new.uuid)  # a person has used the UUID of a VM that was given back once more
+            self.spoil(new.uuid)  # a person has used the UUID of a VM that was given back once more
         self.foreign.discard(new.uuid)  # if it was one, it is imported
         owner = self._owners.setdefault((new.uuid, new.epoch), new.node)
         if owner != new.node:
@@ -367,7 +373,8 @@ class Oracle:
         rows: Iterable[r.Vm] = disk.tables["vms"].values()  # type: ignore[assignment]
         refused = {row.uuid for row in rows if row.adopt} - self._taken_over  # an import whose end nobody has awaited
         known = {vm.uuid for vm in vms}
-        wrong += [text for vm in vms if vm.uuid not in refused for text in self._vm_wrong(vm, by_name)]
+        judged = [vm for vm in vms if vm.uuid not in refused | self._spoilt]
+        wrong += [text for vm in judged for text in self._vm_wrong(vm, by_name)]
         if self.restored_from:  # the restored database may not know it
             known = self.managed
         for uuid in self.managed - known - self.excused:
