@@ -38,7 +38,7 @@ test: system
 	@$(SUDO) $(PY) -m pytest -q -ra -p no:cacheprovider $(ARGS); $(OWN)
 
 lab: system
-	@$(SUDO) $(PY) -m pytest -q -ra -p no:cacheprovider $(LAB); $(OWN)
+	@$(SUDO) $(PY) -m pytest -q -ra --durations=60 -p no:cacheprovider $(LAB); $(OWN)
 
 lab-up: system
 	@$(SUDO) $(PY) -m tests.lab up; $(OWN)

@@ -20,7 +20,7 @@ from agentd.hypervisor import HypervisorError, NoArrival
 from agentd.libvirt_connection import libvirt, one_line
 from agentd.libvirt_domains import is_busy, is_migrating, read_stamp, resume
 from agentd.libvirt_target import Settings, bracketed, is_ip, opened, uri_of
-from agentd.qemu_tls import has_migration_keys
+from agentd.qemu_tls import NEEDED, has_migration_keys, key_folder
 from wire.messages import MigrationOptions, MigrationOrder, MigrationProgress
 from wire.types import OnTimeout, Tls
 
@@ -104,9 +104,14 @@ def migrate(
 
 
 def _flags(options: MigrationOptions) -> int:
+    """Raises HypervisorError when what is demanded is not there."""
     flags = libvirt.VIR_MIGRATE_AUTO_CONVERGE if options.auto_converge else 0
-    if options.tls == Tls.ON or (options.tls == Tls.AUTO and has_migration_keys()):
-        flags |= libvirt.VIR_MIGRATE_TLS
+    if options.tls == Tls.OFF:
+        return int(flags)
+    if has_migration_keys():
+        return int(flags | libvirt.VIR_MIGRATE_TLS)
+    if options.tls == Tls.ON:
+        raise HypervisorError(f"TLS is demanded, and {key_folder()} of this node lacks {' or '.join(NEEDED)}")
     return int(flags)
 
 

@@ -49,7 +49,7 @@ def test_row_14_the_watchdog_replaces_a_frozen_agent(lab: Lab) -> None:
     assert "watchdog" in n1.journal(AGENT).lower()
 
 
-def test_row_32_the_server_is_killed_in_the_middle_of_drain_and_rebuild(lab: Lab) -> None:
+def test_row_32_the_server_is_killed_in_the_middle_of_drain_rebuild_and_migrate(lab: Lab) -> None:
     """At each step of the operation. systemd starts it again, it goes on, and never gives a VM two places."""
     names = [unique("moved") for _ in range(5)]
     uuids = [lab.create_guest(name, node="n1") for name in names]
@@ -62,6 +62,13 @@ def test_row_32_the_server_is_killed_in_the_middle_of_drain_and_rebuild(lab: Lab
         assert lab.process(uuid).host != "n1"
         assert lab.observed(name, "running")["epoch"] == epoch + 1
         lab.counting(name)
+    source = lab.process(uuids[0]).host
+    target = next(name for name in lab.names if name not in ("n1", source))
+    options = m.MigrationOptions(bandwidth_mib_s=8, auto_converge=False)
+    assert end_under_fire(lab, m.VmMigrate, vm=names[0], to=target, options=options)
+    assert lab.process(uuids[0]).host == target
+    assert lab.observed(names[0], "running")["epoch"] == before[0] + 2
+    lab.counting(names[0])
     assert not set(uuids) & set(lab.host("n1").virsh("list", "--all", "--uuid").split())
 
 

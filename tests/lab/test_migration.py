@@ -17,6 +17,7 @@ import pytest
 from tests.lab.lab import Lab
 from tests.operator import unique
 from wire import messages as m
+from wire.types import Tls
 
 FAST_S, SELDOM_S = 0.1, 1.0  # between two counts
 MANY, AT_A_TIME = 20, 5  # VMs of an evacuation; how many boot at the same time
@@ -158,6 +159,51 @@ def test_what_takes_too_long_is_forced(lab: Lab) -> None:
     assert ended(lab, operation)[0] == "succeeded"
     is_on(lab, uuid, "n2")
     lab.ran_once(name)
+
+
+def test_what_is_copied_is_encrypted(lab: Lab) -> None:
+    """Where the nodes have qemu's keys; who demands it where they have none is refused, and the VM stays."""
+    name = unique("secret")
+    uuid, n1 = lab.create_guest(name, node="n1"), lab.host("n1")
+    demanded = m.MigrationOptions(tls=Tls.ON)
+    done = lab.do(m.VmMigrate, wait=False, vm=name, to="n2", network="business", options=demanded)
+    state, outcome = ended(lab, done["operation"]["id"])
+    assert state == "failed" and "TLS" in outcome, outcome
+    with keys(lab, "n1", "n2"):
+        operation = begin(lab, name)
+        assert "migrate_tls" in n1.virsh("qemu-monitor-command", name, "--hmp", "info migrate_parameters")
+        assert ended(lab, operation)[0] == "succeeded"
+    is_on(lab, uuid, "n2")
+    lab.ran_once(name)
+
+
+@contextmanager
+def keys(lab: Lab, *nodes: str) -> Iterator[None]:
+    """The nodes have qemu's keys, which name them by their addresses on the business network."""
+    hosts = [lab.host(name) for name in nodes]
+    names = ",".join(f"IP:{host.address('biz')}" for host in hosts)
+    made = hosts[0].run("sh", "-c", MAKE_KEYS, env={"NAMES": names}).stdout
+    try:
+        for host in hosts:
+            host.run("sh", "-c", TAKE_KEYS, env={"KEYS": made})
+        yield
+    finally:
+        for host in hosts:
+            host.run("rm", "-rf", "/etc/pki/qemu")
+
+
+MAKE_KEYS = """set -e
+cd "$(mktemp -d)"
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=lab -keyout ca-key.pem -out ca-cert.pem
+openssl req -newkey rsa:2048 -nodes -subj /CN=node -keyout server-key.pem -out node.csr
+printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth\n' "$NAMES" > extensions
+openssl x509 -req -in node.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile extensions \
+    -out server-cert.pem
+cp server-key.pem client-key.pem
+cp server-cert.pem client-cert.pem
+tar c ./*-cert.pem server-key.pem client-key.pem | base64
+"""
+TAKE_KEYS = 'mkdir -p /etc/pki/qemu && printf %s "$KEYS" | base64 -d | tar x --no-same-owner -C /etc/pki/qemu'
 
 
 def test_row_50_the_target_dies_before_and_during(lab: Lab) -> None:

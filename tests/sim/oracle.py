@@ -168,7 +168,8 @@ class Oracle:
             text = f"{host.name} defines {vm.name} in epoch {vm.epoch} over {domain.stamp.epoch}"
             raise Violation("S4", text, vm.uuid)
         elsewhere = self._ran_on.get(vm.uuid, set()) - {host.name}
-        if vm.create_disks and elsewhere and not self.restored_from:
+        is_excused = bool(self.restored_from) or vm.uuid in self._spoilt or host.name in self.lies
+        if vm.create_disks and elsewhere and not is_excused:
             raise Violation("S5", f"{host.name} may make disks of {vm.name}, which has run on {elsewhere}", vm.uuid)
 
     # --- S2, S4: what the server commits ------------------------------------------------------------------------------
