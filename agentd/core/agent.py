@@ -22,13 +22,13 @@ from agentd.core.commands import Commands
 from agentd.core.drain import DrainWatch
 from agentd.core.durable import Durable
 from agentd.core.facts import VmFacts
+from agentd.core.faults import LIBVIRT_AWAY, SNAPSHOT, Faults
 from agentd.core.link import Link, LinkState, LinkTimes
 from agentd.core.migrations import Migrations
 from agentd.core.reporting import Outbox
 from agentd.core.vms import NEVER, Vms
 from wire import messages as m
 from wire.text import clean_line, clean_text
-from wire.types import Severity
 
 SAVE_RETRY_S = 2.0
 HYPERVISOR_RETRY_S = 2.0
@@ -73,9 +73,7 @@ class AgentCore:
         self._ignored: dict[str, str] = {}
         self._drain = DrainWatch(boot_id)
         self._digest = ""
-        self._host_faults: tuple[m.Fault, ...] = ()
-        self._own_faults: dict[str, m.Fault] = {}
-        self._overdue: set[str] = set()
+        self._faults = Faults(self.link.hurry_beat)
         self._load = m.Load()
         self._host_known = False
         self._hypervisor_up = False
@@ -163,7 +161,7 @@ class AgentCore:
     def _saved(self) -> list[fx.Effect]:
         self.durable = self._draft
         self._applying = self._new_boot = False
-        self._clear_fault("snapshot-not-writable", None)
+        self._faults.over(SNAPSHOT, None)
         waiting, self._waiting = self._waiting, []
         return waiting
 
@@ -176,7 +174,7 @@ class AgentCore:
         dropped = [e for e in waiting if isinstance(e, fx.Act)]
         self.vms.dropped([e for e in dropped if e.action != fx.Action.HAND_OVER])
         self.migrations.dropped(dropped)
-        new = self._set_fault("snapshot-not-writable", event.error, now)
+        new = self._faults.met(SNAPSHOT, event.error, now)
         self._wake, self._undone = now + SAVE_RETRY_S, True
         if any(isinstance(e, fx.Send) and isinstance(e.body, m.Report) for e in waiting):
             self.link.hold_report(now, HYPERVISOR_RETRY_S, self.outbox.not_sent())
@@ -196,7 +194,7 @@ class AgentCore:
             out.append(fx.ConnectHypervisor())
         if now >= self._next_check:
             self._next_check = now + self.link.heartbeat_s
-            self._must_save = "snapshot-not-writable" in self._own_faults  # or it would last until the next change
+            self._must_save = SNAPSHOT in self._faults  # or it would last until the next change
             out.append(fx.CheckHost())
         return out
 
@@ -292,7 +290,7 @@ class AgentCore:
         again = self.vms.scanned(event.scan, event.started_at, self._draft) or self._scan_again
         self._next_scan = now if again else now + self._policy.audit_s
         self._scanning = self._scan_again = False
-        self._returned("scan", now)
+        self._faults.returned("scan", now)
         if not event.scan.libvirt_ok:
             return self._on_hypervisor_down(fx.HypervisorDown(event.scan.error), now)
         self._last_good_scan = event.started_at
@@ -314,7 +312,7 @@ class AgentCore:
             self._look_soon(now)
         if event.action == fx.Action.REBOOT:
             self.commands.done(event)
-        self._returned(event.uuid, now)
+        self._faults.returned(event.uuid, now)
         return [self._outcome(event)]
 
     def _outcome(self, event: fx.Acted) -> fx.Log:
@@ -341,37 +339,29 @@ class AgentCore:
             self.vms.sightings.unknown(what)
         elif what != "connect":
             return [fx.Log("error", clean_line(f"{event.what} has not returned in time", 300))]
-        self._overdue.add(what)
-        new = self._set_fault("libvirt-slow", f"{event.what} has not returned in time", now)
+        new = self._faults.overdue(what, f"{event.what} has not returned in time", now)
         return [fx.Log("error", f"libvirt: {event.what} has not returned in time")] if new else []
-
-    def _returned(self, what: str, now: float) -> None:
-        self._overdue.discard(what)
-        if not self._overdue:
-            self._clear_fault("libvirt-slow", now)
 
     def _on_hypervisor_up(self, event: fx.HypervisorUp, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._scanning, self._next_scan = True, False, now
         self.vms.connected(now + self._policy.settle_s)
-        self._returned("connect", now)
-        self._returned("scan", now)
-        self._clear_fault("libvirt-unreachable", now)
+        self._faults.returned("connect", now)
+        self._faults.returned("scan", now)
+        self._faults.over(LIBVIRT_AWAY, now)
         version = clean_line(event.version, 200)
         self.link.host = msgspec.structs.replace(self.link.host, hypervisor=version)
         return [fx.Log("info", f"connected to {version}")]
 
     def _on_hypervisor_down(self, event: fx.HypervisorDown, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._next_connect = False, now + HYPERVISOR_RETRY_S
-        self._returned("connect", now)
+        self._faults.returned("connect", now)
         self.vms.sightings.lost()
-        new = self._set_fault("libvirt-unreachable", event.error, now)
+        new = self._faults.met(LIBVIRT_AWAY, event.error, now)
         return [fx.Log("error", clean_line(f"libvirt: {event.error}", 600))] if new else []
 
     def _on_host_checked(self, event: fx.HostChecked, now: float) -> list[fx.Effect]:
-        if {(f.code, f.severity) for f in event.faults} != {(f.code, f.severity) for f in self._host_faults}:
-            self.link.hurry_beat(now)
-        faults = (msgspec.structs.replace(fault, text=clean_text(fault.text, 500)) for fault in event.faults[:200])
-        self._host_faults, self._load = tuple(faults), event.load
+        self._faults.checked(event.faults, now)
+        self._load = event.load
         self.link.host = msgspec.structs.replace(event.host, hypervisor=self.link.host.hypervisor)
         self._host_known = True
         return []
@@ -448,8 +438,7 @@ class AgentCore:
     def _talk(self, now: float) -> list[fx.Effect]:
         out = self.link.tick(now) if self._host_known else []
         if self.link.beat_due(now):
-            faults = (*self._own_faults.values(), *self._host_faults)
-            out += self.link.beat(self.durable.revision, self.outbox.told_digest, faults, self._load, now)
+            out += self.link.beat(self.durable.revision, self.outbox.told_digest, self._faults.all(), self._load, now)
         if self.link.pull_due(now) or self._drain_is_undecided():
             out += self._pull(now)
         if self._has_looked and self.link.may_report(now) and self._has_news():
@@ -500,18 +489,6 @@ class AgentCore:
 
     # --- small --------------------------------------------------------------------------------------------------------
 
-    def _set_fault(self, code: str, text: str, now: float) -> bool:
-        new = code not in self._own_faults
-        severity = Severity.WARNING if code == "libvirt-slow" else Severity.CRITICAL
-        self._own_faults[code] = m.Fault(code=code, text=clean_text(text, 500), severity=severity)
-        if new:
-            self.link.hurry_beat(now)
-        return new
-
-    def _clear_fault(self, code: str, now: float | None) -> None:
-        if self._own_faults.pop(code, None) is not None and now is not None:
-            self.link.hurry_beat(now)
-
     def _name(self, uuid: str) -> str:
         held = self._draft.held.get(uuid)
         left = self._draft.left.get(uuid)
@@ -519,9 +496,8 @@ class AgentCore:
 
     def status(self, now: float) -> dict[str, Any]:
         """What `chime-agent status` shows."""
-        faults = (*self._own_faults.values(), *self._host_faults)
         seen, proof = self.vms.facts, self._drain.proof
-        return status.show(self.durable, self._boot_id, self.link, proof, faults, self._reports, seen)
+        return status.show(self.durable, self._boot_id, self.link, proof, self._faults.all(), self._reports, seen)
 
 
 def _is_quiet(event: fx.Event) -> bool:
