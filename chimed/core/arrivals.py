@@ -85,14 +85,19 @@ def _present(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     return Verdict.RELEASE if _has_looked(facts, vm, attempt) else Verdict.ASK
 
 
+_OF_OLDER = {MigrationPhase.LEFT: Verdict.MOVE, MigrationPhase.LEAVING: Verdict.WAIT}
+"""What the owner's word about the attempt of a copy in an older epoch means: its attempts go on in the next epoch."""
+
+
 def _older(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     """A copy in an epoch before the present one: no more than what is left of another time, unless the owner got the
     present epoch when the VM had left it, and has not taken it."""
-    attempt, owners = mark(report), left(facts.said(vm.node, vm.uuid))
+    attempt, owners = mark(report), facts.said(vm.node, vm.uuid)
     if not attempt:
         return Verdict.RELEASE
-    if owners is not None and owners.attempt == attempt:
-        return Verdict.MOVE
+    said = owners.migration if owners is not None else None
+    if said is not None and said.attempt == attempt and said.phase in _OF_OLDER:
+        return _OF_OLDER[said.phase]
     came_from_owner = report.migration is not None and report.migration.peer == vm.node
     if not came_from_owner or facts.report(vm) is not None:  # it holds the present epoch: it was there when that began
         return Verdict.RELEASE

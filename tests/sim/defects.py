@@ -659,6 +659,48 @@ DEFECTS: tuple[Mutant, ...] = (
         "    return Verdict.RELEASE\n",
         "S3: the copy is ended because its source had not spoken of it yet",
     ),
+    Mutant(
+        "higher-epoch-ends-left",
+        "agentd.core.inventory",
+        "    if left is not None:  #",
+        "    if left is not None and vm.epoch <= left.epoch:  #",
+        "S1: a VM that has left is started at its source by an epoch that crossed the news",
+    ),
+    Mutant(
+        "attempt-forgotten-in-a-new-epoch",
+        "agentd.core.inventory",
+        "        leaving = held.attempt if held is not None and held.leaving else None\n",
+        "        leaving = None\n",
+        "S1: a VM that leaves is started at its source when a new epoch comes meanwhile",
+    ),
+    Mutant(
+        "copy-of-an-older-epoch-is-stale",
+        "chimed.core.arrivals",
+        "MigrationPhase.LEAVING: Verdict.WAIT}\n",
+        "MigrationPhase.LEAVING: Verdict.RELEASE}\n",
+        "S3: a migration that is under way is ended when a new epoch comes meanwhile",
+    ),
+    Mutant(
+        "order-on-the-node-ignored-while-another-is-open",
+        "chimed.core.copies",
+        "(row is not None and row.attempt == said.attempt):",
+        "row is not None:",
+        "L1: a VM that left by an order on its node belongs to nobody that could start it",
+    ),
+    Mutant(
+        "ignored-for-ever",
+        _AGENT,
+        "        over = self._draft.held.keys() | {release.uuid for page in pages for release in page.releases}\n",
+        "        over = self._draft.held.keys()\n",
+        "L1: after a restore the drain of a node is never proven",
+    ),
+    Mutant(
+        "whatever-was-released-is-ended",
+        "agentd.core.planner",
+        "        return not tombstone.done  #",
+        "        return True  #",
+        "S5: a VM that was given back and brought here by hand is ended",
+    ),
     # --- faults of nodes ----------------------------------------------------------------------------------------------
     Mutant(
         "faults-forgotten-with-the-session",
