@@ -92,10 +92,14 @@ class Held(Struct, frozen=True, kw_only=True):
         return self.attempt is not None and self.attempt.phase == MigrationPhase.LEAVING
 
     def assigned(self, vm: Assignment) -> Held:
-        """The same VM in the same epoch as the server wants it now. Another start request clears what ended it."""
+        """The same VM as the server wants it now, without a release in between: what happened to it counts, also in
+        another epoch. Another start request clears what ended it."""
+        restarts = self.restarts if vm.epoch == self.vm.epoch else 0
         if vm.start_serial == self.vm.start_serial:
-            return msgspec.structs.replace(self, vm=vm)
-        return msgspec.structs.replace(self, vm=vm, halted_serial=-1, failed_serial=-1, started_serial=-1, detail="")
+            return msgspec.structs.replace(self, vm=vm, restarts=restarts)
+        return msgspec.structs.replace(
+            self, vm=vm, restarts=restarts, halted_serial=-1, failed_serial=-1, started_serial=-1, detail=""
+        )
 
 
 class Tombstone(Struct, frozen=True, kw_only=True):

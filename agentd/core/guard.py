@@ -30,7 +30,7 @@ def resume_refusal(durable: Durable, uuid: str, boot_id: str, facts: VmFacts) ->
     if objection is not None:
         return objection
     held = durable.held[uuid]
-    return _not_wanted(durable, held, boot_id) or _not_paused(facts) or _not_by_migration(held, facts)
+    return _not_wanted(durable, held, boot_id) or _not_paused(facts) or _not_by_migration(durable, held, facts)
 
 
 def migrate_refusal(durable: Durable, uuid: str, attempt_id: str) -> str | None:
@@ -110,10 +110,13 @@ def _not_paused(facts: VmFacts) -> str | None:
     return None if len(facts.processes) == 1 else f"{len(facts.processes)} qemu processes have its UUID"
 
 
-def _not_by_migration(held: Held, facts: VmFacts) -> str | None:
+def _not_by_migration(durable: Durable, held: Held, facts: VmFacts) -> str | None:
     assert facts.domain is not None  # or `_not_paused` has objected
     if facts.domain.attempt:
         return None if facts.domain.attempt == held.vm.arrival else "it is a copy that the VM did not come by"
     attempt = held.attempt
     stayed = attempt is not None and attempt.phase == MigrationPhase.FAILED and not attempt.resumed
-    return None if stayed and facts.domain.epoch == held.vm.epoch else "a person has paused it"
+    tombstone = durable.tombstones.get(facts.uuid)
+    released = 0 if tombstone is None else tombstone.epoch
+    is_ours = facts.domain.epoch is not None and released < facts.domain.epoch <= held.vm.epoch
+    return None if stayed and is_ours else "a person has paused it"

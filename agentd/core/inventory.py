@@ -1,7 +1,8 @@
 """What the server says about this node, merged into what the node knows. Pure: pages in, `Durable` out.
 
 Rules: only a release removes, and it alone ends what is remembered of a VM that has left; an epoch never falls; a
-release is never forgotten; a migration that is under way goes on in the next epoch; all pages count at once or none.
+release is never forgotten; an owner that goes on in another epoch remembers what happened to the VM, also that it is
+being migrated; all pages count at once or none.
 """
 
 from __future__ import annotations
@@ -63,7 +64,4 @@ def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but released here up to epoch {tombstone.epoch}"
     if held is not None and held.vm.epoch > vm.epoch:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but held here in epoch {held.vm.epoch}"
-    if held is None or held.vm.epoch != vm.epoch:
-        leaving = held.attempt if held is not None and held.leaving else None
-        return durable.with_held(Held(vm=vm, attempt=leaving)), ""
-    return durable.with_held(held.assigned(vm)), ""
+    return durable.with_held(Held(vm=vm) if held is None else held.assigned(vm)), ""

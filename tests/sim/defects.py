@@ -667,11 +667,25 @@ DEFECTS: tuple[Mutant, ...] = (
         "S1: a VM that has left is started at its source by an epoch that crossed the news",
     ),
     Mutant(
-        "attempt-forgotten-in-a-new-epoch",
+        "forgotten-in-a-new-epoch",
         "agentd.core.inventory",
-        "        leaving = held.attempt if held is not None and held.leaving else None\n",
-        "        leaving = None\n",
+        "Held(vm=vm) if held is None else held.assigned(vm)",
+        "Held(vm=vm) if held is None or held.vm.epoch != vm.epoch else held.assigned(vm)",
         "S1: a VM that leaves is started at its source when a new epoch comes meanwhile",
+    ),
+    Mutant(
+        "resumed-again-and-again",
+        "agentd.core.leaving",
+        "    if attempt is None or attempt.phase != MigrationPhase.FAILED or attempt.resumed:\n",
+        "    if True:\n",
+        "a person's pause is undone",
+    ),
+    Mutant(
+        "cancelled-and-not-aborted",
+        "agentd.core.migrations",
+        "        return attempt is None or attempt.id in self._cancelled\n",
+        "        return attempt is None\n",
+        "L1: a migration that was cancelled goes on",
     ),
     Mutant(
         "copy-of-an-older-epoch-is-stale",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COPY_S = (1.0, 15.0)
 FINISH_S = (0.01, 0.3)
 RETRY_S = 0.5
+NOTICE_S = 0.5  # an abort
 PARTS = 4  # news of the progress while it copies
 PAUSED_SHARE = 0.3  # of the sources that do not hear it: libvirt leaves them paused
 
@@ -40,6 +41,7 @@ class Transfer:
         self._host, self._uuid, self._attempt = host, uuid, attempt
         self._progressed, self._done = progressed, done
         self._losses, self._boots = host.hypervisor.losses, host.boots
+        self._arriving = self._ended = False
         target = host.at(order.address)
         if target is None or target is host or target.hung is not None:
             raise HypervisorError(f"target {order.address} does not answer")
@@ -49,6 +51,7 @@ class Transfer:
         for part in range(1, PARTS):
             host.engine.after(took_s * part / PARTS, self._copying, part)
         host.engine.after(took_s, self._when_libvirt_answers, self._copied)
+        host.engine.after(NOTICE_S, self._look_for_an_abort)
 
     @property
     def _over(self) -> bool:
@@ -59,7 +62,18 @@ class Transfer:
         if not self._over:
             self._progressed(MigrationProgress(total_mib=1024, remaining_mib=1024 * (PARTS - part) // PARTS))
 
+    def _look_for_an_abort(self) -> None:
+        if self._ended or self._arriving:
+            return
+        if self._over and self._host.boots == self._boots and self._host.hung is None:
+            self._fail("cancelled")
+        else:
+            self._host.engine.after(NOTICE_S, self._look_for_an_abort)
+
     def _copied(self) -> None:
+        if self._ended:
+            return
+        self._arriving = True
         hypervisor, uuid = self._host.hypervisor, self._uuid
         try:
             if self._over:
@@ -93,6 +107,7 @@ class Transfer:
 
     def _fail(self, why: str, paused: bool = False) -> None:
         """The source keeps the VM: from now on its copy, if it stands, is worth nothing."""
+        self._ended = True
         if not self._over:
             self._host.hypervisor.migrate_fail(self._uuid, paused)
         self._host.oracle.source_goes_on(self._attempt)

@@ -157,6 +157,18 @@ def test_vm_that_was_migrated_away_behind_our_back_is_not_started_here(running: 
     assert len(running.starts) == starts and running.server.reports[VM_1].problem == "migrated-away"
 
 
+def test_what_happened_to_a_vm_counts_in_the_next_epoch_of_its_owner_too(running: World) -> None:
+    """It is not a new start, and the server may not have heard of it before."""
+    running.mangle = lambda body: 0 if type(body).__name__ == "Report" else 1
+    running.hv.guest_shutdown(VM_1)
+    running.run_until(lambda: running.saved.held[VM_1].halted)
+    running.server.change(VM_1, epoch=2)
+    running.poke()
+    running.run(5.0)
+    held = running.saved.held[VM_1]
+    assert held.vm.epoch == 2 and held.halted and held.restarts == 0 and not running.runs(VM_1)
+
+
 def test_halted_vm_that_a_person_starts_is_kept_running(running: World) -> None:
     running.hv.guest_shutdown(VM_1)
     running.run(5.0)

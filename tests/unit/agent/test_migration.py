@@ -180,6 +180,20 @@ def test_a_source_that_stayed_paused_is_resumed_once_and_never_again(running: Wo
     assert running.resumes == [VM_1, VM_1] and running.hv.domains[VM_1].state == DomainState.PAUSED
 
 
+def test_a_source_that_stayed_paused_is_resumed_in_the_next_epoch_too(running: World) -> None:
+    """The server raises the epoch at once when it finds the stale copy."""
+    running.stays_paused = True
+    running.hv.fail_next("migrate_confirm")
+    running.hv.fail_next("resume")
+    migrate(running)
+    running.run_until(lambda: running.resumes == [VM_1])
+    running.server.change(VM_1, epoch=2)
+    running.poke()
+    running.run_until(lambda: running.hv.domains[VM_1].state == DomainState.RUNNING)
+    running.run(3.0)
+    assert running.saved.held[VM_1].vm.epoch == 2 and attempt(running).resumed
+
+
 def test_a_source_that_should_not_run_any_more_is_not_resumed(running: World) -> None:
     running.stays_paused = True
     running.hv.fail_next("migrate_confirm")
@@ -761,7 +775,14 @@ RESUMES: dict[str, tuple[Durable, VmFacts, bool]] = {
     "another copy": (GOOD, VmFacts(VM_1, True, replace(HERE, attempt="a2"), ONE), False),
     "paused by a person": (GOOD, VmFacts(VM_1, True, STAYED, ONE), False),
     "paused again": (held(attempt=replace(FAILED, resumed=True)), VmFacts(VM_1, True, STAYED, ONE), False),
-    "another epoch": (held(attempt=FAILED), VmFacts(VM_1, True, replace(STAYED, epoch=2), ONE), False),
+    "an older epoch": (held(attempt=FAILED), VmFacts(VM_1, True, replace(STAYED, epoch=2), ONE), True),
+    "a newer epoch": (held(attempt=FAILED), VmFacts(VM_1, True, replace(STAYED, epoch=4), ONE), False),
+    "without a mark": (held(attempt=FAILED), VmFacts(VM_1, True, replace(STAYED, epoch=None), ONE), False),
+    "of an epoch that was released": (
+        held(attempt=FAILED).with_tombstone(VM_1, Tombstone(epoch=2)),
+        VmFacts(VM_1, True, replace(STAYED, epoch=2), ONE),
+        False,
+    ),
 }
 
 
