@@ -45,6 +45,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     storage_paths: tuple[w.Path, ...] = ()  # of VM disks: watched for room and written to
     storage_min_free_percent: Percent = 5.0
     storage_slow_s: Interval = 5.0
+    storage_check_s: Interval = 30.0
     memory_min_free_percent: Percent = 2.0
     business_interface: InterfaceName = ""
     business_targets: Annotated[tuple[w.Address, ...], Meta(max_length=16)] = ()

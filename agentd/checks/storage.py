@@ -119,10 +119,10 @@ def _write(folder: str) -> None:
 
 def checks(config: Config) -> list[StorageCheck]:
     """A check for each folder, for `chime.checks`."""
-    limit, slow_s = config.storage_min_free_percent, config.storage_slow_s
+    limit, slow_s, every_s = config.storage_min_free_percent, config.storage_slow_s, config.storage_check_s
     for_vms = dict.fromkeys(config.storage_paths)
     own = [] if config.state_dir in for_vms else [config.state_dir]
     return [
-        *(StorageCheck(path, limit, slow_s, probe=False) for path in own),
-        *(StorageCheck(path, limit, slow_s, probe=True) for path in for_vms),
+        *(StorageCheck(path, limit, slow_s, probe=False, interval_s=every_s) for path in own),
+        *(StorageCheck(path, limit, slow_s, probe=True, interval_s=every_s) for path in for_vms),
     ]

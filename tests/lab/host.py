@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -188,9 +189,13 @@ class LabHost:
         inner = ["script", "-qec", f"exec {shlex.join(argv)}", "/dev/null"]
         command, *words = [*enter(self.leader), *inner]
         env = {key: value for key, value in ENVIRONMENT.items() if key not in ("NO_COLOR", "COLUMNS")}
-        return pexpect.spawn(
-            command, words, env={**env, "TERM": "xterm"}, dimensions=TERMINAL, encoding="utf-8", timeout=TERMINAL_S
-        )
+        terminal = pexpect.spawn(
+            command, words, env={**env, "TERM": "xterm"}, dimensions=TERMINAL, timeout=TERMINAL_S,
+            encoding="utf-8", codec_errors="replace",  # ^C cuts off what was on its way
+            preexec_fn=_heed_interrupts,
+        )  # fmt: skip
+        terminal.logfile_read = sys.stdout
+        return terminal
 
     def virsh(self, *words: str, check: bool = True, timeout_s: float = 60.0) -> str:
         """What a person does with libvirt on the host."""
@@ -285,6 +290,11 @@ class LabHost:
             if words[:1] == ["systemd-nspawn"] and self.machine in words:
                 self.leader = leader_of(pid) or 0
                 self.pid_namespace = oracle.pid_namespace(self.leader) or 0
+
+
+def _heed_interrupts() -> None:
+    """Whoever was started in the background by a shell ignores ^C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 TERMINAL = (40, 110)  # lines and columns

@@ -41,7 +41,7 @@ FIRST_NUMBER = 10  # hosts get the addresses .10, .11, ... on both networks
 PORT = 7440
 GUEST_MIB = 96
 COUNT_INTERVAL_S = 0.5
-BUSINESS_CHECK_S = 2.0
+BUSINESS_CHECK_S, STORAGE_CHECK_S = 2.0, 5.0
 AUDIT_S = 45.0  # long, so that what happens at once is due to libvirt's events and not to the audit
 JOURNAL_TAIL = 80
 PRINTED = 8000  # of a guest's console, for a message
@@ -329,8 +329,8 @@ class Lab(Operator):
         business = {"business_interface": self.host(name).plugs["biz"].inner, "business_targets": [gateway, *peers]}
         # systemd-nspawn forbids to ask the kernel whether the clock is synchronised
         migration = {"migration_uri": "qemu+tcp://{host}/system", "shared_paths": [SHARED]}
-        checks = {"business_check_s": BUSINESS_CHECK_S, "storage_paths": [LOCAL], "checks_off": ["clock"]}
-        return {**business, **migration, **checks}
+        checks = {"business_check_s": BUSINESS_CHECK_S, "storage_check_s": STORAGE_CHECK_S, "storage_paths": [LOCAL]}
+        return {**business, **migration, **checks, "checks_off": ["clock"]}
 
     def write_config(self, host: LabHost, program: str, values: Mapping[str, Any]) -> None:
         """Write /etc/chime/PROGRAM.toml of a host."""

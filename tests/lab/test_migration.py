@@ -23,6 +23,7 @@ FAST_S, SELDOM_S = 0.1, 1.0  # between two counts
 MANY, AT_A_TIME = 20, 5  # VMs of an evacuation; how many boot at the same time
 MAX_GAP_S = 2.0  # what a guest may miss
 SLOW = m.MigrationOptions(bandwidth_mib_s=3, auto_converge=False)
+STEADY = m.MigrationOptions(bandwidth_mib_s=8, auto_converge=False)
 ENDS_S = 150.0  # libvirt gives a silent peer up after some 30 s
 
 
@@ -170,7 +171,7 @@ def test_what_is_copied_is_encrypted(lab: Lab) -> None:
     state, outcome = ended(lab, done["operation"]["id"])
     assert state == "failed" and "TLS" in outcome, outcome
     with keys(lab, "n1", "n2"):
-        operation = begin(lab, name)
+        operation = begin(lab, name, STEADY)
         assert "migrate_tls" in n1.virsh("qemu-monitor-command", name, "--hmp", "info migrate_parameters")
         assert ended(lab, operation)[0] == "succeeded"
     is_on(lab, uuid, "n2")
@@ -231,7 +232,7 @@ def test_row_51_a_daemon_is_killed_during_migration(lab: Lab, host: str, unit: s
     """Source's agent, target's agent, server: libvirt goes on, and the outcome is found from both ends."""
     name = unique("killed")
     uuid = lab.create_guest(name, node="n1")
-    operation = begin(lab, name)
+    operation = begin(lab, name, STEADY)
     lab.host(host).kill(unit)
     lab.wait_server()
     assert ended(lab, operation)[0] == "succeeded"

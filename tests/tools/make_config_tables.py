@@ -69,6 +69,7 @@ AGENTD = {
     "storage_paths": "folders with VM disks: watched for room (as `state_dir` is), and written to now and then",
     "storage_min_free_percent": "less free space is the fault `storage-full`",
     "storage_slow_s": "a write with fsync of 4 KiB that takes longer is the fault `storage-slow`",
+    "storage_check_s": "interval of the checks of storage",
     "memory_min_free_percent": "less available memory is the fault `memory-full`",
     "business_interface": "interface of the business network (empty: it is not checked)",
     "business_targets": "addresses (gateway, peers) of which at least one must answer over it",
