@@ -100,6 +100,11 @@ class Context:
         """An epoch that was never used for this VM, also not in a history that a restore has undone."""
         return max(vm.epoch + 1, (self.tables.meta.generation - 1) * EPOCHS_PER_GENERATION + 1)
 
+    def known_epoch(self) -> int:
+        """No VM that was here before, and comes again with its UUID, had a higher epoch. A database from before that
+        was kept has only its operations to go by."""
+        return max(self.tables.meta.forgotten_epoch, self.tables.meta.next_operation)
+
     # --- alarms -------------------------------------------------------------------------------------------------------
 
     def sync_alarms(self, subject: str, wanted: dict[str, tuple[Severity, str]], codes: frozenset[str]) -> None:

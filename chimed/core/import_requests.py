@@ -46,7 +46,7 @@ class ImportRequests:
             name=body.name,
             spec=body.spec,
             node=body.node,
-            epoch=self._ctx.tables.meta.next_operation,  # it may have been managed before, in a lower one
+            epoch=self._ctx.known_epoch(),
             desired=body.desired,
             revision=self._ctx.bump(body.node),
             exists=True,

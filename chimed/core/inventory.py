@@ -176,6 +176,8 @@ def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
 def forget(ctx: Context, vm: r.Vm, why: str, action: str = "vm-deleted") -> str:
     """A VM that was deleted or given back leaves the database. Returns its operation."""
     ctx.tables.vms.delete(vm)
+    meta = ctx.tables.meta
+    ctx.tables.meta = msgspec.structs.replace(meta, forgotten_epoch=max(meta.forgotten_epoch, vm.epoch))
     ctx.sync_alarms(vm.uuid, {}, VM_CODES)
     ctx.audit("chimed", action, vm.uuid, why)
     return vm.operation

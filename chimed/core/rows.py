@@ -20,12 +20,14 @@ class Row(Struct, frozen=True, kw_only=True):
 
 class Meta(Row, frozen=True, kw_only=True):
     """One row. `generation` grows at each restore. `waiting_for`: after a restore, the nodes that have not reported
-    yet; until it is empty no VM changes its owner."""
+    yet; until it is empty no VM changes its owner. `forgotten_epoch`: the highest that a VM had which is not in the
+    database any more."""
 
     generation: int = 1
     waiting_for: tuple[str, ...] = ()
     next_operation: int = 1
     next_alarm: int = 1
+    forgotten_epoch: int = 0
 
     @property
     def recovering(self) -> bool:

@@ -59,7 +59,7 @@ class VmRequests:
             name=body.name,
             spec=body.spec,
             node=node_name,
-            epoch=self._ctx.tables.meta.next_operation if body.uuid is not None else 0,
+            epoch=self._ctx.known_epoch() if body.uuid is not None else 0,
             desired=body.desired,
             revision=self._ctx.bump(node_name),
             created=self._ctx.wall(),

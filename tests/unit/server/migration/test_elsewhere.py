@@ -237,3 +237,18 @@ def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
     world.agents["n2"].strays[WEB] = (epoch, "running")
     said(world, "n2")
     assert owner(world) == ("n2", epoch + 1)
+
+
+def test_a_uuid_that_comes_back_gets_a_later_epoch_though_not_each_move_was_an_operation(world: World) -> None:
+    for number in range(6):
+        source, target = ("n1", "n2") if number % 2 == 0 else ("n2", "n1")
+        world.agents[source].begin_alone(WEB, f"alone-{number}", target)
+        leave(world, source, target)
+        said(world, target)
+        said(world, source)
+    epoch = owner(world)[1]
+    assert epoch > 6
+    world.do(m.VmDelete, vm="web")
+    world.settle()
+    world.create("web", "n1")
+    assert owner(world)[1] > epoch and world.vm("web")["observed"] == "running"
