@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ IN_CI = os.environ.get("CHIME_CI") == "1" or os.environ.get("CI", "").lower() in
 HOST_COMMANDS = ("ip", "nsenter", "unshare", "qemu-system-x86_64", "busybox", "cpio", "dpkg-deb")
 
 _skipped: list[str] = []
+
+# Who is started in the background by a shell ignores ^C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -192,7 +192,6 @@ class LabHost:
         terminal = pexpect.spawn(
             command, words, env={**env, "TERM": "xterm"}, dimensions=TERMINAL, timeout=TERMINAL_S,
             encoding="utf-8", codec_errors="replace",  # ^C cuts off what was on its way
-            preexec_fn=_heed_interrupts,
         )  # fmt: skip
         terminal.logfile_read = sys.stdout
         return terminal
@@ -290,11 +289,6 @@ class LabHost:
             if words[:1] == ["systemd-nspawn"] and self.machine in words:
                 self.leader = leader_of(pid) or 0
                 self.pid_namespace = oracle.pid_namespace(self.leader) or 0
-
-
-def _heed_interrupts() -> None:
-    """Whoever was started in the background by a shell ignores ^C, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 TERMINAL = (40, 110)  # lines and columns
