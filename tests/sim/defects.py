@@ -335,9 +335,16 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "epoch-used-again-after-deletion",
         "chimed.core.vm_requests",
-        "            epoch=self._ctx.tables.meta.next_operation if body.uuid is not None else 0,\n",
+        "            epoch=self._ctx.known_epoch() if body.uuid is not None else 0,\n",
         "            epoch=0,\n",
         "S4: a VM that is made anew with its UUID gets the epochs of the old one",
+    ),
+    Mutant(
+        "forgotten-epochs-not-kept",
+        "chimed.core.context",
+        "        return max(self.tables.meta.forgotten_epoch, self.tables.meta.next_operation)\n",
+        "        return self.tables.meta.next_operation\n",
+        "S4, L1: after a restore a VM that comes again with its UUID has an epoch that it had before",
     ),
     Mutant(
         "restore-ends-no-generation",
@@ -643,7 +650,6 @@ DEFECTS: tuple[Mutant, ...] = (
         "        return effect.action == fx.Action.START\n",
         "        return effect.action in (fx.Action.START, fx.Action.HAND_OVER)\n",
         "S1: the copy runs, and a source that dies now does not know that the VM has left",
-        seed=1331,
     ),
     Mutant(
         "never-handed-over",
