@@ -62,10 +62,8 @@ def is_leftover(domain: Domain, tombstone: Tombstone | None) -> bool:
 
 def speaks_of(tombstone: Tombstone, domain: Domain | None) -> bool:
     """Whether a release of a VM that is not owned here means this domain."""
-    if domain is None:
+    if domain is None or domain.epoch is None:
         return True
-    if domain.epoch is None:
-        return not tombstone.done  # it was given back where it went, say, and a person has brought it here
     return domain.epoch <= tombstone.epoch and not (tombstone.done and domain.attempt)
 
 

@@ -714,13 +714,6 @@ DEFECTS: tuple[Mutant, ...] = (
         "        over = self._draft.held.keys()\n",
         "L1: after a restore the drain of a node is never proven",
     ),
-    Mutant(
-        "whatever-was-released-is-ended",
-        "agentd.core.planner",
-        "        return not tombstone.done  #",
-        "        return True  #",
-        "S5: a VM that was given back and brought here by hand is ended",
-    ),
     # --- faults of nodes ----------------------------------------------------------------------------------------------
     Mutant(
         "faults-forgotten-with-the-session",

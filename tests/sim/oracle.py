@@ -114,7 +114,8 @@ class Oracle:
             return
         if given_back:
             raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which was given back", act.uuid)
-        left_over = stone is not None and stamp is not None and stamp.epoch <= stone.epoch  # Chime's, of an older time
+        # row 8: what bears the UUID of a release and no mark is ended too, also if it was given back elsewhere (ADR 16)
+        left_over = stone is not None and (stamp is None or stamp.epoch <= stone.epoch)
         is_known = left_over or act.uuid in saved.held  # it may not have heard yet that the VM is given back
         if not is_known and (act.uuid in self.foreign or act.uuid not in self.managed):
             raise Violation("S5", f"{act.action} of {act.uuid}, which is not Chime's, on {host.name}", act.uuid)

@@ -510,8 +510,6 @@ def test_leftover_of_the_released_epoch_is_ended_before_the_new_one_starts(runni
 
 
 def test_row_8_released_vm_that_a_person_starts_is_ended_and_told(running: World) -> None:
-    """What bears Chime's mark is ended at once. What does not may have been given back by another node: the server is
-    asked."""
     running.server.release(VM_1, 1)
     running.poke()
     running.run_until(lambda: bool(running.server.confirmed))
@@ -519,11 +517,6 @@ def test_row_8_released_vm_that_a_person_starts_is_ended_and_told(running: World
     running.hand_started = frozenset({VM_1})
     running.hv.person_define(VM_1, "again")
     running.hv.person_start(VM_1)
-    running.run_until(lambda: VM_1 in running.server.reports)
-    running.run(100.0)
-    assert running.runs(VM_1)
-    running.server.release(VM_1, 1)
-    running.poke()
     running.run_until(lambda: VM_1 not in running.hv.domains)
     running.run(5.0)
     assert running.events().count("vm-removed") == 2
