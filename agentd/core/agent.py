@@ -241,7 +241,9 @@ class AgentCore:
             return out
         if pages[-1].generation != self.durable.generation and not self.link.full_pull:
             return self.link.pull(0, now)
+        known = self._draft.held.keys()
         self._draft, ignored = inventory.merge(self._draft, pages, self._boot_id, self._pull_clears_local_drain)
+        self.vms.sightings.assigned(self._draft.held.keys() - known - self.vms.in_flight.keys(), now)
         commands = tuple(command for page in pages for command in page.commands)
         if self.durable.generation == 0:  # the first inventory of all, or the journal was lost with the snapshot
             self.commands.cannot_know(commands)

@@ -54,6 +54,13 @@ class Sightings:
             if since is not None and started_at > since + SIGNAL_LASTS_S and domain is not None and domain.active:
                 del self.host_signal[uuid]  # it survived, or the news of its next start was lost
 
+    def assigned(self, uuids: set[str], now: float) -> None:
+        """These VMs are given to this node: what was seen of them before may be older than the copies by which they
+        come, so that only a look from now on tells."""
+        for uuid in uuids:
+            self.facts.pop(uuid, None)
+            self._learned[uuid] = now
+
     def lost(self) -> None:
         """libvirt does not answer: nothing is known but the processes."""
         self.facts = {uuid: msgspec.structs.replace(seen, libvirt_ok=False) for uuid, seen in self.facts.items()}

@@ -372,6 +372,7 @@ class Oracle:
         theirs = self.excused | self.foreign  # a copy of a VM that was given back while it was migrated stays, say
         doubtful = theirs | (self.managed - {vm.uuid for vm in vms} if self.restored_from else set())
         unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
+        unsure |= {vm.node for vm in vms if vm.uuid in self.excused}
         wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
         rows: Iterable[r.Vm] = disk.tables["vms"].values()  # type: ignore[assignment]
         refused = {row.uuid for row in rows if row.adopt} - self._taken_over  # an import whose end nobody has awaited

@@ -113,6 +113,25 @@ def test_a_vm_that_comes_back_later_is_started_here(running: World) -> None:
     assert running.saved.left == {} and "vm-migrated-away" not in running.events()
 
 
+def test_a_vm_that_comes_back_at_once_is_looked_at_before_anything_is_done_to_it(running: World) -> None:
+    """Its assignment comes before news of its copy: what is known here is that it is gone. A definition made now would
+    take the mark off the copy, which nobody would let run."""
+    migrate(running)
+    running.run_until(lambda: running.runs_on_peer(VM_1))
+    again = msgspec.structs.replace(running.server.vms[VM_1], epoch=3, attempt="", arrival="a2")
+    running.server.release(VM_1, 1)
+    running.poke()
+    running.run(5.0)
+    running.peer.destroy(VM_1)
+    copy = FakeDomain(VM_1, "vm-01", state=DomainState.PAUSED, pid=4711)
+    copy.stamp = domain_xml.Stamp(2, 1, "a2", "n2")
+    running.hv.domains[VM_1] = copy
+    running.server.assign(again)
+    running.poke()
+    running.run_until(lambda: copy.state == DomainState.RUNNING)
+    assert running.resumes == [VM_1] and len(running.starts) == 1
+
+
 def test_a_higher_epoch_that_crosses_the_news_that_it_left_starts_nothing(running: World) -> None:
     migrate(running)
     running.run_until(lambda: running.runs_on_peer(VM_1))
