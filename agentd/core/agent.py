@@ -254,7 +254,7 @@ class AgentCore:
             self._look_soon(now)
         lines = [fx.Log("warning", line) for uuid, line in ignored.items() if uuid not in self._ignored]
         self._ignored = self._still_ignored(pages) | ignored
-        self.vms.forget(self._draft)
+        self.vms.sightings.forget(self._draft)
         self.link.applied()
         self._applying = True
         return [*out, fx.Log("debug", f"inventory revision {pages[-1].revision}"), *lines]

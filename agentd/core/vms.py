@@ -342,13 +342,6 @@ class Vms:
     def _block(self, event: Acted, durable: Durable, why: str, until: float, tries: int) -> None:
         self._blocked[event.uuid] = Blocked(event.action, until, why, tries, _key(durable, event.uuid))
 
-    def forget(self, durable: Durable) -> None:
-        """Drops what is known of VMs that are not here any more."""
-        for known in (self._budgets, self._blocked, self._stopping):
-            for uuid in [u for u in known if u not in durable.held and u not in durable.tombstones]:
-                del known[uuid]
-        self.sightings.forget(durable)
-
 
 def _given_back(durable: Durable, event: Acted) -> Durable:
     """The mark of a VM was taken off: its release is carried out, if it is still that one."""
