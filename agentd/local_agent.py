@@ -10,7 +10,7 @@ from typing import Any
 
 from agentd.config import Config
 from agentd.local_socket import Question, ask
-from agentd.snapshot import locked
+from agentd.snapshot import SnapshotLocked, locked
 
 ANSWER_S = 5.0
 STARTING_S = 10.0
@@ -29,6 +29,13 @@ def ask_agent(config: Config, question: Question) -> dict[str, Any] | None:
 
 def node_status(config: Config) -> dict[str, Any]:
     """What the agent knows; from the snapshot and libvirt when it does not run."""
+    try:
+        return _status_now(config)
+    except SnapshotLocked:  # an agent has begun to start in this moment
+        return _status_now(config)
+
+
+def _status_now(config: Config) -> dict[str, Any]:
     answer = ask_agent(config, Question("status"))
     if answer is not None:
         return {"agent_running": True, **answer}

@@ -1,0 +1,25 @@
+"""`chime-agent status` beside an agent that comes and goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentd import local_agent, offline
+from agentd.config import Config
+from agentd.snapshot import SnapshotLocked
+
+
+def test_an_agent_that_starts_between_the_question_and_the_look_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[dict[str, Any] | None] = [None, {"node": "n1"}]
+
+    def locked(_config: Config) -> None:
+        raise SnapshotLocked("another agentd (pid 161) uses it")
+
+    monkeypatch.setattr(local_agent, "ask_agent", lambda _config, _question: answers.pop(0))
+    monkeypatch.setattr(offline, "Offline", locked)
+    assert local_agent.node_status(Config()) == {"agent_running": True, "node": "n1"}
+    answers += [None, None]
+    with pytest.raises(SnapshotLocked):
+        local_agent.node_status(Config())
