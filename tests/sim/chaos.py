@@ -150,9 +150,9 @@ DRAWS: list[tuple[Callable[[Deck], str], float]] = [
     (lambda d: f"reboot {d.vm()}", 3),
     (lambda d: f"delete {d.vm()}", 1.5),
     (lambda d: "cancel", 2),
-    (lambda d: d.own_vm(), 1),
-    (lambda d: f"import {d.vm()} on {d.node()}", 0.5),
-    (lambda d: f"release {d.vm()}", 1.5),
+    (lambda d: d.own_vm(), 0.5),
+    (lambda d: f"import {d.vm()} on {d.node()}", 0.2),
+    (lambda d: f"release {d.vm()}", 0.7),
 ]
 """What may happen, and how often."""
 

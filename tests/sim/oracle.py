@@ -372,10 +372,10 @@ class Oracle:
         theirs = self.excused | self.foreign  # a copy of a VM that was given back while it was migrated stays, say
         doubtful = theirs | (self.managed - {vm.uuid for vm in vms} if self.restored_from else set())
         unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
-        unsure |= {vm.node for vm in vms if vm.uuid in self.excused}
-        wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
         rows: Iterable[r.Vm] = disk.tables["vms"].values()  # type: ignore[assignment]
         refused = {row.uuid for row in rows if row.adopt} - self._taken_over  # an import whose end nobody has awaited
+        unsure |= {vm.node for vm in vms if vm.uuid in self.excused | refused}
+        wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
         known = {vm.uuid for vm in vms}
         judged = [vm for vm in vms if vm.uuid not in refused | self._spoilt]
         wrong += [text for vm in judged for text in self._vm_wrong(vm, by_name)]
