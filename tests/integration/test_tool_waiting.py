@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import io
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
+import pexpect
 import pytest
 
+from tests.terminal import end, on_terminal
 from tests.tools.stand_in import StandIn
 from wire import keys
 from wire import messages as m
@@ -82,54 +78,21 @@ def _server(stop: int, directory: Path) -> Iterator[list[str]]:
         yield [sys.executable, "-m", "tools.main", "--key", str(directory / "ann.key")]
 
 
-class OnTerminal:
-    """A process whose controlling terminal is `screen`. Only its stdout may be something else."""
+@contextlib.contextmanager
+def _terminal(argv: list[str], stdout: Path | None = None) -> Iterator[pexpect.spawn]:
+    """Only its stdout may be something else."""
+    words = argv if stdout is None else ["sh", "-c", 'exec "$@" > "$0"', str(stdout), *argv]
+    terminal = on_terminal(words, {**os.environ, "LC_ALL": "C.UTF-8"}, (LINES, COLUMNS), DEADLINE_S)
+    terminal.logfile_read = io.StringIO()
+    try:
+        yield terminal
+    finally:
+        terminal.close(force=True)
 
-    def __init__(self, argv: list[str], stdout: Any = None) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-        self.text = ""
-        # Sizes in the environment would count for more than that of the terminal.
-        environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *argv], stdin=slave, stdout=stdout or slave, stderr=slave,
-            env=environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8"},
-        )  # fmt: skip
-        os.close(slave)
 
-    def __enter__(self) -> OnTerminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(DEADLINE_S)
-        os.close(self._master)
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def until(self, seen: Callable[[str], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not seen(self.text):
-            assert self._read(deadline), f"not seen in time:\n{self.text}"
-
-    def end(self) -> int:
-        """Its exit code."""
-        deadline = time.monotonic() + DEADLINE_S
-        while self._read(deadline):
-            pass
-        return self.process.wait(DEADLINE_S)
-
-    def _read(self, deadline: float) -> bool:
-        if not select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            return False
-        try:
-            data = os.read(self._master, 65536)
-        except OSError:  # EIO: nobody has the terminal open any more
-            return False
-        self.text += data.decode(errors="replace")
-        return bool(data)
+def _text(terminal: pexpect.spawn) -> str:
+    """All that was written on it."""
+    return str(terminal.logfile_read.getvalue())
 
 
 def _pictures(text: str) -> list[list[str]]:
@@ -140,56 +103,56 @@ def _pictures(text: str) -> list[list[str]]:
 
 
 def test_bars_are_drawn_in_their_place_and_are_gone_at_the_end(tmp_path: Path) -> None:
-    with _server(len(VMS), tmp_path) as tool, OnTerminal([*tool, "node", "evacuate", "n1"]) as ran:
-        ran.until(lambda text: "evacuate node n1: continue? [y/N]" in text)
-        assert "migrates 20 VMs of n1: 12 to n2, 8 to n3" in ran.text
-        ran.type("y\n")
-        ran.until(lambda text: "3 of 20 migrated, 3 under way, 14 to go" in text)
-        ran.process.send_signal(signal.SIGINT)
-        assert ran.end() == 5
-    drawn = [picture for picture in _pictures(ran.text) if "3 of 20" in picture[0]]
+    with _server(len(VMS), tmp_path) as tool, _terminal([*tool, "node", "evacuate", "n1"]) as ran:
+        ran.expect_exact("evacuate node n1: continue? [y/N]")
+        assert "migrates 20 VMs of n1: 12 to n2, 8 to n3" in _text(ran)
+        ran.send("y\n")
+        ran.expect_exact("3 of 20 migrated, 3 under way, 14 to go")
+        ran.kill(signal.SIGINT)
+        assert end(ran) == 5
+    drawn = [picture for picture in _pictures(_text(ran)) if "3 of 20" in picture[0]]
     assert drawn and [line.split()[0] for line in drawn[0][1:5]] == ["VM", "web-4", "web-5", "web-6"]
     assert all("━" in line and "90 MiB/s" in line and len(line.rstrip()) <= COLUMNS for line in drawn[0][2:5])
-    assert "\x1b[?25l" not in ran.text, "the cursor is hidden: who would show it after a SIGKILL?"
+    assert "\x1b[?25l" not in _text(ran), "the cursor is hidden: who would show it after a SIGKILL?"
 
 
 @pytest.mark.parametrize("command", ["node evacuate n1 --yes", "vm migrate web-1 --yes", "op wait op-17"])
 def test_ctrl_c_leaves_the_operation_running_and_says_how_to_go_on(tmp_path: Path, command: str) -> None:
-    with _server(2, tmp_path) as tool, OnTerminal([*tool, *command.split()]) as ran:
-        ran.until(lambda text: "2 of 20 migrated" in text)
-        ran.type("\x03")  # what the key sends: the terminal makes it a SIGINT
-        assert ran.end() == 5
-    said = ran.text.replace("\r\n", "\n").rsplit("chime-tool: ", 1)[1]
-    assert said.strip().endswith(f"interrupted; {HINT}") and "Traceback" not in ran.text
+    with _server(2, tmp_path) as tool, _terminal([*tool, *command.split()]) as ran:
+        ran.expect_exact("2 of 20 migrated")
+        ran.send("\x03")  # what the key sends: the terminal makes it a SIGINT
+        assert end(ran) == 5
+    said = _text(ran).replace("\r\n", "\n").rsplit("chime-tool: ", 1)[1]
+    assert said.strip().endswith(f"interrupted; {HINT}") and "Traceback" not in _text(ran)
 
 
 def test_the_time_out_says_the_same(tmp_path: Path) -> None:
-    with _server(2, tmp_path) as tool, OnTerminal([*tool, "op", "wait", "op-17", "--timeout", "1"]) as ran:
-        assert ran.end() == 5
-    assert f"still running after 1 s; {HINT}" in ran.text
+    with _server(2, tmp_path) as tool, _terminal([*tool, "op", "wait", "op-17", "--timeout", "1"]) as ran:
+        assert end(ran) == 5
+    assert f"still running after 1 s; {HINT}" in _text(ran)
 
 
 def test_cancelling_waits_until_it_has_ended(tmp_path: Path) -> None:
-    with _server(2, tmp_path) as tool, OnTerminal([*tool, "op", "cancel", "op-17"]) as ran:
-        assert ran.end() == 0
-    assert "op-17 is being cancelled\r\n" in ran.text
-    assert "evacuate n1: cancelling, " in ran.text
-    assert ran.text.endswith("cancel operation op-17: cancelled by ann\r\n")
+    with _server(2, tmp_path) as tool, _terminal([*tool, "op", "cancel", "op-17"]) as ran:
+        assert end(ran) == 0
+    assert "op-17 is being cancelled\r\n" in _text(ran)
+    assert "evacuate n1: cancelling, " in _text(ran)
+    assert _text(ran).endswith("cancel operation op-17: cancelled by ann\r\n")
 
 
 def test_standard_output_has_one_json_document_also_when_interrupted(tmp_path: Path) -> None:
     with (
-        open(tmp_path / "out", "w+") as out,
         _server(2, tmp_path) as tool,
-        OnTerminal([*tool, "node", "evacuate", "n1", "--yes", "-o", "json"], out) as ran,
+        _terminal([*tool, "node", "evacuate", "n1", "--yes", "-o", "json"], tmp_path / "out") as ran,
     ):
-        ran.until(lambda text: "2 of 20 migrated" in text and "━" in text)
-        ran.type("\x03")
-        assert ran.end() == 5
+        ran.expect_exact("2 of 20 migrated")
+        ran.expect_exact("━")
+        ran.send("\x03")
+        assert end(ran) == 5
         document = json.loads((tmp_path / "out").read_text())
     assert document["operation"]["state"] == "running"
     assert document["operation"]["steps"][2]["progress"]["total_mib"] == 2000
-    assert HINT in ran.text
+    assert HINT in _text(ran)
 
 
 def test_without_a_terminal_progress_is_lines_on_standard_error(tmp_path: Path) -> None:

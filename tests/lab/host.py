@@ -25,6 +25,7 @@ from tests.hosts.network import device_exists
 from tests.lab.disk import Disk
 from tests.lab.layers import LOCAL, SHARED, make_own
 from tests.lab.wires import NETS, Direction, Net, Plug, Wires
+from tests.terminal import on_terminal
 
 BOOT_TIMEOUT_S = 90.0
 OFF_TIMEOUT_S = 30.0
@@ -187,12 +188,8 @@ class LabHost:
     def terminal(self, *argv: str) -> pexpect.spawn:
         """A command in the host on a terminal of its own, where ^C is a signal."""
         inner = ["script", "-qec", f"exec {shlex.join(argv)}", "/dev/null"]
-        command, *words = [*enter(self.leader), *inner]
-        env = {key: value for key, value in ENVIRONMENT.items() if key not in ("NO_COLOR", "COLUMNS")}
-        terminal = pexpect.spawn(
-            command, words, env={**env, "TERM": "xterm"}, dimensions=TERMINAL, timeout=TERMINAL_S,
-            encoding="utf-8", codec_errors="replace",  # ^C cuts off what was on its way
-        )  # fmt: skip
+        env = {name: value for name, value in ENVIRONMENT.items() if name != "NO_COLOR"}
+        terminal = on_terminal([*enter(self.leader), *inner], env, TERMINAL, TERMINAL_S)
         terminal.logfile_read = sys.stdout
         return terminal
 

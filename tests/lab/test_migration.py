@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
-import pexpect
 import pytest
 
 from tests.lab.lab import Lab
 from tests.operator import unique
+from tests.terminal import end
 from wire import messages as m
 from wire.types import Tls
 
@@ -130,13 +130,6 @@ def test_a_node_is_evacuated(lab: Lab) -> None:
         lab.ran_once(name)
     assert lab.node("n1")["vms"] == 0 and not lab.host("n1").virsh("list", "--all", "--name").strip()
     assert lab.vm(resting)["node"] != "n1"
-
-
-def end(terminal: pexpect.spawn) -> int:
-    """The exit code of what runs on the terminal, when it has ended."""
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    return int(terminal.exitstatus)
 
 
 def test_a_migration_is_cancelled(lab: Lab) -> None:
