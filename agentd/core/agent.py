@@ -334,15 +334,15 @@ class AgentCore:
         return [fx.Send(body)]
 
     def _on_overdue(self, event: fx.Overdue, now: float) -> list[fx.Effect]:
-        what = event.what.rpartition(" ")[2]
+        what, text = event.what.rpartition(" ")[2], f"{event.what} has not returned in time"
         if what == "scan":
             self.vms.sightings.lost()
         elif what in self.vms.in_flight:
             self.vms.sightings.unknown(what)
         elif what != "connect":
-            return [fx.Log("error", clean_line(f"{event.what} has not returned in time", 300))]
-        new = self._faults.overdue(what, f"{event.what} has not returned in time", now)
-        return [fx.Log("error", f"libvirt: {event.what} has not returned in time")] if new else []
+            return [fx.Log("error", clean_line(text, 300))]
+        new = self._faults.overdue(what, text, now)
+        return [fx.Log("error", f"libvirt: {text}")] if new else []
 
     def _on_hypervisor_up(self, event: fx.HypervisorUp, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._scanning, self._next_scan = True, False, now

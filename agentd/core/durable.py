@@ -95,11 +95,10 @@ class Held(Struct, frozen=True, kw_only=True):
         """The same VM as the server wants it now, without a release in between: what happened to it counts, also in
         another epoch. Another start request clears what ended it."""
         restarts = self.restarts if vm.epoch == self.vm.epoch else 0
+        now = msgspec.structs.replace(self, vm=vm, restarts=restarts)
         if vm.start_serial == self.vm.start_serial:
-            return msgspec.structs.replace(self, vm=vm, restarts=restarts)
-        return msgspec.structs.replace(
-            self, vm=vm, restarts=restarts, halted_serial=-1, failed_serial=-1, started_serial=-1, detail=""
-        )
+            return now
+        return msgspec.structs.replace(now, halted_serial=-1, failed_serial=-1, started_serial=-1, detail="")
 
 
 class Tombstone(Struct, frozen=True, kw_only=True):
