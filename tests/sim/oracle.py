@@ -110,10 +110,10 @@ class Oracle:
         saved, domain = host.disk.load()[0], host.hypervisor.domains.get(act.uuid)
         stone, stamp = saved.tombstones.get(act.uuid), domain.stamp if domain is not None else None
         given_back = stone is not None and stone.keep and act.uuid not in saved.held
-        if given_back and act.action == fx.Action.GIVE_BACK:
-            return
         if given_back:
-            raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which was given back", act.uuid)
+            if act.action != fx.Action.GIVE_BACK:
+                raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which was given back", act.uuid)
+            return
         # row 8: what bears the UUID of a release and no mark is ended too, also if it was given back elsewhere (ADR 16)
         left_over = stone is not None and (stamp is None or stamp.epoch <= stone.epoch)
         is_known = left_over or act.uuid in saved.held  # it may not have heard yet that the VM is given back
@@ -368,20 +368,17 @@ class Oracle:
     def picture(self, vms: Iterable[m.VmView], nodes: Iterable[m.NodeView], disk: FakeDisk) -> list[str]:
         """What is not as it should be, though all faults have stopped. Empty: all is well."""
         by_name, vms = {node.name: node for node in nodes}, list(vms)
-        unsure = {vm.node for vm in vms if AWAY in vm.detail}
-        theirs = self.excused | self.foreign  # a copy of a VM that was given back while it was migrated stays, say
-        doubtful = theirs | (self.managed - {vm.uuid for vm in vms} if self.restored_from else set())
-        unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
+        shown = {vm.uuid for vm in vms}
+        lost: set[str] = self.managed - shown if self.restored_from else set()  # a restored database may not know them
+        doubtful = self.excused | self.foreign | lost  # a copy of what was given back while it was migrated stays, say
         rows: Iterable[r.Vm] = disk.tables["vms"].values()  # type: ignore[assignment]
         refused = {row.uuid for row in rows if row.adopt} - self._taken_over  # an import whose end nobody has awaited
-        unsure |= {vm.node for vm in vms if vm.uuid in self.excused | refused}
+        unsure = {vm.node for vm in vms if AWAY in vm.detail or vm.uuid in self.excused | refused}
+        unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
         wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
-        known = {vm.uuid for vm in vms}
         judged = [vm for vm in vms if vm.uuid not in refused | self._spoilt]
         wrong += [text for vm in judged for text in self._vm_wrong(vm, by_name)]
-        if self.restored_from:  # the restored database may not know it
-            known = self.managed
-        for uuid in self.managed - known - self.excused:
+        for uuid in self.managed - shown - lost - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
         for host in self.hosts.values():
             left = host.hypervisor.handed_over - doubtful
