@@ -469,12 +469,17 @@ def test_release_is_confirmed_again_until_acknowledged(running: World) -> None:
     running.run_until(lambda: running.saved.tombstones[VM_1].acked)
 
 
+def assign_what_was_released(world: World) -> None:
+    """In epoch 3, which the node has released."""
+    world.server.release(VM_1, 3)
+    world.poke()
+    world.run_until(lambda: bool(world.server.confirmed))
+    world.server.assign(assignment(epoch=3))
+    world.poke()
+
+
 def test_tombstone_blocks_an_assignment_of_its_epoch_and_says_so(running: World) -> None:
-    running.server.release(VM_1, 3)
-    running.poke()
-    running.run_until(lambda: bool(running.server.confirmed))
-    running.server.assign(assignment(epoch=3))
-    running.poke()
+    assign_what_was_released(running)
     running.run(100.0)
     assert not running.runs(VM_1) and VM_1 not in running.saved.held
     report = running.server.reports[VM_1]
@@ -486,11 +491,7 @@ def test_tombstone_blocks_an_assignment_of_its_epoch_and_says_so(running: World)
 
 def test_an_assignment_that_was_ignored_is_over_with_the_next_release(running: World) -> None:
     """As after a restore: the server learns that it is another node's, and this one speaks of it no more."""
-    running.server.release(VM_1, 3)
-    running.poke()
-    running.run_until(lambda: bool(running.server.confirmed))
-    running.server.assign(assignment(epoch=3))
-    running.poke()
+    assign_what_was_released(running)
     running.run_until(lambda: VM_1 in running.server.reports)
     assert running.server.reports[VM_1].problem == "stale-epoch"
     running.server.release(VM_1, 3)

@@ -10,7 +10,7 @@ import pytest
 from chimed.core import inventory
 from chimed.core.alarms import UNKNOWN_MAX
 from chimed.core.context import EPOCHS_PER_GENERATION
-from tests.unit.server.world import LOCAL, SPEC, World, uuid_of
+from tests.unit.server.world import LOCAL, SPEC, World, running, uuid_of
 from wire import messages as m
 from wire.types import Observed
 
@@ -19,10 +19,7 @@ WEB = uuid_of("web")
 
 @pytest.fixture
 def world() -> World:
-    world = World("n1", "n2", "n3")
-    world.start()
-    world.create("web", "n1")
-    return world
+    return running("n1", "n2", "n3")
 
 
 def lose(world: World, name: str = "n1", drain: bool = True, evidence: bool = False) -> None:

@@ -629,3 +629,11 @@ class Agent:
         if isinstance(ack, m.ReportAck):
             self.releases, self.commands = [], []
         return ack
+
+
+def running(*nodes: str) -> World:
+    """These nodes, and the VM `web` that runs on n1."""
+    world = World(*nodes)
+    world.start()
+    world.create("web", "n1")
+    return world

@@ -29,6 +29,13 @@ def leave(world: World, source: str = "n1", target: str = "n2", vm: str = "web",
     world.agents[source].leave(uuid)
 
 
+def leave_alone(world: World, where: str) -> None:
+    """It has left n1 for `where` by an order on the node; nobody has told the server yet."""
+    uuid = uuid_of("web")
+    world.agents["n1"].begin_alone(uuid, "alone", where)
+    world.agents["n1"].leave(uuid)
+
+
 def said(world: World, name: str) -> None:
     """The node says how things are there, and everybody follows."""
     world.agents[name].report()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.unit.server.migration.steps import leave, lose, migrate, owner, said, state, step
+from tests.unit.server.migration.steps import leave, leave_alone, lose, migrate, owner, said, state, step
 from tests.unit.server.world import World, uuid_of
 from wire import messages as m
 from wire.types import MigrationPhase, Observed
@@ -176,8 +176,7 @@ def test_by_hand_while_an_order_is_open(world: World) -> None:
 
 def test_it_has_left_and_nobody_has_it(world: World) -> None:
     epoch = owner(world)[1]
-    world.agents["n1"].begin_alone(WEB, "alone", "192.0.2.7")
-    world.agents["n1"].leave(WEB)
+    leave_alone(world, "192.0.2.7")
     said(world, "n1")
     assert owner(world) == ("n1", epoch) and world.agents["n1"].running == set()
     view = world.vm("web")
@@ -193,8 +192,7 @@ def test_it_has_left_and_nobody_has_it(world: World) -> None:
 def test_it_has_left_for_nobody_knows_where_and_its_node_is_lost(world: World) -> None:
     """That its node runs nothing proves nothing about where it went."""
     epoch = owner(world)[1]
-    world.agents["n1"].begin_alone(WEB, "alone", "192.0.2.7")
-    world.agents["n1"].leave(WEB)
+    leave_alone(world, "192.0.2.7")
     said(world, "n1")
     lose(world)
     rebuild = world.do(m.NodeRebuild, name="n1")
@@ -217,10 +215,9 @@ def test_while_it_leaves_by_an_order_on_its_node(world: World) -> None:
 
 def test_it_has_left_by_an_order_on_its_node_before_it_heard_the_servers(world: World) -> None:
     """Where to is known, and no other node may have it: nothing else is waited for."""
-    answer, epoch, agent = world.do(m.VmMigrate, vm="web", to="n3"), owner(world)[1], world.agents["n1"]
-    agent.begin_alone(WEB, "alone", "n2")
-    agent.leave(WEB)
-    agent.report()
+    answer, epoch = world.do(m.VmMigrate, vm="web", to="n3"), owner(world)[1]
+    leave_alone(world, "n2")
+    world.agents["n1"].report()
     assert owner(world) == ("n2", epoch + 1)
     world.run(2)
     assert state(world, answer) == ("failed", "it was migrated to n2 by somebody else")
@@ -228,8 +225,7 @@ def test_it_has_left_by_an_order_on_its_node_before_it_heard_the_servers(world: 
 
 def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
     epoch = owner(world)[1]
-    world.agents["n1"].begin_alone(WEB, "alone", "10.9.9.9")
-    world.agents["n1"].leave(WEB)
+    leave_alone(world, "10.9.9.9")
     world.agents["n2"].strays[WEB] = (epoch, "paused")
     said(world, "n1")
     said(world, "n2")
