@@ -52,7 +52,7 @@ class Held(Struct, frozen=True, kw_only=True):
     `moved_serial`: the start request under which it was seen leaving by a migration that Chime did not order: it may
     run elsewhere, and only another start request, or seeing it run here, ends that doubt.
     `defined`: it was defined here once, so that its disks exist and are never made again.
-    `attempt`: the last try to migrate it away in this epoch.
+    `attempt`: the last try to migrate it away.
     """
 
     vm: Assignment
