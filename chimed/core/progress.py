@@ -130,7 +130,7 @@ _CONCERNS: dict[str, Callable[[Facts, r.Operation, str], bool]] = {
     "migrate": migration.concerns,
     "evacuate": migration.concerns,
 }
-WIDE = frozenset(_CONCERNS)
+WIDE = tuple(_CONCERNS)
 """Kinds of operations that wait for more nodes than one; the time of each step begins when the last one changed."""
 
 

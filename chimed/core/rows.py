@@ -168,6 +168,11 @@ class Operation(Row, frozen=True, kw_only=True):
     outcome: str = ""
     ended: float | None = None
 
+    @property
+    def open_kind(self) -> str:
+        """`kind` while it runs, to find what waits for something; then empty."""
+        return self.kind if self.state == OperationState.RUNNING else ""
+
 
 class Alarm(Row, frozen=True, kw_only=True):
     """A condition; raised once per (code, subject) while it is true."""

@@ -63,7 +63,6 @@ class ServerCore:
                 self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.recovered
             )
         )
-        self._wide: set[str] = set()
         self._next_sweep = NEVER
         self._last_now = now
         for node in tables.nodes:
@@ -187,8 +186,6 @@ class ServerCore:
     def _watch_operation(self, op: r.Operation, now: float) -> None:
         self.ctx.deadlines[op.id] = now + op.timeout_s
         self._next_sweep = min(self._next_sweep, now + SWEEP_S)
-        if op.kind in progress.WIDE:
-            self._wide.add(op.id)
 
     def _progress_node(self, node_name: str, _now: float) -> None:
         """Facts about a node or its VMs changed: look at the operations that may wait for them."""
@@ -198,11 +195,9 @@ class ServerCore:
         waiting = [vm.operation for vm in self.tables.vms.by("node", node_name) if vm.operation]
         if node is not None and node.lock:
             waiting.append(node.lock)
-        waiting = [op_id for op_id in waiting if op_id not in self._wide]
-        for op_id in sorted(self._wide):
-            op = self.tables.operations.get(op_id)
-            if op is not None and progress.concerns(self.facts, op, node_name):
-                waiting.append(op_id)
+        wide = [op for kind in progress.WIDE for op in self.tables.operations.by("open_kind", kind)]
+        waiting = [op_id for op_id in waiting if op_id not in {op.id for op in wide}]
+        waiting += [op.id for op in wide if progress.concerns(self.facts, op, node_name)]
         for op_id in waiting:
             self._progress(op_id)
 
@@ -211,14 +206,13 @@ class ServerCore:
         if op is None or op.state != OperationState.RUNNING:
             return
         progress.progress(self.facts, op)
-        if op_id in self._wide and self.tables.operations.get(op_id) is not op:
+        if op.kind in progress.WIDE and self.tables.operations.get(op_id) is not op:
             self.ctx.deadlines[op_id] = self._last_now + op.timeout_s  # the time of a step begins with it
 
     def _sweep(self, now: float) -> None:
         """Once a second while operations run: time-outs, and steps that wait for room."""
         running = self.tables.operations.by("state", OperationState.RUNNING)
         self.ctx.deadlines = {op.id: self.ctx.deadlines.get(op.id, now + op.timeout_s) for op in running}
-        self._wide &= self.ctx.deadlines.keys()
         self._next_sweep = now + SWEEP_S if running else NEVER
         for op in running:
             self._progress(op.id)
@@ -285,8 +279,6 @@ class ServerCore:
         self._health.sync([node.name for node in self.tables.nodes], now)
         for op in self.tables.operations.by("state", OperationState.RUNNING):
             self.ctx.deadlines.setdefault(op.id, now + op.timeout_s)
-            if op.kind in progress.WIDE:
-                self._wide.add(op.id)
         self._next_sweep = now
         out, self.ctx.out = self.ctx.out, []
         return out + self.flush()

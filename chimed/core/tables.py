@@ -148,6 +148,7 @@ class Tables:
         self.migrations.index("operation")
         self.operations.index("state")
         self.operations.index("subject")
+        self.operations.index("open_kind")
         self.alarms.index("subject")
         self.alarms.index("cleared")
         self._used: dict[str, tuple[int, int]] = {}

@@ -337,6 +337,16 @@ def test_what_was_told_and_not_recorded_gives_no_vm_away(world: World) -> None:
     world.do(m.VmMigrate, vm="web", to="n2")
 
 
+def test_an_operation_that_could_not_be_recorded_leaves_its_id_to_another(world: World) -> None:
+    """The next one may be of any kind, and waits for what its own kind waits for."""
+    world.disk.fault = "disk full"
+    world.refuse(m.NodeEvacuate, name="n1")
+    world.recover_storage()
+    world.do(m.VmStop, vm="web")
+    world.settle()
+    assert world.vm("web")["observed"] == "stopped" and not world.core.ctx.counters["internal-errors"]
+
+
 def test_read_only_since_is_the_first_failure(world: World) -> None:
     failed_turn(world)
     since = world.core.ctx.read_only_since
