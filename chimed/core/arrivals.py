@@ -119,9 +119,10 @@ def _has_looked(facts: Facts, vm: r.Vm, attempt: str) -> bool:
 def _unmarked(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     owners = facts.said(vm.node, vm.uuid)
     runs = report.observed == Observed.RUNNING
-    if left(owners):
+    said = owners.migration if owners is not None else None
+    if said is not None and said.phase == MigrationPhase.LEFT:
         return Verdict.MOVE if runs else Verdict.WAIT
-    if not _speaks(facts, vm):
+    if not _speaks(facts, vm) or (said is not None and said.phase == MigrationPhase.LEAVING):
         return Verdict.WAIT
     return Verdict.MOVE if runs and owners is not None and owners.problem == AWAY else Verdict.RELEASE
 

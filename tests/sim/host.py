@@ -408,23 +408,24 @@ class Agent:
         if self.host.hangs_in_start:
             self.host.hangs_in_start = False
             self.host.hang()
-        self._call(f"start of {act.uuid}", lambda: self._create(act))
+        looked_at = self.engine.now
+        self._call(f"start of {act.uuid}", lambda: self._create(act, looked_at))
 
-    def _create(self, act: fx.Act) -> None:
+    def _create(self, act: fx.Act, looked_at: float) -> None:
         hypervisor = self.host.hypervisor
         try:
             hypervisor.begin_start(act.uuid)
         except HypervisorError as problem:
             self._acted(act, str(problem), isinstance(problem, InvalidVm))
             return
-        self.engine.after(self.engine.rng.uniform(*CREATE_S), self._started, act, hypervisor.boots)
+        self.engine.after(self.engine.rng.uniform(*CREATE_S), self._started, act, hypervisor.boots, looked_at)
 
-    def _started(self, act: fx.Act, boots: int) -> None:
+    def _started(self, act: fx.Act, boots: int, looked_at: float) -> None:
         error = ""
         try:
             self.host.hypervisor.finish_start(act.uuid, boots)
             self.host.tell(f"qemu of {act.uuid} begins, epoch {act.vm.epoch if act.vm else 0}", act.uuid)
-            self.host.oracle.started(self.host, act.uuid)
+            self.host.oracle.started(self.host, act.uuid, looked_at)
         except HypervisorError as problem:
             error = str(problem)
         self._acted(act, error)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.sim.host import Host
 
 AWAY = "migrated away"
-START_RACE_S = 4.0  # the guard has looked; what a person starts until libvirt has made the process cannot be known
 
 
 class Oracle:
@@ -96,13 +95,14 @@ class Oracle:
         if len(by_chime) > 1 and uuid not in self.excused:
             raise Violation("S1", f"two qemus of one VM: {uuid} on {' and '.join(by_chime)}", uuid)
 
-    def started(self, host: Host, uuid: str) -> None:
-        """Chime has started the VM there: copies that have not run yet are worth nothing."""
+    def started(self, host: Host, uuid: str, looked_at: float) -> None:
+        """Chime has started the VM there: copies that have not run yet are worth nothing. `looked_at`: when its guard
+        looked; what a person starts until libvirt has made the process cannot be known."""
         self.starts[uuid] += 1
         self._stale |= self._attempts.get(uuid, set())
         self._ran_on.setdefault(uuid, set()).add(host.name)
-        since = self.hand_started.get((host.name, uuid), -1e9)
-        if host.hypervisor.processes_of(uuid) > 1 and self._engine.now - since > START_RACE_S:
+        was_there = self.hand_started.get((host.name, uuid), -1e9) < looked_at
+        if host.hypervisor.processes_of(uuid) > 1 and was_there:
             raise Violation("S1", f"{uuid} was started on {host.name} beside a process that was there", uuid)
 
     def agent_orders(self, host: Host, act: fx.Act) -> None:
