@@ -245,11 +245,13 @@ class MigrationReport(Base, frozen=True, kw_only=True):
 
 class Release(Base, frozen=True, kw_only=True):
     """This node no longer owns the VM up to `epoch`: remove its domain (never a disk), then confirm. `keep`: the VM is
-    given back: only Chime's metadata is removed, the domain stays as it is, also running."""
+    given back: only Chime's metadata is removed, the domain stays as it is, also running. `left_to`: in a confirmation,
+    the peer (a node's name or an address) to which the VM had left the node by a migration."""
 
     uuid: w.Uuid
     epoch: w.Epoch
     keep: bool = False
+    left_to: w.Line = ""
 
 
 class Command(Base, frozen=True, kw_only=True):

@@ -466,8 +466,11 @@ class AgentCore:
         return self._last_good_scan > -NEVER
 
     def _report(self, now: float) -> list[fx.Effect]:
-        done = [(uuid, t.epoch) for uuid, t in self._draft.tombstones.items() if t.done and not t.acked]
-        released = tuple(m.Release(uuid=u, epoch=e) for u, e in done[: reporting.MAX_RELEASES_PER_REPORT])
+        done = [(uuid, t) for uuid, t in self._draft.tombstones.items() if t.done and not t.acked]
+        released = tuple(
+            m.Release(uuid=uuid, epoch=stone.epoch, left_to=stone.left_to)
+            for uuid, stone in done[: reporting.MAX_RELEASES_PER_REPORT]
+        )
         full, vms, events = self.outbox.compose(
             self._reports, self._digest, self.link.report_wanted, released, self._draft.local_drain
         )

@@ -103,12 +103,14 @@ class Held(Struct, frozen=True, kw_only=True):
 
 class Tombstone(Struct, frozen=True, kw_only=True):
     """A release: this node may never run the VM in `epoch` or below. `done`: domain and process are gone.
-    `acked`: the server has recorded that. `keep`: the VM was given back: only our metadata has to be gone."""
+    `acked`: the server has recorded that. `keep`: the VM was given back: only our metadata has to be gone. `left_to`:
+    the node or address to which it had left when the release came; the server may not have heard of that."""
 
     epoch: int
     done: bool = False
     acked: bool = False
     keep: bool = False
+    left_to: str = ""
 
 
 class Journaled(Struct, frozen=True, kw_only=True):

@@ -39,16 +39,17 @@ def merge(
 
 
 def _released(durable: Durable, release: Release) -> Durable:
-    known = durable.tombstones.get(release.uuid)
+    known, left = durable.tombstones.get(release.uuid), durable.left.get(release.uuid)
+    ends_left = left is not None and left.epoch <= release.epoch
+    left_to = (left.target or left.address) if left is not None and ends_left else ""
     if known is not None and known.epoch >= release.epoch:
         # it asks again: it is looked at again and confirmed again; what was given back is never ended afterwards
         keep = known.keep or (release.keep and known.epoch == release.epoch)
-        tombstone = Tombstone(epoch=known.epoch, keep=keep)
+        tombstone = Tombstone(epoch=known.epoch, keep=keep, left_to=left_to or known.left_to)
     else:
-        tombstone = Tombstone(epoch=release.epoch, keep=release.keep)
+        tombstone = Tombstone(epoch=release.epoch, keep=release.keep, left_to=left_to)
     durable = durable.with_tombstone(release.uuid, tombstone)
-    left = durable.left.get(release.uuid)
-    if left is not None and left.epoch <= release.epoch:
+    if ends_left:
         durable = durable.without_left(release.uuid)
     held = durable.held.get(release.uuid)
     if held is not None and held.vm.epoch <= release.epoch:

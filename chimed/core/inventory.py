@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from chimed.core import networks
 from chimed.core import rows as r
 from chimed.core.alarms import VM_CODES
 from chimed.core.context import Context
@@ -158,8 +159,8 @@ def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
 
 
 def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
-    """The node has removed the VM up to that epoch; a VM that was to be deleted is gone now. Returns the id of the
-    operation that may have waited for it, or nothing."""
+    """The node has removed the VM up to that epoch; a VM that was to be deleted is gone now, or is to be deleted where
+    it had left to. Returns the id of the operation that may have waited for it, or nothing."""
     known = ctx.tables.releases.get(node_name, confirmed.uuid)
     if known is None or known.epoch > confirmed.epoch:
         return ""
@@ -168,6 +169,11 @@ def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
     if vm is not None and vm.desired == Desired.DELETED and vm.node == node_name:
         if known.keep:
             return forget(ctx, vm, f"{vm.name} stays on {node_name} as it is, without Chime", "vm-released")
+        target = networks.node_at(ctx.tables.nodes, confirmed.left_to)
+        if target is not None and target.name != node_name:
+            moved = move(ctx, vm, target.name, f"migrated: {node_name} says that it had left, and is deleted there")
+            release(ctx, target.name, moved, moved.epoch)
+            return ""
         return forget(ctx, vm, f"{vm.name} is removed from {node_name}")
     ctx.audit(f"agentd@{node_name}", "released", confirmed.uuid, f"{known.name}: epoch {confirmed.epoch} is gone")
     return ""

@@ -274,7 +274,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "release-confirmed-at-once",
         "agentd.core.inventory",
-        "        tombstone = Tombstone(epoch=release.epoch, keep=release.keep)\n",
+        "        tombstone = Tombstone(epoch=release.epoch, keep=release.keep, left_to=left_to)\n",
         "        tombstone = Tombstone(epoch=release.epoch, done=True)\n",
         "S2: confirmed before the domain is gone",
     ),
@@ -706,6 +706,20 @@ DEFECTS: tuple[Mutant, ...] = (
         "(row is not None and row.attempt == said.attempt):",
         "row is not None:",
         "L1: a VM that left by an order on its node belongs to nobody that could start it",
+    ),
+    Mutant(
+        "deletion-does-not-follow",
+        "chimed.core.inventory",
+        "        if target is not None and target.name != node_name:\n",
+        "        if False:\n",
+        "L1: a VM that left before its node heard that it is deleted runs on",
+    ),
+    Mutant(
+        "brought-copy-ended-while-the-source-cannot-tell",
+        "chimed.core.arrivals",
+        " or (said is not None and said.phase == MigrationPhase.LEAVING):\n",
+        ":\n",
+        "L1: what a person migrated runs nowhere",
     ),
     Mutant(
         "ignored-for-ever",

@@ -122,6 +122,7 @@ FIELDS = {
     "MigrationReport.progress": "how far the copying is, while it goes on",
     "Release.epoch": "released up to this epoch, for ever",
     "Release.keep": "leave the domain as it is, without Chime's metadata; false in `report.released`",
+    "Release.left_to": "in `report.released`: where the VM had left to when the release came; empty in `inventory`",
     "Command.id": "id of the command; the same id is never carried out twice",
     "Command.kind": "`reboot`, `migrate` or `cancel-migration`; another kind is answered with outcome `rejected`",
     "Command.attempt": "of `cancel-migration`: which attempt",

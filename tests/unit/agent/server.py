@@ -171,7 +171,7 @@ class Server:
             known = self.releases.get(release.uuid)
             if known is not None and known[1].epoch <= release.epoch:
                 del self.releases[release.uuid]
-                self.confirmed.append(known[1])
+                self.confirmed.append(release)
         for result in body.results:
             self.results_seen.append(result)
             self.results.setdefault(result.id, result)

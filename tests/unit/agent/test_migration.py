@@ -99,6 +99,23 @@ def test_the_release_that_follows_is_confirmed_and_ends_what_is_said(running: Wo
     assert running.saved.left == {} and VM_1 not in running.server.reports
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_the_confirmation_says_where_it_had_left_to(running: World, epoch: int) -> None:
+    """The server may not have heard of that: a VM that is deleted is deleted there."""
+    migrate(running)
+    running.run_until(lambda: has_left(running))
+    running.run(3.0)
+    for asked in (1, 2):  # the second time nothing is remembered of its leaving but in the release
+        running.server.release(VM_1, epoch)
+        running.poke()
+        running.run_until(lambda count=asked: len(running.server.confirmed) >= count)
+    assert {(r.epoch, r.left_to) for r in running.server.confirmed} == {(epoch, "n2")}
+    running.server.release(VM_1, 7)  # of another time
+    running.poke()
+    running.run_until(lambda: running.server.confirmed[-1].epoch == 7)
+    assert running.server.confirmed[-1].left_to == ""
+
+
 def test_a_vm_that_comes_back_later_is_started_here(running: World) -> None:
     migrate(running)
     running.run_until(lambda: running.runs_on_peer(VM_1))

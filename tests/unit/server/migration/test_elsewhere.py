@@ -223,6 +223,31 @@ def test_it_has_left_by_an_order_on_its_node_before_it_heard_the_servers(world: 
     assert state(world, answer) == ("failed", "it was migrated to n2 by somebody else")
 
 
+@pytest.mark.parametrize(("peer", "follows"), [("n2", True), ("n1", False), ("10.9.9.9", False)])
+def test_the_deletion_of_one_that_has_left_follows_it(world: World, peer: str, follows: bool) -> None:
+    """Its node hears of the deletion when it has left, and the server hears of both at once."""
+    agent, epoch = world.agents["n1"], owner(world)[1]
+    leave_alone(world, peer)
+    answer = world.do(m.VmDelete, vm="web")
+    agent.gone.clear()
+    agent.report(released=(m.Release(uuid=WEB, epoch=epoch, left_to=peer),))
+    assert world.op(answer)["state"] == ("running" if follows else "succeeded")
+    if follows:
+        assert owner(world) == ("n2", epoch + 1)
+        world.settle()
+        assert world.op(answer)["state"] == "succeeded"
+    assert not world.tables().vms.get(WEB) and not world.tables().releases.by("uuid", WEB)
+
+
+def test_by_hand_while_its_node_cannot_tell_whether_an_order_was_carried_out(world: World) -> None:
+    epoch = owner(world)[1]
+    world.agents["n1"].begin_alone(WEB, "unknown", "")
+    world.agents["n2"].strays[WEB] = (epoch, "running")
+    said(world, "n1")
+    said(world, "n2")
+    assert owner(world) == ("n1", epoch) and not world.tables().releases.by("uuid", WEB)
+
+
 def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
     epoch = owner(world)[1]
     leave_alone(world, "10.9.9.9")
