@@ -148,11 +148,16 @@ def _marked(seen: VmFacts) -> int:
 
 
 def _stray(durable: Durable, seen: VmFacts) -> m.VmReport | None:
+    """What is marked, or was ours. A VM that was given back is no business of the server's, but after a restore it may
+    not know of that, and would start it elsewhere."""
     domain, tombstone = seen.domain, durable.tombstones.get(seen.uuid)
-    marked = domain is not None and domain.epoch is not None
-    if not marked and (tombstone is None or tombstone.keep or (domain is None and not seen.processes)):
+    if domain is not None and domain.epoch is not None:
+        return _not_held(durable, seen)
+    if tombstone is None or (domain is None and not seen.processes):
         return None
-    return _not_held(durable, seen)
+    if not tombstone.keep or (durable.order.hold and seen.processes):
+        return _not_held(durable, seen)
+    return None
 
 
 def _not_held(durable: Durable, seen: VmFacts, problem: str = "", detail: str = "") -> m.VmReport:

@@ -363,3 +363,19 @@ def test_giving_back_means_no_newer_copy_and_none_that_came_since(theirs: World)
     look(theirs)
     theirs.run(6.0)
     assert changing(theirs) == [], "what came by a migration is its target's to judge"
+
+
+@pytest.mark.parametrize(("hold", "state"), [(True, "running"), (False, "running"), (True, "off")])
+def test_what_was_given_back_is_told_only_after_a_restore_and_while_it_runs(
+    theirs: World, hold: bool, state: str
+) -> None:
+    """A server that has forgotten that would start the VM elsewhere."""
+    taken(theirs)
+    given_back(theirs)
+    if state == "off":
+        theirs.hv.destroy(VM_1)
+    theirs.server.order = msgspec.structs.replace(theirs.server.order, hold=hold)
+    theirs.server.revision += 1
+    theirs.poke()
+    theirs.run(3.0)
+    assert (VM_1 in theirs.server.reports) == (hold and state == "running")
