@@ -91,8 +91,21 @@ def decide(facts: Facts, row: r.Migration) -> None:
         arrive(ctx, vm, row.target, row.attempt, f"{row.source} says that it has left")
     elif said is not None and said.phase == MigrationPhase.FAILED:
         stays(ctx, row, said.detail)
+        _end_copy(facts, row)
     elif said is None and row.refused and facts.in_session(row.source):
         stays(ctx, row, row.refused)
+
+
+def _end_copy(facts: Facts, row: r.Migration) -> None:
+    """The target may have a copy that is stale, and cannot say so now: it is told to end it whatever becomes of the VM
+    until then. A target that is heard is asked nothing: it tells of a copy (`arrivals`)."""
+    if facts.in_session(row.target) or facts.ctx.tables.meta.recovering:
+        return
+    vm = facts.ctx.tables.vms.get(row.uuid)
+    assert vm is not None  # its attempt was decided
+    why = f"{row.target} is not heard, and may have a stale copy of epoch {vm.epoch}"
+    vm = inventory.raise_epoch(facts.ctx, vm, facts.ctx.next_epoch(vm), why)
+    inventory.release(facts.ctx, row.target, vm, row.epoch)
 
 
 def stays(ctx: Context, row: r.Migration, why: str) -> None:

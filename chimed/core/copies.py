@@ -65,24 +65,18 @@ def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
         report = session.reports.get(vm.uuid)
         held = report is not None and (report.revision > 0 or arrivals.left(report) is not None)
         if not held and vm.revision <= revision and vm.desired != Desired.DELETED and not _of_this_generation(ctx, vm):
-            _raise_epoch(ctx, vm, ctx.next_epoch(vm), "its owner does not follow the restored epoch")
+            inventory.raise_epoch(ctx, vm, ctx.next_epoch(vm), "its owner does not follow the restored epoch")
 
 
 def _of_this_generation(ctx: Context, vm: r.Vm) -> bool:
     return vm.epoch > (ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
 
 
-def _raise_epoch(ctx: Context, vm: r.Vm, epoch: int, why: str) -> None:
-    revision = ctx.bump(vm.node)
-    ctx.tables.vms.put(msgspec.structs.replace(vm, epoch=epoch, revision=revision))
-    ctx.audit("chimed", "epoch-raised", vm.uuid, f"{vm.node}: {vm.epoch} -> {epoch}: {why}")
-
-
 def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
     if report.epoch > vm.epoch:
         is_away = arrivals.left(report) is not None  # it must not begin anew
         epoch = report.epoch if report.revision > 0 or is_away else max(ctx.next_epoch(vm), report.epoch + 1)
-        _raise_epoch(ctx, vm, epoch, f"its agent has known epoch {report.epoch}")
+        inventory.raise_epoch(ctx, vm, epoch, f"its agent has known epoch {report.epoch}")
         return
     if report.observed == Observed.RUNNING and not vm.exists:
         vm = msgspec.structs.replace(vm, exists=True)
@@ -130,8 +124,8 @@ def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None
     verdict = arrivals.judge(facts, vm, report)
     if verdict is Verdict.RELEASE:
         if report.epoch == vm.epoch and not arrivals.left(report):  # or a later copy would fall under this release too
-            _raise_epoch(facts.ctx, vm, facts.ctx.next_epoch(vm), f"{node_name} has a stale copy of epoch {vm.epoch}")
-            vm = facts.ctx.tables.vms.get(vm.uuid) or vm
+            why = f"{node_name} has a stale copy of epoch {vm.epoch}"
+            vm = inventory.raise_epoch(facts.ctx, vm, facts.ctx.next_epoch(vm), why)
         inventory.release(facts.ctx, node_name, vm, report.epoch)
     elif verdict is Verdict.MOVE:
         why = f"{node_name} has it, {vm.node} has not"

@@ -146,6 +146,14 @@ def move(ctx: Context, vm: r.Vm, target: str, why: str, arrival: str = "") -> r.
     return moved
 
 
+def raise_epoch(ctx: Context, vm: r.Vm, epoch: int, why: str) -> r.Vm:
+    """The owner goes on in a later epoch."""
+    raised = msgspec.structs.replace(vm, epoch=epoch, revision=ctx.bump(vm.node))
+    ctx.tables.vms.put(raised)
+    ctx.audit("chimed", "epoch-raised", vm.uuid, f"{vm.node}: {vm.epoch} -> {epoch}: {why}")
+    return raised
+
+
 def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
     revision = ctx.bump(node_name)

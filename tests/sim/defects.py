@@ -722,6 +722,20 @@ DEFECTS: tuple[Mutant, ...] = (
         "L1: what a person migrated runs nowhere",
     ),
     Mutant(
+        "copy-of-a-failed-migration-forgotten",
+        "chimed.core.attempts",
+        "        _end_copy(facts, row)\n",
+        "",
+        "L1: a paused copy of a VM that was deleted meanwhile stays for ever",
+    ),
+    Mutant(
+        "given-back-vm-not-told-after-a-restore",
+        "agentd.core.reporting",
+        "    if not tombstone.keep or (durable.order.hold and seen.processes):\n",
+        "    if not tombstone.keep:\n",
+        "S1: a VM that runs without Chime since it was given back is started beside that",
+    ),
+    Mutant(
         "ignored-for-ever",
         _AGENT,
         "        over = self._draft.held.keys() | {release.uuid for page in pages for release in page.releases}\n",

@@ -223,6 +223,20 @@ def test_it_has_left_by_an_order_on_its_node_before_it_heard_the_servers(world: 
     assert state(world, answer) == ("failed", "it was migrated to n2 by somebody else")
 
 
+@pytest.mark.parametrize("heard", [True, False])
+def test_one_that_fails_while_its_target_is_not_heard_may_have_left_a_copy_there(world: World, heard: bool) -> None:
+    """It is told to end that, whatever becomes of the VM before it is heard again."""
+    epoch = owner(world)[1]
+    migrate(world)
+    if not heard:
+        world.agents["n2"].kill()
+        world.run(60)
+    world.agents["n1"].stay(WEB, "the target's answer was lost")
+    said(world, "n1")
+    releases = [(row.node, row.epoch) for row in world.tables().releases.by("uuid", WEB)]
+    assert (owner(world), releases) == ((("n1", epoch), []) if heard else (("n1", epoch + 1), [("n2", epoch)]))
+
+
 @pytest.mark.parametrize(("peer", "follows"), [("n2", True), ("n1", False), ("10.9.9.9", False)])
 def test_the_deletion_of_one_that_has_left_follows_it(world: World, peer: str, follows: bool) -> None:
     """Its node hears of the deletion when it has left, and the server hears of both at once."""
