@@ -14,6 +14,7 @@ from agentd.core.effects import Acted, Action
 from agentd.core.facts import Domain, DomainState, Happening, HostScan, Lifecycle, OffReason, Process, VmFacts
 
 SIGNAL_LASTS_S = 30.0
+_BEGINS = (Happening.STARTED, Happening.RESUMED)
 
 
 class Sightings:
@@ -123,6 +124,9 @@ class Sightings:
             self.facts[uuid] = msgspec.structs.replace(facts, domain=before.domain if before else None)
             return True
         self.facts[uuid] = facts
+        if heard in _BEGINS and (facts.domain is None or not facts.domain.active):
+            self.unknown(uuid)  # somebody else's start, or that of a dead predecessor
+            return True
         if facts.domain is None:
             return heard == Happening.DEFINED
         ended = heard == Happening.STOPPED and facts.domain.active

@@ -387,6 +387,8 @@ class Agent:
             elif act.action in (fx.Action.DEFINE, fx.Action.ADOPT):
                 assert act.vm is not None
                 (hypervisor.define if act.action == fx.Action.DEFINE else hypervisor.adopt)(act.vm)
+                if act.action == fx.Action.ADOPT:
+                    self.host.oracle.agent_took_over(self.host, act.uuid)
             elif act.action == fx.Action.GIVE_BACK:
                 hypervisor.give_back(act.uuid, act.epoch)
             else:
@@ -519,6 +521,8 @@ class Agent:
         self._call("connect", self._connect_now)
 
     def _connect_now(self) -> None:
+        if not self.alive:
+            return  # its connection ended with it
         hypervisor = self.host.hypervisor
         try:
             hypervisor.connect(self._happened, lambda why: self._later(fx.HypervisorDown(why)))

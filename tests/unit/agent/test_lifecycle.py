@@ -350,6 +350,22 @@ def test_vm_that_nobody_knew_is_not_judged_by_a_look_from_before_its_event() -> 
     assert sightings.facts[VM_1].domain == off.domains[0]
 
 
+@pytest.mark.parametrize("domain", [None, Domain(VM_1, "vm", DomainState.OFF, epoch=1)])
+def test_a_start_that_is_heard_while_an_action_ends_is_later_than_what_that_saw(domain: Domain | None) -> None:
+    """A start that a dead predecessor has ordered: nothing is known before the next look, least of all that it is
+    off."""
+    sightings, durable = Sightings(), Durable(node="n1").with_held(Held(vm=assignment()))
+    acted = fx.Acted(VM_1, fx.Action.START, 1, VmFacts(VM_1, True, domain), error="it is running already")
+    sightings.ordered(VM_1, fx.Action.START)
+    for happening in (Happening.RESUMED, Happening.STARTED):
+        assert not sightings.happened(Lifecycle(VM_1, happening), durable, True, 11.0)
+    assert sightings.acted(acted, 12.0) and not sightings.facts[VM_1].libvirt_ok
+    sightings.ordered(VM_1, fx.Action.START)
+    sightings.happened(Lifecycle(VM_1, Happening.STARTED), durable, True, 13.0)
+    sightings.happened(Lifecycle(VM_1, Happening.STOPPED), durable, True, 13.1)
+    assert not sightings.acted(acted, 14.0) and sightings.facts[VM_1].libvirt_ok
+
+
 def test_vm_without_a_definition_is_gone_when_it_stops() -> None:
     sightings = Sightings()
     durable = Durable(node="n1").with_held(Held(vm=assignment()))
