@@ -32,6 +32,8 @@ def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
             if row is not None:
                 attempts.decide(facts, row)
             _look_at_others(facts, uuid, session.node)
+        elif vm is None:
+            _settle_unknown(facts, uuid)
         alarms.sync_vm(facts, uuid)
 
 
@@ -39,6 +41,17 @@ def look_elsewhere(facts: Facts, node_name: str) -> None:
     """The node is lost: copies of its VMs may mean something else now."""
     for vm in facts.ctx.tables.vms.by("node", node_name):
         _look_at_others(facts, vm.uuid, node_name)
+
+
+def _settle_unknown(facts: Facts, uuid: str) -> None:
+    """A VM that a restored database does not know: who holds it in an older epoch than another lost it in the history
+    that is undone, and would start it once the recovery is over."""
+    highest = facts.ctx.tables.meta.generation * EPOCHS_PER_GENERATION
+    said = [(session, report) for session, report in facts.sessions.sightings(uuid) if report.epoch <= highest]
+    newest = max((report.epoch for _, report in said if _is_owners(report)), default=0)
+    for session, report in said:
+        if report.revision > 0 and report.epoch < newest:
+            inventory.release_unknown(facts.ctx, session.node, uuid, report.name, report.epoch)
 
 
 def _look_at_others(facts: Facts, uuid: str, node_name: str) -> None:

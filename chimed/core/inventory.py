@@ -122,13 +122,21 @@ def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int, keep: bool = Fal
     as it is."""
     if node_name == vm.node and epoch >= vm.epoch and vm.desired != Desired.DELETED:
         raise AssertionError("a release must never name the owner's present epoch")
-    known = ctx.tables.releases.get(node_name, vm.uuid)
+    _release(ctx, node_name, vm.uuid, vm.name, epoch, keep)
+
+
+def release_unknown(ctx: Context, node_name: str, uuid: str, name: str, epoch: int) -> None:
+    """The same for a VM that a restored database does not know."""
+    _release(ctx, node_name, uuid, name, epoch, keep=False)
+
+
+def _release(ctx: Context, node_name: str, uuid: str, name: str, epoch: int, keep: bool) -> None:
+    known = ctx.tables.releases.get(node_name, uuid)
     if known is not None and known.epoch >= epoch:
         return
-    revision = ctx.bump(node_name)
-    row = r.Release(node=node_name, uuid=vm.uuid, epoch=epoch, revision=revision, name=vm.name, keep=keep)
+    row = r.Release(node=node_name, uuid=uuid, epoch=epoch, revision=ctx.bump(node_name), name=name, keep=keep)
     ctx.tables.releases.put(row)
-    ctx.audit("chimed", "release", vm.uuid, f"{node_name} no longer owns it up to epoch {epoch}")
+    ctx.audit("chimed", "release", uuid, f"{node_name} no longer owns it up to epoch {epoch}")
 
 
 def move(ctx: Context, vm: r.Vm, target: str, why: str, arrival: str = "") -> r.Vm:

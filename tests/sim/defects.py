@@ -736,6 +736,13 @@ DEFECTS: tuple[Mutant, ...] = (
         "S1: a VM that runs without Chime since it was given back is started beside that",
     ),
     Mutant(
+        "older-holder-keeps-what-the-database-does-not-know",
+        "chimed.core.copies",
+        "            _settle_unknown(facts, uuid)\n",
+        "            pass\n",
+        "S1: after a restore two nodes run a VM that was created and moved since the backup",
+    ),
+    Mutant(
         "ignored-for-ever",
         _AGENT,
         "        over = self._draft.held.keys() | {release.uuid for page in pages for release in page.releases}\n",

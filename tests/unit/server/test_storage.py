@@ -235,6 +235,26 @@ def test_a_node_that_lost_a_vm_since_the_backup_does_not_start_it(world: World, 
     assert world.vm("web")["observed"] == "running" and not world.tables().releases.by("node", "n1")
 
 
+@pytest.mark.parametrize("first", ["n1", "n2"])
+def test_a_vm_that_was_created_and_moved_since_the_backup_stays_where_it_is_newer(world: World, first: str) -> None:
+    """Its old node never heard that it was moved, and the old database does not know it."""
+    backup = world.saved()
+    del backup["vms"][(WEB,)]
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    world.agents["n1"].kill()
+    world.run(60)
+    world.do(m.NodeRebuild, name="n1")
+    world.settle()
+    world.agents["n2"].kill()
+    restore(world, backup)
+    for name in sorted(("n1", "n2"), key=lambda name: name != first):
+        world.start(name)
+        world.run(60)
+    assert not world.agents["n1"].running and world.agents["n2"].running == {WEB}
+    assert WEB not in world.agents["n1"].held and not world.tables().releases.by("node", "n1")
+
+
 def test_what_is_off_starts_when_the_recovery_ends(world: World) -> None:
     backup = world.saved()
     world.agents["n1"].power_off()
