@@ -122,11 +122,8 @@ class Oracle:
 
     def agent_acts(self, host: Host, act: fx.Act) -> None:
         """Something is about to be done to a VM."""
-        if act.action == fx.Action.ADOPT:
-            self._taken_over.add(act.uuid)
-            host.hypervisor.by_hand.discard(act.uuid)
         is_theirs = act.vm is not None and act.vm.adopt and act.uuid not in self._taken_over
-        if is_theirs and act.uuid in host.hypervisor.domains:
+        if is_theirs and act.action != fx.Action.ADOPT and act.uuid in host.hypervisor.domains:
             raise Violation("S5", f"{act.action} of {act.uuid} on {host.name}, which is not taken over", act.uuid)
         if act.action == fx.Action.DEFINE and act.vm is not None:
             self._defines(host, act.vm)
@@ -134,6 +131,11 @@ class Oracle:
             done = 1 + sum(h.hypervisor.reboots.count(act.uuid) for h in self.hosts.values())
             if done > self.reboots_asked[act.uuid]:
                 raise Violation("S3", f"{act.uuid} is rebooted more often than anyone asked", act.uuid)
+
+    def agent_took_over(self, host: Host, uuid: str) -> None:
+        """A person's VM is Chime's from now on."""
+        self._taken_over.add(uuid)
+        host.hypervisor.by_hand.discard(uuid)
 
     # --- S1, R1, S3: live migration -----------------------------------------------------------------------------------
 
