@@ -130,20 +130,8 @@ def arrive(ctx: Context, vm: r.Vm, target: str, attempt: str, why: str, runs: bo
     elif row is not None:
         _close(ctx, row, StepState.FAILED, f"it was migrated to {target} by somebody else")
     vm = ctx.tables.vms.get(vm.uuid) or vm
-    _drain_anew(ctx, target, vm)
+    evidence.drained_again(ctx, target, vm)
     inventory.move(ctx, vm, target, f"migrated: {why}" + (f" (attempt {attempt})" if attempt else ""), attempt)
-
-
-def _drain_anew(ctx: Context, target: str, vm: r.Vm) -> None:
-    """What was proven of a drained node does not hold for a VM that comes there: it is drained once more."""
-    node = ctx.tables.nodes.get(target)
-    if node is None or node.admin_state != AdminState.DRAINED:
-        return
-    ctx.audit("chimed", "drained-again", target, f"{vm.name} has come there by a migration, and is to be stopped")
-    node = evidence.drained(ctx, node, node.drain_graceful_s)
-    op = ctx.tables.operations.get(node.lock)
-    if op is not None and op.kind == "drain":
-        ctx.tables.operations.put(msgspec.structs.replace(op, serial=node.drain_serial))
 
 
 def give_up(facts: Facts, row: r.Migration) -> str:

@@ -36,6 +36,18 @@ def drained(ctx: Context, node: r.Node, graceful_s: float) -> r.Node:
     return changed
 
 
+def drained_again(ctx: Context, node_name: str, vm: r.Vm) -> None:
+    """What was proven of a drained node does not hold for a VM that comes there: it is drained once more."""
+    node = ctx.tables.nodes.get(node_name)
+    if node is None or node.admin_state != AdminState.DRAINED:
+        return
+    ctx.audit("chimed", "drained-again", node_name, f"{vm.name} has come there by a migration, and is to be stopped")
+    node = drained(ctx, node, node.drain_graceful_s)
+    op = ctx.tables.operations.get(node.lock)
+    if op is not None and op.kind == "drain":
+        ctx.tables.operations.put(msgspec.structs.replace(op, serial=node.drain_serial))
+
+
 def opened(ctx: Context, node: r.Node, state: AdminState) -> r.Node:
     """The node leaves the drain."""
     ctx.tables.nodes.put(msgspec.structs.replace(_without(node), admin_state=state))

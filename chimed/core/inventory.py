@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import networks
+from chimed.core import evidence, networks
 from chimed.core import rows as r
 from chimed.core.alarms import VM_CODES
 from chimed.core.context import Context
@@ -187,6 +187,7 @@ def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
             return forget(ctx, vm, f"{vm.name} stays on {node_name} as it is, without Chime", "vm-released")
         target = networks.node_at(ctx.tables.nodes, confirmed.left_to)
         if target is not None and target.name != node_name:
+            evidence.drained_again(ctx, target.name, vm)
             moved = move(ctx, vm, target.name, f"migrated: {node_name} says that it had left, and is deleted there")
             release(ctx, target.name, moved, moved.epoch)
             return ""

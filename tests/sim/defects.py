@@ -619,7 +619,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "evidence-holds-for-a-newcomer",
         "chimed.core.attempts",
-        "    _drain_anew(ctx, target, vm)\n",
+        "    evidence.drained_again(ctx, target, vm)\n",
         "",
         "S2: a rebuild of a drained node starts a VM elsewhere that has just come there",
     ),

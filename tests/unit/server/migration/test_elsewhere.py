@@ -253,6 +253,22 @@ def test_the_deletion_of_one_that_has_left_follows_it(world: World, peer: str, f
     assert not world.tables().vms.get(WEB) and not world.tables().releases.by("uuid", WEB)
 
 
+def test_a_drained_node_to_which_a_deletion_follows_has_to_prove_its_drain_again(world: World) -> None:
+    """Or the VM could be forgotten, and made anew elsewhere, while it runs there."""
+    agent, epoch = world.agents["n1"], owner(world)[1]
+    world.do(m.NodeDrain, name="n2")
+    world.settle()
+    assert world.node("n2")["drain_evidence"] == "agent"
+    world.agents["n2"].kill()
+    world.run(60)
+    leave_alone(world, "n2")
+    world.do(m.VmDelete, vm="web")
+    agent.gone.clear()
+    agent.report(released=(m.Release(uuid=WEB, epoch=epoch, left_to="n2"),))
+    assert world.node("n2")["drain_evidence"] is None
+    assert "being deleted already" in world.do(m.VmDelete, vm="web")["plan"][0]
+
+
 def test_by_hand_while_its_node_cannot_tell_whether_an_order_was_carried_out(world: World) -> None:
     epoch = owner(world)[1]
     world.agents["n1"].begin_alone(WEB, "unknown", "")
