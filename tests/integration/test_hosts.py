@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,11 +19,14 @@ from tests.hosts.network import device_exists
 
 pytestmark = pytest.mark.integration
 
+HEARD_S = 60.0
 MakeCluster = Callable[..., Cluster]
 
 # Runs in a host: defines a guest with the embedded driver, obeys one word per line, tells every event.
 HYPERVISOR = """
-import sys, threading, time, libvirt
+import os, sys, threading, time, libvirt
+def say(*words):  # in one piece: two threads speak
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 uri, xml = sys.argv[1], open(sys.argv[2]).read()
 libvirt.virEventRegisterDefaultImpl()
 def loop():
@@ -32,13 +36,13 @@ threading.Thread(target=loop, daemon=True).start()
 connection = libvirt.open(uri)
 started = [time.monotonic()]
 def told(connection, domain, event, detail, opaque):
-    print("event", event, detail, round(time.monotonic() - started[-1], 2), flush=True)
+    say("event", event, detail, round(time.monotonic() - started[-1], 2))
 connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, told, None)
 domain = connection.defineXML(xml)
 for word in sys.stdin:
     started.append(time.monotonic())
     {"start": domain.create, "shutdown": domain.shutdown, "destroy": domain.destroy}[word.strip()]()
-    print("did", word.strip(), flush=True)
+    say("did", word.strip())
 """
 
 
@@ -56,21 +60,29 @@ class Hypervisor:
             [*command, str(script), host.hyp_uri, str(xml)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,
         )
+        self.said = b""
 
     def tell(self, word: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
+        self.process.stdin.write(f"{word}\n".encode())
 
     def heard(self, start: str) -> str:
         """The next line that begins so."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(start):
-                return line.strip()
-        raise AssertionError(f"the hypervisor ended before it said {start!r}")
+        deadline = time.monotonic() + HEARD_S
+        while True:
+            line, newline, rest = self.said.partition(b"\n")
+            if newline:
+                self.said = rest
+                if line.decode().startswith(start):
+                    return line.decode().strip()
+                continue
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            more = os.read(self.process.stdout.fileno(), 4096) if ready else b""
+            assert more, f"the hypervisor has not said {start!r}"
+            self.said += more
 
     def close(self) -> None:
         self.process.kill()
