@@ -22,11 +22,11 @@ from wire.types import Desired, VirtType
 DEADLINE_S = 30.0
 
 
-def wait(condition: Callable[[], Any], what: str) -> Any:
+def wait(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """The first true value of `condition`, looked at often, until the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s in vain for: {what}"
+        assert time.monotonic() < deadline, f"waited {deadline_s} s in vain for: {what}"
         time.sleep(0.02)
     return value
 
