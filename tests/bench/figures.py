@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,11 @@ class Runs:
     @property
     def median(self) -> float:
         return median(self.values)
+
+    @property
+    def most(self) -> float:
+        """What four of five do not exceed: also with values of two kinds it is of the longer kind."""
+        return sorted(self.values)[math.ceil(0.8 * len(self.values)) - 1]
 
     def rounded(self, digits: int = 3) -> list[float]:
         return [round(value, digits) for value in self.values]
