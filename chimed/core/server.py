@@ -195,9 +195,9 @@ class ServerCore:
         waiting = [vm.operation for vm in self.tables.vms.by("node", node_name) if vm.operation]
         if node is not None and node.lock:
             waiting.append(node.lock)
-        wide = [op for kind in progress.WIDE for op in self.tables.operations.by("open_kind", kind)]
-        waiting = [op_id for op_id in waiting if op_id not in {op.id for op in wide}]
-        waiting += [op.id for op in wide if progress.concerns(self.facts, op, node_name)]
+        wide = {op.id: op for kind in progress.WIDE for op in self.tables.operations.by("open_kind", kind)}
+        waiting = [op_id for op_id in waiting if op_id not in wide]
+        waiting += [op.id for op in wide.values() if progress.concerns(self.facts, op, node_name)]
         for op_id in waiting:
             self._progress(op_id)
 
