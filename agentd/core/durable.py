@@ -28,6 +28,11 @@ class Attempt(Struct, frozen=True, kw_only=True):
     detail: str = ""
     resumed: bool = False
 
+    @property
+    def peer(self) -> str:
+        """How the target is named to others."""
+        return self.target or self.address
+
 
 class Left(Struct, frozen=True, kw_only=True):
     """A VM that has left by `attempt`, in `epoch`: its process and definition here are gone, and a tombstone stands.
@@ -40,6 +45,11 @@ class Left(Struct, frozen=True, kw_only=True):
     address: str
     handed_over: bool = False
     detail: str = ""
+
+    @property
+    def peer(self) -> str:
+        """How the target is named to others."""
+        return self.target or self.address
 
 
 class Held(Struct, frozen=True, kw_only=True):

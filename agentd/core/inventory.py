@@ -40,8 +40,9 @@ def merge(
 
 def _released(durable: Durable, release: Release) -> Durable:
     known, left = durable.tombstones.get(release.uuid), durable.left.get(release.uuid)
-    ends_left = left is not None and left.epoch <= release.epoch
-    left_to = (left.target or left.address) if left is not None and ends_left else ""
+    left_to = ""
+    if left is not None and left.epoch <= release.epoch:
+        durable, left_to = durable.without_left(release.uuid), left.peer
     if known is not None and known.epoch >= release.epoch:
         # it asks again: it is looked at again and confirmed again; what was given back is never ended afterwards
         keep = known.keep or (release.keep and known.epoch == release.epoch)
@@ -49,8 +50,6 @@ def _released(durable: Durable, release: Release) -> Durable:
     else:
         tombstone = Tombstone(epoch=release.epoch, keep=release.keep, left_to=left_to)
     durable = durable.with_tombstone(release.uuid, tombstone)
-    if ends_left:
-        durable = durable.without_left(release.uuid)
     held = durable.held.get(release.uuid)
     if held is not None and held.vm.epoch <= release.epoch:
         durable = durable.without_held(release.uuid)

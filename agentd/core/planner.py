@@ -187,7 +187,7 @@ def observe(durable: Durable, facts: VmFacts, blocked: str) -> Sight:
     if not facts.libvirt_ok:
         return Sight(Observed.UNKNOWN, detail="libvirt does not answer")
     if held is not None and held.attempt is not None and held.leaving:
-        return Sight(Observed.MIGRATING, detail=f"to {held.attempt.target or held.attempt.address}".strip())
+        return Sight(Observed.MIGRATING, detail=f"to {held.attempt.peer}".strip())
     outside = foreign_pids(facts)
     if facts.domain is not None and facts.domain.active:
         if facts.domain.attempt and facts.domain.job:

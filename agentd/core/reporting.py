@@ -116,7 +116,7 @@ def _attempt_report(attempt: Attempt, progress: m.MigrationProgress | None) -> m
     return m.MigrationReport(
         attempt=attempt.id,
         phase=attempt.phase,
-        peer=attempt.target or attempt.address,
+        peer=attempt.peer,
         detail=clean_text(attempt.detail, MAX_DETAIL),
         progress=progress,
     )
@@ -128,7 +128,7 @@ def _left_report(durable: Durable, uuid: str, left: Left, seen: VmFacts | None) 
     report = m.MigrationReport(
         attempt=left.attempt,
         phase=MigrationPhase.LEFT,
-        peer=left.target or left.address,
+        peer=left.peer,
         detail=clean_text(left.detail, MAX_DETAIL),
     )
     return m.VmReport(

@@ -51,7 +51,7 @@ def migrations(
             "name": held.vm.name,
             "attempt": held.attempt.id,
             "phase": held.attempt.phase.value,
-            "target": held.attempt.target or held.attempt.address,
+            "target": held.attempt.peer,
             "detail": held.attempt.detail,
             "progress": _progress(reports.get(uuid)),
         }
@@ -63,7 +63,7 @@ def migrations(
             "uuid": uuid,
             "name": gone.name,
             "attempt": gone.attempt,
-            "target": gone.target or gone.address,
+            "target": gone.peer,
             "handed_over": gone.handed_over,
             "detail": gone.detail,
         }
