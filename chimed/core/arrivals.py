@@ -31,15 +31,23 @@ class Verdict(Enum):
 
 def mark(report: VmReport) -> str:
     """The attempt that brought the copy, or nothing."""
-    said = report.migration
-    return said.attempt if said is not None and said.phase == MigrationPhase.ARRIVED else ""
+    said = _said(report, MigrationPhase.ARRIVED)
+    return said.attempt if said is not None else ""
 
 
 def left(report: VmReport | None) -> MigrationReport | None:
     """What the node says of an attempt by which the VM has left it."""
-    if report is None or report.migration is None or report.migration.phase != MigrationPhase.LEFT:
-        return None
-    return report.migration
+    return _said(report, MigrationPhase.LEFT)
+
+
+def leaving(report: VmReport | None) -> MigrationReport | None:
+    """What the node says of an attempt by which the VM may be leaving it."""
+    return _said(report, MigrationPhase.LEAVING)
+
+
+def _said(report: VmReport | None, phase: MigrationPhase) -> MigrationReport | None:
+    said = report.migration if report is not None else None
+    return said if said is not None and said.phase == phase else None
 
 
 def word(facts: Facts, uuid: str, epoch: int, attempt: str) -> MigrationReport | None:
@@ -119,10 +127,9 @@ def _has_looked(facts: Facts, vm: r.Vm, attempt: str) -> bool:
 def _unmarked(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
     owners = facts.said(vm.node, vm.uuid)
     runs = report.observed == Observed.RUNNING
-    said = owners.migration if owners is not None else None
-    if said is not None and said.phase == MigrationPhase.LEFT:
+    if left(owners):
         return Verdict.MOVE if runs else Verdict.WAIT
-    if not _speaks(facts, vm) or (said is not None and said.phase == MigrationPhase.LEAVING):
+    if not _speaks(facts, vm) or leaving(owners):
         return Verdict.WAIT
     return Verdict.MOVE if runs and owners is not None and owners.problem == AWAY else Verdict.RELEASE
 

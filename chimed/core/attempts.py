@@ -103,9 +103,7 @@ def _end_copy(facts: Facts, row: r.Migration) -> None:
         return
     vm = facts.ctx.tables.vms.get(row.uuid)
     assert vm is not None  # its attempt was decided
-    why = f"{row.target} is not heard, and may have a stale copy of epoch {vm.epoch}"
-    vm = inventory.raise_epoch(facts.ctx, vm, facts.ctx.next_epoch(vm), why)
-    inventory.release(facts.ctx, row.target, vm, row.epoch)
+    inventory.end_copy(facts.ctx, vm, row.target, "is not heard, and may have a stale copy")
 
 
 def stays(ctx: Context, row: r.Migration, why: str) -> None:

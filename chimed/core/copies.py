@@ -51,7 +51,7 @@ def _settle_unknown(facts: Facts, uuid: str) -> None:
     newest = max((report.epoch for _, report in said if _is_owners(report)), default=0)
     for session, report in said:
         if report.revision > 0 and report.epoch < newest:
-            inventory.release_unknown(facts.ctx, session.node, uuid, report.name, report.epoch)
+            inventory.release_any(facts.ctx, session.node, uuid, report.name, report.epoch)
 
 
 def _look_at_others(facts: Facts, uuid: str, node_name: str) -> None:
@@ -136,10 +136,10 @@ def _is_given_back(ctx: Context, vm: r.Vm, report: VmReport) -> bool:
 def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     verdict = arrivals.judge(facts, vm, report)
     if verdict is Verdict.RELEASE:
-        if report.epoch == vm.epoch and not arrivals.left(report):  # or a later copy would fall under this release too
-            why = f"{node_name} has a stale copy of epoch {vm.epoch}"
-            vm = inventory.raise_epoch(facts.ctx, vm, facts.ctx.next_epoch(vm), why)
-        inventory.release(facts.ctx, node_name, vm, report.epoch)
+        if report.epoch == vm.epoch and not arrivals.left(report):
+            inventory.end_copy(facts.ctx, vm, node_name, "has a stale copy")
+        else:
+            inventory.release(facts.ctx, node_name, vm, report.epoch)
     elif verdict is Verdict.MOVE:
         why = f"{node_name} has it, {vm.node} has not"
         attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)

@@ -122,15 +122,11 @@ def release(ctx: Context, node_name: str, vm: r.Vm, epoch: int, keep: bool = Fal
     as it is."""
     if node_name == vm.node and epoch >= vm.epoch and vm.desired != Desired.DELETED:
         raise AssertionError("a release must never name the owner's present epoch")
-    _release(ctx, node_name, vm.uuid, vm.name, epoch, keep)
+    release_any(ctx, node_name, vm.uuid, vm.name, epoch, keep)
 
 
-def release_unknown(ctx: Context, node_name: str, uuid: str, name: str, epoch: int) -> None:
-    """The same for a VM that a restored database does not know."""
-    _release(ctx, node_name, uuid, name, epoch, keep=False)
-
-
-def _release(ctx: Context, node_name: str, uuid: str, name: str, epoch: int, keep: bool) -> None:
+def release_any(ctx: Context, node_name: str, uuid: str, name: str, epoch: int, keep: bool = False) -> None:
+    """The same, also for a VM that a restored database does not know."""
     known = ctx.tables.releases.get(node_name, uuid)
     if known is not None and known.epoch >= epoch:
         return
@@ -162,6 +158,13 @@ def raise_epoch(ctx: Context, vm: r.Vm, epoch: int, why: str) -> r.Vm:
     return raised
 
 
+def end_copy(ctx: Context, vm: r.Vm, node_name: str, what: str) -> None:
+    """The node is told to end its copy of the present epoch, and the owner goes on in the next: a later copy of the
+    owner's epoch would fall under the release too."""
+    raised = raise_epoch(ctx, vm, ctx.next_epoch(vm), f"{node_name} {what} of epoch {vm.epoch}")
+    release(ctx, node_name, raised, vm.epoch)
+
+
 def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
     revision = ctx.bump(node_name)
@@ -187,13 +190,18 @@ def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
             return forget(ctx, vm, f"{vm.name} stays on {node_name} as it is, without Chime", "vm-released")
         target = networks.node_at(ctx.tables.nodes, confirmed.left_to)
         if target is not None and target.name != node_name:
-            evidence.drained_again(ctx, target.name, vm)
-            moved = move(ctx, vm, target.name, f"migrated: {node_name} says that it had left, and is deleted there")
-            release(ctx, target.name, moved, moved.epoch)
+            _delete_there(ctx, vm, target.name)
             return ""
         return forget(ctx, vm, f"{vm.name} is removed from {node_name}")
     ctx.audit(f"agentd@{node_name}", "released", confirmed.uuid, f"{known.name}: epoch {confirmed.epoch} is gone")
     return ""
+
+
+def _delete_there(ctx: Context, vm: r.Vm, target: str) -> None:
+    """A VM that is to be deleted had left its node when that heard of it."""
+    evidence.drained_again(ctx, target, vm)
+    moved = move(ctx, vm, target, f"migrated: {vm.node} says that it had left, and is deleted there")
+    release(ctx, target, moved, moved.epoch)
 
 
 def forget(ctx: Context, vm: r.Vm, why: str, action: str = "vm-deleted") -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import attempts, imports, inventory, networks, placement
+from chimed.core import arrivals, attempts, imports, inventory, networks, placement
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
 from chimed.core.operations import OPEN_STEPS, cancel, fail, succeed
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import AdminState, Desired, MigrationPhase, Observed, StepState, Storage, VirtType
+from wire.types import AdminState, Desired, Observed, StepState, Storage, VirtType
 
 MOVED = "moved (stopped)"
 PASSING = frozenset({Observed.STOPPED, Observed.CRASHED})
@@ -31,8 +31,8 @@ def is_live(facts: Facts, vm: r.Vm) -> bool:
     report = facts.report(vm) if facts.in_session(vm.node) else None
     if report is None:
         raise ChimeError("node-unreachable", f"{vm.name} is on {vm.node}, which has not told how it is")
-    if report.migration is not None and report.migration.phase == MigrationPhase.LEAVING:
-        raise ChimeError("locked", f"{vm.name} is being migrated to {report.migration.peer}, by an order on {vm.node}")
+    if said := arrivals.leaving(report):
+        raise ChimeError("locked", f"{vm.name} is being migrated to {said.peer}, by an order on {vm.node}")
     if imports.is_pending(report):
         raise ChimeError("locked", f"{vm.name} is imported, and {vm.node} has not taken it over: {report.detail}")
     if vm.desired == Desired.RUNNING and report.observed == Observed.RUNNING:

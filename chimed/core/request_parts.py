@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from chimed.core import operations
+from chimed.core import arrivals, operations
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -15,7 +15,7 @@ from chimed.core.queries import find_node
 from chimed.core.views import Views
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import Desired, MigrationPhase, OperationState
+from wire.types import Desired, OperationState
 
 
 class Done(Struct):
@@ -81,8 +81,7 @@ class RequestParts:
     def here(self, vm: r.Vm) -> None:
         """Raises `ChimeError` locked while its node says that it leaves or has left, and it has no new owner yet."""
         report = self.facts.said(vm.node, vm.uuid)
-        said = report.migration if report is not None else None
-        if said is not None and said.phase in (MigrationPhase.LEAVING, MigrationPhase.LEFT):
+        if said := arrivals.leaving(report) or arrivals.left(report):
             raise ChimeError(
                 "locked",
                 f"{vm.name} is being migrated away from {vm.node} to {said.peer or 'another node'}, by an order on the "

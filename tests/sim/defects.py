@@ -717,7 +717,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "brought-copy-ended-while-the-source-cannot-tell",
         "chimed.core.arrivals",
-        " or (said is not None and said.phase == MigrationPhase.LEAVING):\n",
+        " or leaving(owners):\n",
         ":\n",
         "L1: what a person migrated runs nowhere",
     ),
