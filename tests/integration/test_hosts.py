@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pexpect.popen_spawn import PopenSpawn
 
 from tests.hosts import Cluster, Host, HostError, guest_xml, left_behind, wait_until
 from tests.hosts.network import device_exists
@@ -56,37 +57,20 @@ class Hypervisor:
         script.write_text(HYPERVISOR)
         xml.write_text(guest_xml("guest1", self.uuid, *guest, self.serial, interval_s=0.2))
         command = ["nsenter", "-t", str(host.init_pid), "-n", "-m", "-p", "-u", "-r", "-w", sys.executable]
-        self.process = subprocess.Popen(
-            [*command, str(script), host.hyp_uri, str(xml)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
-        self.said = b""
+        argv = [*command, str(script), host.hyp_uri, str(xml)]
+        self.process = PopenSpawn(argv, timeout=HEARD_S, encoding="utf-8")
 
     def tell(self, word: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{word}\n".encode())
+        self.process.sendline(word)
 
     def heard(self, start: str) -> str:
         """The next line that begins so."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + HEARD_S
-        while True:
-            line, newline, rest = self.said.partition(b"\n")
-            if newline:
-                self.said = rest
-                if line.decode().startswith(start):
-                    return line.decode().strip()
-                continue
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            more = os.read(self.process.stdout.fileno(), 4096) if ready else b""
-            assert more, f"the hypervisor has not said {start!r}"
-            self.said += more
+        self.process.expect(rf"(?m)^{re.escape(start)}.*\n")
+        return str(self.process.after).strip()
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        with self.process.proc as process:
+            process.kill()
 
     def counted(self, at_least: int) -> bool:
         text = self.serial.read_text(errors="replace") if self.serial.exists() else ""

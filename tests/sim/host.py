@@ -384,11 +384,13 @@ class Agent:
         try:
             if act.action == fx.Action.REBOOT:
                 hypervisor.reboot(act.uuid, act.force)
-            elif act.action in (fx.Action.DEFINE, fx.Action.ADOPT):
+            elif act.action == fx.Action.DEFINE:
                 assert act.vm is not None
-                (hypervisor.define if act.action == fx.Action.DEFINE else hypervisor.adopt)(act.vm)
-                if act.action == fx.Action.ADOPT:
-                    self.host.oracle.agent_took_over(self.host, act.uuid)
+                hypervisor.define(act.vm)
+            elif act.action == fx.Action.ADOPT:
+                assert act.vm is not None
+                hypervisor.adopt(act.vm)
+                self.host.oracle.agent_took_over(self.host, act.uuid)
             elif act.action == fx.Action.GIVE_BACK:
                 hypervisor.give_back(act.uuid, act.epoch)
             else:

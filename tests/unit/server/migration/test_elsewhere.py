@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -237,14 +239,20 @@ def test_one_that_fails_while_its_target_is_not_heard_may_have_left_a_copy_there
     assert (owner(world), releases) == ((("n1", epoch), []) if heard else (("n1", epoch + 1), [("n2", epoch)]))
 
 
-@pytest.mark.parametrize(("peer", "follows"), [("n2", True), ("n1", False), ("10.9.9.9", False)])
-def test_the_deletion_of_one_that_has_left_follows_it(world: World, peer: str, follows: bool) -> None:
+def deleted_after_it_left(world: World, peer: str) -> Any:
     """Its node hears of the deletion when it has left, and the server hears of both at once."""
-    agent, epoch = world.agents["n1"], owner(world)[1]
+    epoch = owner(world)[1]
     leave_alone(world, peer)
     answer = world.do(m.VmDelete, vm="web")
-    agent.gone.clear()
-    agent.report(released=(m.Release(uuid=WEB, epoch=epoch, left_to=peer),))
+    world.agents["n1"].gone.clear()
+    world.agents["n1"].report(released=(m.Release(uuid=WEB, epoch=epoch, left_to=peer),))
+    return answer
+
+
+@pytest.mark.parametrize(("peer", "follows"), [("n2", True), ("n1", False), ("10.9.9.9", False)])
+def test_the_deletion_of_one_that_has_left_follows_it(world: World, peer: str, follows: bool) -> None:
+    epoch = owner(world)[1]
+    answer = deleted_after_it_left(world, peer)
     assert world.op(answer)["state"] == ("running" if follows else "succeeded")
     if follows:
         assert owner(world) == ("n2", epoch + 1)
@@ -255,16 +263,12 @@ def test_the_deletion_of_one_that_has_left_follows_it(world: World, peer: str, f
 
 def test_a_drained_node_to_which_a_deletion_follows_has_to_prove_its_drain_again(world: World) -> None:
     """Or the VM could be forgotten, and made anew elsewhere, while it runs there."""
-    agent, epoch = world.agents["n1"], owner(world)[1]
     world.do(m.NodeDrain, name="n2")
     world.settle()
     assert world.node("n2")["drain_evidence"] == "agent"
     world.agents["n2"].kill()
     world.run(60)
-    leave_alone(world, "n2")
-    world.do(m.VmDelete, vm="web")
-    agent.gone.clear()
-    agent.report(released=(m.Release(uuid=WEB, epoch=epoch, left_to="n2"),))
+    deleted_after_it_left(world, "n2")
     assert world.node("n2")["drain_evidence"] is None
     assert "being deleted already" in world.do(m.VmDelete, vm="web")["plan"][0]
 
