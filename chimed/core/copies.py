@@ -1,8 +1,8 @@
 """What a report of a VM means: from its owner, from a node that does not own it, and after a restore.
 
-Rules: the owner's word counts in the present epoch; whoever else has a copy gets a release for it; an epoch that an
-agent holds is never undercut; owner and epoch follow an agent's higher epoch only after a restore, when the database
-is the one that is behind.
+Rules: the owner's word counts in the present epoch; whoever else has a copy gets a release for it; of a VM that nobody
+knows any more the newest holder keeps it; an epoch that an agent holds is never undercut; owner and epoch follow an
+agent's higher epoch only after a restore, when the database is the one that is behind.
 """
 
 from __future__ import annotations
