@@ -97,13 +97,12 @@ def decide(facts: Facts, row: r.Migration) -> None:
 
 
 def _end_copy(facts: Facts, row: r.Migration) -> None:
-    """The target may have a copy that is stale, and cannot say so now: it is told to end it whatever becomes of the VM
-    until then. A target that is heard is asked nothing: it tells of a copy (`arrivals`)."""
-    if facts.in_session(row.target) or facts.ctx.tables.meta.recovering:
+    """The target may have a copy that is stale: it is told to end it, whatever becomes of the VM until it hears."""
+    if facts.ctx.tables.meta.recovering:
         return
     vm = facts.ctx.tables.vms.get(row.uuid)
     assert vm is not None  # its attempt was decided
-    inventory.end_copy(facts.ctx, vm, row.target, "is not heard, and may have a stale copy")
+    inventory.end_copy(facts.ctx, vm, row.target, "may have a stale copy")
 
 
 def stays(ctx: Context, row: r.Migration, why: str) -> None:
