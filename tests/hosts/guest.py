@@ -16,7 +16,9 @@ from pathlib import Path
 KERNEL_META_PACKAGE = "linux-image-cloud-amd64"
 # Modules that make the ACPI power button an input device; both are alone, without dependencies.
 GUEST_MODULES = ("kernel/drivers/acpi/button.ko", "kernel/drivers/input/evdev.ko")
-GUEST_CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check random.trust_cpu=on"
+GUEST_CMDLINE = (
+    "console=ttyS0 quiet panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check random.trust_cpu=on"
+)
 GUEST_MEMORY_MIB = 96
 
 _INIT_SCRIPT = Path(__file__).with_name("guest_init.sh")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.hosts import guest_cmdline
+from tests.hosts import Guest, guest_cmdline
 from tests.hosts.guest import GUEST_MEMORY_MIB
 from tests.integration.chime import Chime, environment
 from tests.integration.libvirtd import start_libvirtd
@@ -45,30 +45,23 @@ class Vm:
     """A guest on `s` that counts into a file on storage that both hosts see."""
 
     def __init__(self, chime: Chime, guest: tuple[Path, Path]) -> None:
-        self.chime, self.log = chime, chime.cluster.dir / "count.log"
+        self.chime, self.guest = chime, Guest("g", chime.cluster.dir / "count.log")
         kernel, initrd = guest
         spec = m.VmSpec(
             vcpus=1,
             memory_mib=GUEST_MEMORY_MIB,
             virt_type=VirtType.QEMU,
             boot=m.Boot(kernel=str(kernel), initrd=str(initrd), cmdline=guest_cmdline("g", 0.1)),
-            serial_log=str(self.log),
+            serial_log=str(self.guest.serial),
         )
         self.uuid = chime.create("g", spec, node="s")
-        chime.wait(lambda: self.counters()[5:], "the guest counts")
-
-    def counters(self) -> list[int]:
-        if not self.log.exists():
-            return []
-        lines = self.log.read_text(errors="replace").splitlines()
-        return [int(w[3]) for w in (line.split() for line in lines) if w[:1] == ["chime-guest"] and w[3:]]
+        chime.wait(lambda: self.guest.counts()[5:], "the guest counts")
 
     def counts_on(self) -> None:
         """And it never began anew, nor counted twice."""
-        last = self.counters()[-1]
-        self.chime.wait(lambda: self.counters()[-1] > last + 5, "the guest counts on")
-        numbers = self.counters()
-        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        before = len(self.guest.counts())
+        self.chime.wait(lambda: len(self.guest.counts()) > before + 5, "the guest counts on")
+        self.guest.ran_once(self.chime.process(self.uuid).incoming)
 
     def state(self, node: str) -> str | None:
         return virsh(self.chime, node, "domstate", self.uuid)

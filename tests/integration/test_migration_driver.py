@@ -18,7 +18,7 @@ from agentd.libvirt_target import Settings
 from tests.contract.harness import Events, new_vm, wait
 from tests.contract.migrating import MigrationContract, Moving, here, moved, there
 from tests.contract.pair import Pair, order
-from tests.hosts import Cluster, Host, guest_cmdline
+from tests.hosts import Cluster, Guest, Host, guest_cmdline
 from tests.hosts.guest import GUEST_MEMORY_MIB
 from tests.integration.libvirtd import start_libvirtd
 from wire.messages import Assignment, Boot, Disk
@@ -82,15 +82,15 @@ class RealPair:
         boot = Boot(kernel=self.kernel, initrd=self.initrd, cmdline=guest_cmdline("t", 0.1))
         return {"memory_mib": GUEST_MEMORY_MIB, "boot": boot}
 
-    def counting(self, **more: Any) -> tuple[Assignment, Path]:
-        """A running guest that counts, and the file on shared storage that it counts in."""
+    def counting(self, **more: Any) -> tuple[Assignment, Guest]:
+        """A running VM, and its guest that counts into a file on shared storage."""
         vm = new_vm(epoch=3, revision=7)
-        log = self.shared / f"{vm.name}.log"
-        vm = new_vm(epoch=3, revision=7, uuid=vm.uuid, **self.vm(), serial_log=str(log), **more)
+        guest = Guest("t", self.shared / f"{vm.name}.log")
+        vm = new_vm(epoch=3, revision=7, uuid=vm.uuid, **self.vm(), serial_log=str(guest.serial), **more)
         self.source.define(vm)
         self.source.start(vm.uuid)
-        wait(lambda: log.exists() and "counter 5" in log.read_text(), "the guest counts")
-        return vm, log
+        wait(lambda: guest.counts()[4:], "the guest counts")
+        return vm, guest
 
     def slow_down(self) -> None:
         """The options do it."""
@@ -124,49 +124,43 @@ def pair(cluster: Cluster, guest: tuple[Path, Path]) -> Iterator[Pair]:
     pair.close()
 
 
-def counters(log: Path) -> list[int]:
-    """All complete counters of the file."""
-    lines = log.read_text(errors="replace").splitlines()
-    return [int(words[3]) for words in (line.split() for line in lines) if words[:1] == ["chime-guest"] and words[3:]]
-
-
 class TestReal(MigrationContract):
     """The contract, kept by libvirt."""
 
 
 def test_guest_counts_on_after_the_handover_and_not_before(pair: Any) -> None:
-    vm, log = pair.counting()
+    vm, guest = pair.counting()
     began = time.monotonic()
     moved(pair, vm.uuid)
     took = time.monotonic() - began
-    last = counters(log)[-1]
+    last = guest.last()
     time.sleep(1.0)
-    assert counters(log)[-1] == last, "the copy runs before the handover"
+    assert guest.last() == last, "the copy runs before the handover"
     began = time.monotonic()
     pair.source.hand_over(vm.uuid, "a1", pair.target_address)
-    wait(lambda: counters(log)[-1] > last, "the copy counts")
+    wait(lambda: guest.last() != last, "the copy counts")
     gap = time.monotonic() - began
     print(f"migration {took:.2f} s, from handover to the next count {gap:.2f} s")
-    numbers = counters(log)
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # none lost, none twice
+    guest.ran_once(incoming=True)
     assert gap < 2.0
 
 
 def test_source_counts_on_when_the_target_dies(pair: Any) -> None:
-    vm, log = pair.counting()
+    vm, guest = pair.counting()
     moving = Moving(pair, vm.uuid, order(pair.target_address, **pair.slow))
     wait(lambda: moving.progress, "progress")
     pair.kill_target()
-    before = counters(log)[-1]
-    wait(lambda: counters(log)[-1] > before + 10, "it counts while libvirt notices nothing")
+    before = len(guest.counts())
+    wait(lambda: len(guest.counts()) > before + 10, "it counts while libvirt notices nothing")
     assert wait(moving.end, "the end")
-    after = counters(log)[-1]
-    wait(lambda: counters(log)[-1] > after, "it counts on")
+    after = guest.last()
+    wait(lambda: guest.last() != after, "it counts on")
+    guest.ran_once(incoming=False)
     assert here(pair, vm.uuid).state == DomainState.RUNNING
 
 
 def test_migration_goes_on_without_the_agent_that_ordered_it(pair: Any) -> None:
-    vm, log = pair.counting()
+    vm, guest = pair.counting()
     words = [URI.replace("{host}", pair.source_host.address), URI, pair.target_address, vm.uuid]
     agent = subprocess.Popen([sys.executable, "-c", AGENT, *words])
     try:
@@ -177,9 +171,9 @@ def test_migration_goes_on_without_the_agent_that_ordered_it(pair: Any) -> None:
     pair.source.settle(vm.uuid)
     facts = pair.source.inspect(vm.uuid)
     assert facts.libvirt_ok and facts.domain is None
-    last = counters(log)[-1]
+    last = guest.last()
     pair.source.hand_over(vm.uuid, "a9", pair.target_address)
-    wait(lambda: counters(log)[-1] > last, "the copy counts")
+    wait(lambda: guest.last() != last, "the copy counts")
 
 
 def test_local_disk_is_refused_or_copied(pair: Any) -> None:
