@@ -19,6 +19,9 @@ from wire.types import MigrationPhase, Observed
 AWAY = "migrated-away"
 """The problem that an agent reports of a VM that somebody migrated away without Chime."""
 
+IGNORED = "stale-epoch"
+"""The problem that an agent reports of an assignment in an epoch that it has released already."""
+
 
 class Verdict(Enum):
     """What follows for the copy."""
@@ -38,6 +41,11 @@ def mark(report: VmReport) -> str:
 def left(report: VmReport | None) -> MigrationReport | None:
     """What the node says of an attempt by which the VM has left it."""
     return _said(report, MigrationPhase.LEFT)
+
+
+def failed(report: VmReport | None) -> MigrationReport | None:
+    """What the node says of an attempt that has failed."""
+    return _said(report, MigrationPhase.FAILED)
 
 
 def leaving(report: VmReport | None) -> MigrationReport | None:
@@ -113,9 +121,12 @@ def _older(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
 
 
 def _is_held_off(facts: Facts, vm: r.Vm) -> bool:
-    """During the recovery after a restore: the owner does not run the VM, and starts nothing before it is over."""
+    """After a restore: the owner does not run the VM, and starts nothing before the recovery is over; or it released
+    the present epoch in the history that is undone, and starts nothing before it gets another."""
     owners = facts.said(vm.node, vm.uuid)
-    return facts.ctx.tables.meta.recovering and owners is not None and owners.observed in OFF
+    if owners is None:
+        return False
+    return owners.problem == IGNORED or (facts.ctx.tables.meta.recovering and owners.observed in OFF)
 
 
 def _has_looked(facts: Facts, vm: r.Vm, attempt: str) -> bool:

@@ -91,18 +91,8 @@ def decide(facts: Facts, row: r.Migration) -> None:
         arrive(ctx, vm, row.target, row.attempt, f"{row.source} says that it has left")
     elif said is not None and said.phase == MigrationPhase.FAILED:
         stays(ctx, row, said.detail)
-        _end_copy(facts, row)
     elif said is None and row.refused and facts.in_session(row.source):
         stays(ctx, row, row.refused)
-
-
-def _end_copy(facts: Facts, row: r.Migration) -> None:
-    """The target may have a copy that is stale: it is told to end it, whatever becomes of the VM until it hears."""
-    if facts.ctx.tables.meta.recovering:
-        return
-    vm = facts.ctx.tables.vms.get(row.uuid)
-    assert vm is not None  # its attempt was decided
-    inventory.end_copy(facts.ctx, vm, row.target, "may have a stale copy")
 
 
 def stays(ctx: Context, row: r.Migration, why: str) -> None:

@@ -15,6 +15,7 @@ from chimed.core import alarms, arrivals, attempts, inventory, networks
 from chimed.core import rows as r
 from chimed.core.arrivals import Verdict
 from chimed.core.context import EPOCHS_PER_GENERATION, Context
+from chimed.core.evidence import OFF
 from chimed.core.facts import Facts
 from chimed.core.sessions import Session
 from wire.messages import VmReport
@@ -31,6 +32,7 @@ def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
             row = facts.ctx.tables.migrations.get(uuid)
             if row is not None:
                 attempts.decide(facts, row)
+            _has_failed(facts, session.node, report)
             _look_at_others(facts, uuid, session.node)
         elif vm is None:
             _settle_unknown(facts, uuid)
@@ -113,10 +115,31 @@ def _has_left(facts: Facts, report: VmReport) -> None:
         attempts.arrive(ctx, vm, target.name, said.attempt, f"{vm.node} says that it has left")
 
 
+def _has_failed(facts: Facts, node_name: str, report: VmReport) -> None:
+    """The owner says that an attempt has failed, whoever ordered it: whether or not the other end is heard, it may have
+    a copy, and is told once to end it."""
+    ctx, said = facts.ctx, arrivals.failed(report)
+    vm, row = ctx.tables.vms.get(report.uuid), ctx.tables.migrations.get(report.uuid)
+    if said is None or vm is None or vm.node != node_name or row is not None or ctx.tables.meta.recovering:
+        return
+    target = networks.node_at(ctx.tables.nodes, said.peer)
+    if vm.failed == said.attempt or target is None or target.name == vm.node or not _has_stayed(report):
+        return
+    if vm.desired != Desired.DELETED:
+        inventory.end_copy(ctx, vm, target.name, "may have a stale copy", said.attempt)
+    elif not _is_given_back(ctx, vm):
+        inventory.release(ctx, target.name, vm, vm.epoch)
+
+
+def _has_stayed(report: VmReport) -> bool:
+    """Whether the VM is surely where its owner says, and did not leave by a person's later migration."""
+    return report.observed in OFF | {Observed.RUNNING, Observed.PAUSED} and report.problem != arrivals.AWAY
+
+
 def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     ctx = facts.ctx
     if vm.desired == Desired.DELETED and report.epoch <= vm.epoch:
-        if not _is_given_back(ctx, vm, report):
+        if not (_is_given_back(ctx, vm) and arrivals.mark(report)):
             inventory.release(ctx, node_name, vm, report.epoch)
     elif report.epoch > vm.epoch and (_of_this_generation(ctx, vm) or vm.desired == Desired.DELETED):
         ctx.counters["impossible-epochs"] += _of_this_generation(ctx, vm)
@@ -126,11 +149,11 @@ def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Non
         inventory.adopt(ctx, vm, node_name, report.epoch)
 
 
-def _is_given_back(ctx: Context, vm: r.Vm, report: VmReport) -> bool:
-    """Whether the copy may be a VM that is given back, which its node's operator migrated at the same time: it is not
-    ended. A person decides (the alarm vm-unknown)."""
+def _is_given_back(ctx: Context, vm: r.Vm) -> bool:
+    """Whether the VM leaves Chime as it is. A copy may be that VM, which its node's operator migrated at the same time:
+    it is not ended. A person decides (the alarm vm-unknown)."""
     release = ctx.tables.releases.get(vm.node, vm.uuid)
-    return release is not None and release.keep and bool(arrivals.mark(report))
+    return release is not None and release.keep
 
 
 def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:

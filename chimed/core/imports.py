@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import inventory
+from chimed.core import arrivals, inventory
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -46,6 +46,13 @@ def progress_import(facts: Facts, op: r.Operation) -> None:
         give_back(facts.ctx, facts.ctx.tables.vms.get(vm.uuid) or vm)
     elif report.problem != PENDING:
         succeed(facts.ctx, op, f"managed on {vm.node}, {report.observed}")
+        if not arrivals.leaving(report):
+            _is_taken_over(facts.ctx, facts.ctx.tables.vms.get(vm.uuid) or vm)
+
+
+def _is_taken_over(ctx: Context, vm: r.Vm) -> None:
+    """From now on it is a VM like any other: if its domain is lost, one is made."""
+    ctx.tables.vms.put(msgspec.structs.replace(vm, adopt=False, revision=ctx.bump(vm.node)))
 
 
 def progress_release(facts: Facts, op: r.Operation) -> None:

@@ -158,9 +158,10 @@ def raise_epoch(ctx: Context, vm: r.Vm, epoch: int, why: str) -> r.Vm:
     return raised
 
 
-def end_copy(ctx: Context, vm: r.Vm, node_name: str, what: str) -> None:
+def end_copy(ctx: Context, vm: r.Vm, node_name: str, what: str, attempt: str = "") -> None:
     """The node is told to end its copy of the present epoch, and the owner goes on in the next: a later copy of the
-    owner's epoch would fall under the release too."""
+    owner's epoch would fall under the release too. `attempt`: a failed one that may have brought the copy."""
+    vm = msgspec.structs.replace(vm, failed=attempt or vm.failed)
     raised = raise_epoch(ctx, vm, ctx.next_epoch(vm), f"{node_name} {what} of epoch {vm.epoch}")
     release(ctx, node_name, raised, vm.epoch)
 

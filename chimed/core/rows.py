@@ -70,7 +70,7 @@ class Vm(Row, frozen=True, kw_only=True):
     `exists`: it ran once or had another owner, so that its disks exist and are never made again. `adopt`: it was
     imported where it is: its owner takes over the domain that is there. `attempt`: the open migration away from its
     owner; `arrival`: the attempt by which it came to its owner; `doubt`: one that its owner was asked about, because
-    another node has a copy that names it."""
+    another node has a copy that names it; `failed`: the newest that failed, whose target was told to end its copy."""
 
     uuid: str
     name: str
@@ -86,6 +86,7 @@ class Vm(Row, frozen=True, kw_only=True):
     attempt: str = ""
     arrival: str = ""
     doubt: str = ""
+    failed: str = ""
     operation: str = ""
     last_operation: str = ""
     created: float = 0.0

@@ -435,11 +435,13 @@ def _migrate(c: Cluster, vm: str, node: str) -> None:
     except HypervisorError as error:
         host.tell(f"virsh migrate {vm}: {error}")
         return
+    host.hypervisor.leaving.add(uuid)
     c.engine.after(c.engine.rng.uniform(2.0, 10.0), _hand_over, c, uuid, host, target, (host.boots, target.boots))
 
 
 def _hand_over(c: Cluster, uuid: str, host: Host, target: Host, boots: tuple[int, int]) -> None:
     """The source is paused and the target goes on, if both are still there; else the copy is thrown away."""
+    host.hypervisor.leaving.discard(uuid)
     if boots != (host.boots, target.boots) or not (host.powered and target.powered):
         if target.powered and target.boots == boots[1] and target.hypervisor.is_paused(uuid):
             target.hypervisor.destroy_by_hand(uuid)

@@ -723,10 +723,24 @@ DEFECTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "copy-of-a-failed-migration-forgotten",
-        "chimed.core.attempts",
-        "        _end_copy(facts, row)\n",
+        "chimed.core.copies",
+        "            _has_failed(facts, session.node, report)\n",
         "",
         "L1: a paused copy of a VM that was deleted meanwhile stays for ever",
+    ),
+    Mutant(
+        "import-lasts-for-ever",
+        "chimed.core.imports",
+        "replace(vm, adopt=False, ",
+        "replace(vm, ",
+        "L1: an imported VM that has left a node without a snapshot is never made anew",
+    ),
+    Mutant(
+        "released-epoch-is-no-word",
+        "chimed.core.arrivals",
+        "    return owners.problem == IGNORED or (facts",
+        "    return (facts",
+        "S1: after a restore a VM is started beside the copy that runs where it had left to",
     ),
     Mutant(
         "given-back-vm-not-told-after-a-restore",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from agentd.core.facts import DomainState, Happening, OffReason, VmFacts
 from agentd.hypervisor import HypervisorError, NoArrival
 from tests.fakes.hypervisor import FakeDomain, FakeHypervisor
+from wire.messages import Assignment
 
 ALIVE = frozenset({DomainState.RUNNING, DomainState.SHUTTING_DOWN, DomainState.OTHER, DomainState.PAUSED})
 
@@ -17,7 +18,8 @@ class SimHypervisor(FakeHypervisor):
     """`touched(uuid)` is called whenever a process may have begun or ended, `copy_runs(uuid, attempt)` before a copy
     that came by a migration runs. `by_hand`: VMs whose process here was made by a person. `handed_over`: VMs whose
     process here is one end of a live migration, and must not run (paused target, or source whose target was resumed).
-    `route(address)`: the hypervisor that answers there. `losses`: how often libvirtd was lost."""
+    `leaving`: VMs that a person migrates away from here, with libvirt's lock on them. `route(address)`: the hypervisor
+    that answers there. `losses`: how often libvirtd was lost."""
 
     def __init__(self, touched: Callable[[str], None], copy_runs: Callable[[str, str], None]) -> None:
         super().__init__()
@@ -26,6 +28,7 @@ class SimHypervisor(FakeHypervisor):
         self.losses = 0
         self.by_hand: set[str] = set()
         self.handed_over: set[str] = set()
+        self.leaving: set[str] = set()
         self.creating: set[str] = set()
         self.reboots: list[str] = []
         self.boots = 0
@@ -53,6 +56,20 @@ class SimHypervisor(FakeHypervisor):
         return domain is not None and domain.state == DomainState.PAUSED
 
     # --- calls of the agent -------------------------------------------------------------------------------------------
+
+    def adopt(self, vm: Assignment) -> None:
+        """As the fake's; a domain that is being migrated is not changed."""
+        self._not_while_it_leaves(vm.uuid)
+        super().adopt(vm)
+
+    def give_back(self, uuid: str, epoch: int) -> None:
+        """As `adopt`."""
+        self._not_while_it_leaves(uuid)
+        super().give_back(uuid, epoch)
+
+    def _not_while_it_leaves(self, uuid: str) -> None:
+        if uuid in self.leaving:
+            raise HypervisorError("cannot acquire state change lock")
 
     def inspect(self, uuid: str) -> VmFacts:
         """Fresh facts. Cheaper than the fake's, which is for several threads."""
@@ -96,6 +113,7 @@ class SimHypervisor(FakeHypervisor):
         self.creating.clear()
         self.by_hand.clear()
         self.handed_over.clear()
+        self.leaving.clear()
         for uuid in lost:
             self._touched(uuid)
 

@@ -45,9 +45,25 @@ def test_an_import_is_an_order_to_take_over_what_is_there(world: World) -> None:
     answer = bring(world)
     op, vm = world.op(answer), row(world)
     assert (op["state"], op["outcome"]) == ("succeeded", "managed on n1, running")
-    assert (vm.desired, vm.epoch, vm.exists, vm.adopt) == ("running", 2, True, True)
+    assert (vm.desired, vm.epoch, vm.exists) == ("running", 2, True)
     held = world.agents["n1"].held[UUID]
-    assert held.adopt and not held.create_disks and held.spec.xml == import_of(NAME, "n1").spec.xml
+    assert not held.create_disks and held.spec.xml == import_of(NAME, "n1").spec.xml
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_an_import_that_is_taken_over_is_a_vm_like_any_other(world: World, leaves: bool) -> None:
+    """If its domain is lost, one is made. Of one that may be leaving it is not known that it is taken over."""
+    agent = world.agents["n1"]
+    agent.unadopted[UUID] = ("not-adopted", "about to be taken over")
+    answer = bring(world)
+    assert row(world).adopt and agent.held[UUID].adopt
+    agent.unadopted.clear()
+    if leaves:
+        agent.begin_alone(UUID, "alone", "n2")
+    agent.report()
+    world.settle()
+    assert world.op(answer)["state"] == "succeeded"
+    assert (row(world).adopt, agent.held[UUID].adopt) == (leaves, leaves)
 
 
 def test_an_import_needs_no_room(world: World) -> None:

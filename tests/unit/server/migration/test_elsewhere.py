@@ -239,6 +239,74 @@ def test_one_that_fails_may_have_left_a_copy_on_its_target(world: World, heard: 
     assert (owner(world), releases) == (("n1", epoch + 1), [] if heard else [("n2", epoch)])  # or confirmed already
 
 
+def failed_alone(world: World, peer: str = "n2", **fields: Any) -> list[tuple[str, int]]:
+    """An order on n1 has failed while the server was away, and no other node is heard. Returns the releases then."""
+    for name in ("n2", "n3"):
+        world.agents[name].kill()
+    world.run(60)
+    agent = world.agents["n1"]
+    agent.begin_alone(WEB, "alone", peer)
+    agent.stay(WEB, "the target's answer was lost")
+    agent.report(vms=(msgspec.structs.replace(agent.vm_report(WEB), **fields),))
+    return [(row.node, row.epoch) for row in world.tables().releases.by("uuid", WEB)]
+
+
+def test_one_that_failed_by_an_order_on_its_node_may_have_left_a_copy_too(world: World) -> None:
+    """Its target is told to end that once, however often the node says so."""
+    epoch = owner(world)[1]
+    assert failed_alone(world) == [("n2", epoch)] and owner(world) == ("n1", epoch + 1)
+    world.settle()
+    world.agents["n2"].start()
+    world.settle()
+    said(world, "n1")
+    assert not world.tables().releases.by("uuid", WEB) and owner(world) == ("n1", epoch + 1)
+
+
+@pytest.mark.parametrize(
+    ("peer", "fields"),
+    [
+        ("n1", {}),
+        ("192.0.2.7", {}),
+        ("n2", {"observed": Observed.UNKNOWN}),
+        ("n2", {"observed": Observed.STOPPED, "problem": "migrated-away"}),
+    ],
+)
+def test_where_a_failed_one_may_have_a_copy_is_not_known_or_not_sure(
+    world: World, peer: str, fields: dict[str, Any]
+) -> None:
+    """What came there by a person's later migration would be the VM."""
+    before = owner(world)
+    assert failed_alone(world, peer, **fields) == [] and owner(world) == before
+
+
+@pytest.mark.parametrize(("kind", "told"), [(m.VmDelete, True), (m.VmRelease, False)])
+def test_a_failed_one_of_a_vm_that_is_on_its_way_out(world: World, kind: Any, told: bool) -> None:
+    """A deletion follows to where a copy may be; a VM that is given back stays as it is."""
+    agent, epoch = world.agents["n1"], owner(world)[1]
+    world.deaf.add("n1")
+    world.do(kind, vm="web")
+    world.deaf.clear()
+    agent.begin_alone(WEB, "alone", "n2")
+    agent.stay(WEB, "the target's answer was lost")
+    agent.report()
+    assert ("n2" in {row.node for row in world.tables().releases.by("uuid", WEB)}) == told
+    assert owner(world) == ("n1", epoch)
+
+
+def test_a_copy_that_runs_in_the_epoch_that_its_owner_has_released_is_the_vm(world: World) -> None:
+    """After a restore: the owner says that it does not follow, and nothing of what it sees of the VM."""
+    epoch = owner(world)[1]
+    agent = world.agents["n1"]
+    word = msgspec.structs.replace(
+        agent.vm_report(WEB), revision=0, observed=Observed.UNKNOWN, problem="stale-epoch"
+    )
+    agent.running.clear()
+    agent.report(vms=(word,))
+    world.agents["n2"].arrive(WEB, epoch, "alone", "running")
+    world.agents["n2"].report()
+    assert owner(world) == ("n2", epoch + 1)
+
+
 def deleted_after_it_left(world: World, peer: str) -> Any:
     """Its node hears of the deletion when it has left, and the server hears of both at once."""
     epoch = owner(world)[1]
