@@ -593,6 +593,7 @@ DEFECTS: tuple[Mutant, ...] = (
         "        return Verdict.RELEASE if is_over else Verdict.WAIT\n",
         "        return Verdict.WAIT\n",
         "L1: a copy that nobody wants stays on the target for ever",
+        also=(("chimed.core.copies", "            _has_failed(facts, session.node, report)\n", ""),),
     ),
     Mutant(
         "copy-released-while-it-comes",
