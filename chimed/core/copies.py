@@ -110,8 +110,8 @@ def _has_left(facts: Facts, report: VmReport) -> None:
     vm, row = ctx.tables.vms.get(report.uuid), ctx.tables.migrations.get(report.uuid)
     if said is None or vm is None or vm.desired == Desired.DELETED or (row is not None and row.attempt == said.attempt):
         return
-    target = networks.node_at(ctx.tables.nodes, said.peer)
-    if target is not None and target.name != vm.node:
+    target = networks.other_node_at(ctx.tables.nodes, said.peer, vm.node)
+    if target is not None:
         attempts.arrive(ctx, vm, target.name, said.attempt, f"{vm.node} says that it has left")
 
 
@@ -120,13 +120,16 @@ def _has_failed(facts: Facts, node_name: str, report: VmReport) -> None:
     a copy, and is told once to end it."""
     ctx, said = facts.ctx, arrivals.failed(report)
     vm, row = ctx.tables.vms.get(report.uuid), ctx.tables.migrations.get(report.uuid)
-    if said is None or vm is None or vm.node != node_name or row is not None or ctx.tables.meta.recovering:
+    if said is None or vm is None or vm.node != node_name or vm.failed == said.attempt:
         return
-    target = networks.node_at(ctx.tables.nodes, said.peer)
-    if vm.failed == said.attempt or target is None or target.name == vm.node or not _has_stayed(report):
+    if row is not None or ctx.tables.meta.recovering or not _has_stayed(report):
+        return
+    target = networks.other_node_at(ctx.tables.nodes, said.peer, vm.node)
+    if target is None:
         return
     if vm.desired != Desired.DELETED:
-        inventory.end_copy(ctx, vm, target.name, "may have a stale copy", said.attempt)
+        told = msgspec.structs.replace(vm, failed=said.attempt)
+        inventory.end_copy(ctx, told, target.name, "may have a stale copy")
     elif not _is_given_back(ctx, vm):
         inventory.release(ctx, target.name, vm, vm.epoch)
 

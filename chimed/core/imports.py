@@ -45,13 +45,13 @@ def progress_import(facts: Facts, op: r.Operation) -> None:
         fail(facts.ctx, op, f"{report.detail}; nothing was touched")
         give_back(facts.ctx, facts.ctx.tables.vms.get(vm.uuid) or vm)
     elif report.problem != PENDING:
-        succeed(facts.ctx, op, f"managed on {vm.node}, {report.observed}")
         if not arrivals.leaving(report):
-            _is_taken_over(facts.ctx, facts.ctx.tables.vms.get(vm.uuid) or vm)
+            _end_adoption(facts.ctx, vm)
+        succeed(facts.ctx, op, f"managed on {vm.node}, {report.observed}")
 
 
-def _is_taken_over(ctx: Context, vm: r.Vm) -> None:
-    """From now on it is a VM like any other: if its domain is lost, one is made."""
+def _end_adoption(ctx: Context, vm: r.Vm) -> None:
+    """It is taken over, and from now on a VM like any other: if its domain is lost, one is made."""
     ctx.tables.vms.put(msgspec.structs.replace(vm, adopt=False, revision=ctx.bump(vm.node)))
 
 

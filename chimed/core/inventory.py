@@ -158,10 +158,9 @@ def raise_epoch(ctx: Context, vm: r.Vm, epoch: int, why: str) -> r.Vm:
     return raised
 
 
-def end_copy(ctx: Context, vm: r.Vm, node_name: str, what: str, attempt: str = "") -> None:
+def end_copy(ctx: Context, vm: r.Vm, node_name: str, what: str) -> None:
     """The node is told to end its copy of the present epoch, and the owner goes on in the next: a later copy of the
-    owner's epoch would fall under the release too. `attempt`: a failed one that may have brought the copy."""
-    vm = msgspec.structs.replace(vm, failed=attempt or vm.failed)
+    owner's epoch would fall under the release too."""
     raised = raise_epoch(ctx, vm, ctx.next_epoch(vm), f"{node_name} {what} of epoch {vm.epoch}")
     release(ctx, node_name, raised, vm.epoch)
 
@@ -189,8 +188,8 @@ def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
     if vm is not None and vm.desired == Desired.DELETED and vm.node == node_name:
         if known.keep:
             return forget(ctx, vm, f"{vm.name} stays on {node_name} as it is, without Chime", "vm-released")
-        target = networks.node_at(ctx.tables.nodes, confirmed.left_to)
-        if target is not None and target.name != node_name:
+        target = networks.other_node_at(ctx.tables.nodes, confirmed.left_to, node_name)
+        if target is not None:
             _delete_there(ctx, vm, target.name)
             return ""
         return forget(ctx, vm, f"{vm.name} is removed from {node_name}")

@@ -31,10 +31,10 @@ def address_on(node: r.Node, network: str) -> str | None:
     return next((a for a in addresses if ipaddress.ip_address(a) in subnet), None)
 
 
-def node_at(nodes: Iterable[r.Node], peer: str) -> r.Node | None:
-    """The one node of that name, or with that address; None: nobody knows which it is."""
+def other_node_at(nodes: Iterable[r.Node], peer: str, node_name: str) -> r.Node | None:
+    """The one node of that name, or with that address; None: nobody knows which it is, or it is `node_name` itself."""
     found = [node for node in nodes if peer == node.name or peer in _addresses(node)]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and found[0].name != node_name else None
 
 
 def _addresses(node: r.Node) -> set[str]:

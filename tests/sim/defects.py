@@ -711,7 +711,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "deletion-does-not-follow",
         "chimed.core.inventory",
-        "        if target is not None and target.name != node_name:\n",
+        "        if target is not None:\n",
         "        if False:\n",
         "L1: a VM that left before its node heard that it is deleted runs on",
     ),

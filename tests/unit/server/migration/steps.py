@@ -36,6 +36,13 @@ def leave_alone(world: World, where: str) -> None:
     world.agents["n1"].leave(uuid)
 
 
+def fail_alone(world: World, where: str) -> None:
+    """An order on n1 to migrate it to `where` has failed; nobody has told the server yet."""
+    uuid = uuid_of("web")
+    world.agents["n1"].begin_alone(uuid, "alone", where)
+    world.agents["n1"].stay(uuid, "the target's answer was lost")
+
+
 def said(world: World, name: str) -> None:
     """The node says how things are there, and everybody follows."""
     world.agents[name].report()

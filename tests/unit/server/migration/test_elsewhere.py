@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.unit.server.migration.steps import leave, leave_alone, lose, migrate, owner, said, state, step
+from tests.unit.server.migration.steps import fail_alone, leave, leave_alone, lose, migrate, owner, said, state, step
 from tests.unit.server.world import World, uuid_of
 from wire import messages as m
 from wire.types import MigrationPhase, Observed
@@ -244,18 +244,21 @@ def failed_alone(world: World, peer: str = "n2", **fields: Any) -> list[tuple[st
     for name in ("n2", "n3"):
         world.agents[name].kill()
     world.run(60)
+    fail_alone(world, peer)
     agent = world.agents["n1"]
-    agent.begin_alone(WEB, "alone", peer)
-    agent.stay(WEB, "the target's answer was lost")
     agent.report(vms=(msgspec.structs.replace(agent.vm_report(WEB), **fields),))
     return [(row.node, row.epoch) for row in world.tables().releases.by("uuid", WEB)]
 
 
-def test_one_that_failed_by_an_order_on_its_node_may_have_left_a_copy_too(world: World) -> None:
-    """Its target is told to end that once, however often the node says so."""
+@pytest.mark.parametrize("crash", [False, True])
+def test_one_that_failed_by_an_order_on_its_node_may_have_left_a_copy_too(world: World, crash: bool) -> None:
+    """Its target is told to end that once, however often the node says so, also to a server that has died since."""
     epoch = owner(world)[1]
     assert failed_alone(world) == [("n2", epoch)] and owner(world) == ("n1", epoch + 1)
     world.settle()
+    if crash:
+        world.crash()
+        world.agents["n1"].start()
     world.agents["n2"].start()
     world.settle()
     said(world, "n1")
@@ -282,13 +285,12 @@ def test_where_a_failed_one_may_have_a_copy_is_not_known_or_not_sure(
 @pytest.mark.parametrize(("kind", "told"), [(m.VmDelete, True), (m.VmRelease, False)])
 def test_a_failed_one_of_a_vm_that_is_on_its_way_out(world: World, kind: Any, told: bool) -> None:
     """A deletion follows to where a copy may be; a VM that is given back stays as it is."""
-    agent, epoch = world.agents["n1"], owner(world)[1]
+    epoch = owner(world)[1]
     world.deaf.add("n1")
     world.do(kind, vm="web")
     world.deaf.clear()
-    agent.begin_alone(WEB, "alone", "n2")
-    agent.stay(WEB, "the target's answer was lost")
-    agent.report()
+    fail_alone(world, "n2")
+    world.agents["n1"].report()
     assert ("n2" in {row.node for row in world.tables().releases.by("uuid", WEB)}) == told
     assert owner(world) == ("n1", epoch)
 
