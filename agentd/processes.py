@@ -57,27 +57,24 @@ def _canonical(text: str) -> str | None:
 def _processes(proc: Path) -> Iterator[Process]:
     for entry in _entries(proc):
         raw = _read(f"{proc}/{entry}/cmdline")
-        if not raw:  # a kernel thread or a zombie, or gone
-            found = _left_over(proc, entry)
-            if found is not None:
-                yield found
-        elif b"-uuid" in raw and (uuid := vm_uuid(_argv(raw))) is not None:
-            state, _ = _state(f"{proc}/{entry}/stat")
-            if state and state not in ENDED:
-                yield Process(uuid, int(entry), state)
+        uuid = vm_uuid(_argv(raw)) if b"-uuid" in raw else None
+        if raw and uuid is None:
+            continue  # another program
+        state, threads = _state(f"{proc}/{entry}/stat")
+        if uuid is not None and state and state not in ENDED:
+            yield Process(uuid, int(entry), state)
+        elif threads > 1 and (found := _left_over(proc, entry)) is not None:
+            yield found
 
 
 def _left_over(proc: Path, pid: str) -> Process | None:
-    """A killed process: its leader is a zombie, a thread hangs in the kernel and still has the arguments."""
-    state, threads = _state(f"{proc}/{pid}/stat")
-    if state not in ENDED or threads < 2:
-        return None
+    """A killed process: its leader has ended, also since its arguments were read, and a thread still has them."""
     tasks = f"{proc}/{pid}/task"
     for task in _entries(Path(tasks)):
         uuid = vm_uuid(_argv(_read(f"{tasks}/{task}/cmdline")))
-        thread_state, _ = _state(f"{tasks}/{task}/stat")
-        if uuid is not None and thread_state and thread_state not in ENDED:
-            return Process(uuid, int(pid), thread_state)
+        state, _ = _state(f"{tasks}/{task}/stat")
+        if uuid is not None and state and state not in ENDED:
+            return Process(uuid, int(pid), state)
     return None
 
 

@@ -67,6 +67,13 @@ def test_killed_process_with_a_thread_in_disk_sleep_counts(tmp_path: Path) -> No
     assert processes.scan(tmp_path) == (Process(UUID, 7, "D"),)
 
 
+def test_process_whose_leader_ends_while_it_is_read_counts_for_its_last_thread(tmp_path: Path) -> None:
+    leader = _process(tmp_path, "7", QEMU, _stat("Z", threads=2))  # its arguments were read just before
+    _process(leader / "task", "7", [], _stat("Z", threads=2))
+    _process(leader / "task", "9", QEMU, _stat("D", threads=2))
+    assert processes.scan(tmp_path) == (Process(UUID, 7, "D"),)
+
+
 def test_zombie_kernel_thread_other_and_vanished_process_do_not_count(tmp_path: Path) -> None:
     _process(tmp_path, "2", [], _stat("S"))
     _process(tmp_path, "3", [], _stat("Z"))
