@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from agentd import processes
 from agentd.core.facts import Lifecycle
 from agentd.hypervisor import HypervisorError
 from agentd.libvirt_words import lifecycle
+from agentd.processes import Processes
 
 os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null")  # read when libvirt is first imported
 import libvirt  # type: ignore[import-not-found,unused-ignore]
@@ -178,7 +178,10 @@ def _forget_unborn(root: Path) -> None:
     unborn = [file for file in root.glob("run/qemu/*.xml") if _UNBORN.search(_text(file))]
     if not unborn:
         return
-    alive = {process.uuid for process in processes.scan()}
+    try:
+        alive = {process.uuid for process in Processes().scan()}
+    except OSError as error:
+        raise HypervisorError(f"cannot look at the processes: {error.strerror}") from None
     for file in unborn:
         found = _UUID.search(_text(file))
         if found is not None and found[1] not in alive:

@@ -17,12 +17,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentd import disks, domain_xml, foreign, libvirt_domains, libvirt_migration, processes, target_check
+from agentd import disks, domain_xml, foreign, libvirt_domains, libvirt_migration, target_check
 from agentd.config import Config
-from agentd.core.facts import HostScan, Lifecycle, VmFacts
+from agentd.core.facts import Domain, HostScan, Lifecycle, Process, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm
 from agentd.libvirt_connection import Link, libvirt, one_line, own_connection
 from agentd.libvirt_target import Settings
+from agentd.processes import Processes
 from agentd.target_check import Findings
 from wire.messages import Assignment, ForeignVm, MigrationOrder, MigrationProgress
 from wire.types import VirtType
@@ -57,6 +58,7 @@ class LibvirtDriver:
         self._uri = uri
         self._migration = migration
         self._virt_type = virt_type
+        self._processes = Processes()
         self._kvm: bool | None = None
         self._link: Link | None = None
         self._swap = threading.Lock()
@@ -95,26 +97,40 @@ class LibvirtDriver:
 
     def scan(self) -> HostScan:
         """All domains and all real qemu processes."""
+        domains, problem = self._domains()
+        alive, blind = self._alive()
+        if problem or blind:
+            return HostScan(libvirt_ok=False, processes=alive, error=problem or blind)
+        return HostScan(libvirt_ok=True, domains=domains, processes=alive)
+
+    def _domains(self) -> tuple[tuple[Domain, ...], str]:
         try:
             with _explained("list the domains"):
-                domains = libvirt_domains.all_domains(self._connection())
+                return libvirt_domains.all_domains(self._connection()), ""
         except HypervisorError as error:
-            return HostScan(libvirt_ok=False, processes=processes.scan(), error=str(error))
-        return HostScan(libvirt_ok=True, domains=domains, processes=processes.scan())
+            return (), str(error)
+
+    def _alive(self) -> tuple[tuple[Process, ...], str]:
+        try:
+            return self._processes.scan(), ""
+        except OSError as error:
+            return (), f"cannot look at the processes: {error.strerror}"
 
     def inspect(self, uuid: str) -> VmFacts:
         """One domain and its real processes."""
-        domain, known = None, True
+        domain, problem = None, ""
         try:
             with _explained(f"look at {uuid}"):
                 handle = self._find(uuid)
                 if handle is not None:
                     domain = libvirt_domains.domain_of(handle, bool(handle.isPersistent()), alone=True)
         except HypervisorError as error:
-            log.debug("%s", error)
-            known = False
-        # after libvirt: a qemu that was started in between is seen here
-        return VmFacts(uuid=uuid, libvirt_ok=known, domain=domain, processes=processes.of_vm(uuid))
+            problem = str(error)
+        alive, blind = self._alive()  # after libvirt: a qemu that was started in between is seen here
+        if problem or blind:
+            log.debug("%s", problem or blind)
+        mine = tuple(process for process in alive if process.uuid == uuid)
+        return VmFacts(uuid=uuid, libvirt_ok=not (problem or blind), domain=domain, processes=mine)
 
     def define(self, vm: Assignment) -> None:
         """Makes or updates the definition, and missing disks of a new VM."""

@@ -2,36 +2,86 @@
 
 Rules:
 - A process that may still run or write counts: stopped (T), in disk sleep (D), also one that was killed and
-  whose last thread hangs in the kernel. A zombie does not.
+  hangs in the kernel. A zombie does not.
 - In doubt a process counts: a false one only delays a start, a missed one could be a second copy of a VM.
-- A process that vanishes or cannot be read never ends the scan.
+- A process that vanishes never ends the scan. If this process lacks the means to look (descriptors, memory), that is
+  an error, not "nothing there".
+
+A killed process loses its arguments before its last writes are done (the kernel frees its memory and waits there for
+asynchronous ones, `exit_aio`). Whose it is must be known from before: so whoever looks keeps one `Processes`.
 
 It reads `/proc` directly: for every process one small file, and psutil's way costs several times that.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import uuid as uuids
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from agentd.core.facts import Process
 
 PROC = Path("/proc")
 QEMU_NAME = re.compile(r"^(qemu|kvm)([-_].*)?$")
 QEMU_OPTIONS = frozenset(("machine", "M", "accel", "name", "cpu", "enable-kvm"))
-ENDED = ("Z", "X", "x")
+ENDED = ("", "Z", "X", "x")
+NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def scan(proc: Path = PROC) -> tuple[Process, ...]:
-    """All live qemu processes that name a UUID."""
-    return tuple(_processes(proc))
+class Processes:
+    """The qemu processes of this host. It may be used by several threads."""
+
+    def __init__(self, proc: Path = PROC) -> None:
+        self._proc = proc
+        self._known: dict[_Identity, str] = {}
+
+    def scan(self) -> tuple[Process, ...]:
+        """All live qemu processes that name a UUID. Raises OSError if they cannot be looked at."""
+        before = set(self._known)
+        found = dict(self._found())
+        for identity in before - found.keys():
+            self._known.pop(identity, None)
+        return tuple(found.values())
+
+    def _found(self) -> Iterator[tuple[_Identity, Process]]:
+        for entry in filter(str.isdigit, os.listdir(self._proc)):
+            look = self._look_at(entry)
+            if look is not None:
+                identity, process = look
+                self._known[identity] = process.uuid
+                yield look
+
+    def _look_at(self, entry: str) -> tuple[_Identity, Process] | None:
+        raw = _read(f"{self._proc}/{entry}/cmdline")
+        uuid = _uuid_in(raw)
+        if raw and uuid is None:
+            return None  # another program
+        stat = _stat(f"{self._proc}/{entry}/stat")
+        state = stat.state
+        if stat.threads > 1 and (uuid is None or state in ENDED):
+            uuid, state = _last_thread(f"{self._proc}/{entry}/task")
+        identity = _Identity(int(entry), stat.start)
+        uuid = uuid or self._known.get(identity)
+        if uuid is None or state in ENDED:  # a kernel thread or a zombie, or gone
+            return None
+        return identity, Process(uuid, identity.pid, state)
 
 
-def of_vm(uuid: str, proc: Path = PROC) -> tuple[Process, ...]:
-    """Those of one VM."""
-    return tuple(process for process in _processes(proc) if process.uuid == uuid)
+class _Identity(NamedTuple):
+    """No two processes of one boot have the same: process ids return, but not within a tick of the clock."""
+
+    pid: int
+    start: str
+
+
+class _Stat(NamedTuple):
+    state: str
+    threads: int
+    start: str
 
 
 def vm_uuid(argv: Sequence[str]) -> str | None:
@@ -47,6 +97,10 @@ def vm_uuid(argv: Sequence[str]) -> str | None:
     return uuid if named or options & QEMU_OPTIONS else None
 
 
+def _uuid_in(raw: bytes) -> str | None:
+    return vm_uuid(raw.decode("utf-8", "replace").rstrip("\0").split("\0")) if b"-uuid" in raw else None
+
+
 def _canonical(text: str) -> str | None:
     try:
         return str(uuids.UUID(text))
@@ -54,34 +108,24 @@ def _canonical(text: str) -> str | None:
         return None
 
 
-def _processes(proc: Path) -> Iterator[Process]:
-    for entry in _entries(proc):
-        raw = _read(f"{proc}/{entry}/cmdline")
-        uuid = vm_uuid(_argv(raw)) if b"-uuid" in raw else None
-        if raw and uuid is None:
-            continue  # another program
-        state, threads = _state(f"{proc}/{entry}/stat")
-        if uuid is not None and state and state not in ENDED:
-            yield Process(uuid, int(entry), state)
-        elif threads > 1 and (found := _left_over(proc, entry)) is not None:
-            yield found
+def _last_thread(tasks: str) -> tuple[str | None, str]:
+    """State of a thread that has not ended, and the UUID if one of them still has the arguments."""
+    last = None, ""
+    for task in _entries(tasks):
+        uuid, state = _uuid_in(_read(f"{tasks}/{task}/cmdline")), _stat(f"{tasks}/{task}/stat").state
+        if state in ENDED:
+            continue
+        if uuid is not None:
+            return uuid, state
+        last = None, state
+    return last
 
 
-def _left_over(proc: Path, pid: str) -> Process | None:
-    """A killed process: its leader has ended, also since its arguments were read, and a thread still has them."""
-    tasks = f"{proc}/{pid}/task"
-    for task in _entries(Path(tasks)):
-        uuid = vm_uuid(_argv(_read(f"{tasks}/{task}/cmdline")))
-        state, _ = _state(f"{tasks}/{task}/stat")
-        if uuid is not None and state and state not in ENDED:
-            return Process(uuid, int(pid), state)
-    return None
-
-
-def _entries(folder: Path) -> list[str]:
+def _entries(folder: str) -> list[str]:
     try:
-        return [entry.name for entry in folder.iterdir() if entry.name.isdigit()]
-    except OSError:
+        return [name for name in os.listdir(folder) if name.isdigit()]
+    except OSError as error:
+        _raise_without_means(error)
         return []
 
 
@@ -89,15 +133,17 @@ def _read(path: str) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:
             return file.readall()
-    except OSError:
+    except OSError as error:
+        _raise_without_means(error)
         return b""
 
 
-def _argv(raw: bytes) -> list[str]:
-    return raw.decode("utf-8", "replace").rstrip("\0").split("\0")
+def _raise_without_means(error: OSError) -> None:
+    if error.errno in NO_MEANS:
+        raise error
 
 
-def _state(path: str) -> tuple[str, int]:
-    """State letter and number of threads; ("", 0) if it is gone. The name may hold blanks and brackets."""
+def _stat(path: str) -> _Stat:
+    """State letter, number of threads, time of start; empty if it is gone. The name may hold blanks and brackets."""
     fields = _read(path).rpartition(b")")[2].split()
-    return (fields[0].decode(), int(fields[17])) if len(fields) > 17 else ("", 0)
+    return _Stat(fields[0].decode(), int(fields[17]), fields[19].decode()) if len(fields) > 19 else _Stat("", 0, "")

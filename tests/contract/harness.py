@@ -49,9 +49,9 @@ def new_vm(
     )
 
 
-def bare_qemu(uuid: str) -> list[str]:
+def bare_qemu(uuid: str, monitor: str = "none") -> list[str]:
     """A qemu that does nothing, outside libvirt."""
-    options = "-machine none -display none -monitor none -serial none"
+    options = f"-machine none -display none -monitor {monitor} -serial none"
     return ["qemu-system-x86_64", "-uuid", uuid, *options.split()]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from agentd.core.facts import Domain, DomainState, Happening, OffReason
 from agentd.hypervisor import HypervisorError, InvalidVm
+from agentd.processes import Processes
 from tests.contract.harness import (
     Harness,
     RealHarness,
@@ -22,6 +23,7 @@ from tests.contract.harness import (
     new_vm,
     wait,
 )
+from tests.hosts.frozen import frozen_disk, writes_under_way
 from tests.hosts.guest import GUEST_MEMORY_MIB, guest_cmdline
 from wire.messages import Boot, Disk
 
@@ -407,22 +409,49 @@ def test_domain_that_libvirt_waits_for_holds_up_no_scan(real_root: Path) -> None
         harness.driver.close()
 
 
+def _states(seen: Processes, uuid: str) -> list[str]:
+    return [process.state for process in seen.scan() if process.uuid == uuid]
+
+
 @pytest.mark.integration
 def test_zombie_is_not_seen(real_root: Path) -> None:
     """Its leader can be a zombie while its other threads still end: until then it counts."""
-    from agentd import processes
-
-    uuid = new_vm().uuid
+    seen, uuid = Processes(), new_vm().uuid
     child = subprocess.Popen(bare_qemu(uuid), stdin=subprocess.DEVNULL)
     try:
-        wait(lambda: processes.of_vm(uuid), "a live process")
+        wait(lambda: _states(seen, uuid), "a live process")
         child.kill()
-        stat = Path(f"/proc/{child.pid}/stat")
-        wait(lambda: processes.of_vm(uuid) == (), "no live process")
-        assert stat.read_text().rpartition(")")[2].split()[0] == "Z"
+        wait(lambda: not _states(seen, uuid), "no live process")
+        assert Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.integration
+def test_killed_qemu_that_waits_for_a_write_to_a_dead_disk_is_seen(needs_hosts: None, short_dir: Path) -> None:
+    """The kernel has freed its memory, so that its arguments are gone, and waits: the write may still come."""
+    seen, uuid = Processes(), new_vm().uuid
+    with frozen_disk(short_dir) as disk, disk.device() as device:
+        drive = f"if=none,id=d,format=raw,cache=none,aio=native,file={device}"
+        child = subprocess.Popen([*bare_qemu(uuid, "stdio"), "-drive", drive], stdin=subprocess.PIPE)
+        assert child.stdin is not None
+        try:
+            wait(lambda: _states(seen, uuid), "a live process")
+            disk.freeze()
+            child.stdin.write(b'qemu-io d "aio_write 0 4k"\n')
+            child.stdin.flush()
+            wait(lambda: writes_under_way(device), "a write that hangs")
+            child.kill()
+            wait(lambda: not Path(f"/proc/{child.pid}/cmdline").read_bytes(), "it ends")
+            assert _states(seen, uuid) == ["D"]
+            assert writes_under_way(device)
+            disk.thaw()
+            wait(lambda: not _states(seen, uuid), "the write is done")
+        finally:
+            disk.thaw()
+            child.kill()
+            child.communicate()
 
 
 @pytest.mark.integration

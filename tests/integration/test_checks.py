@@ -29,6 +29,7 @@ from agentd.checks.scripts import ScriptCheck
 from agentd.checks.smart import SmartCheck
 from agentd.checks.storage import StorageCheck, StorageReading
 from tests.hosts import Cluster
+from tests.hosts.frozen import frozen_disk
 from tests.hosts.network import delete_device, free_subnet, ip_batch
 from tests.hosts.service import wait_until
 from tests.integration.chime import Chime, environment, tiny, unique
@@ -265,29 +266,19 @@ def test_storage_that_is_gone(short_dir: Path) -> None:
 
 def test_storage_that_hangs(needs_hosts: None, short_dir: Path, run: Callable[..., Runner]) -> None:
     """A frozen file system: the write sits in D state, as on a dead disk. Others are checked on."""
-    image, folder = short_dir / "image", short_dir / "disk"
-    folder.mkdir()
-    with image.open("wb") as file:
-        file.truncate(8 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
-    try:
-        hung, other = storage(folder), Scripted("other")
+    with frozen_disk(short_dir) as disk:
+        hung, other = storage(disk.folder), Scripted("other")
         runner = run(hung, other)
         assert codes(runner) == {}
-        subprocess.run(["fsfreeze", "-f", folder], check=True)
-        try:
-            wait_until(lambda: "check-stuck" in codes(runner), WAIT_S, "the write hangs")
-            assert codes(runner) == {"check-stuck": f"the check storage {folder} has not returned within 0.5 s"}
-            seen = other.reads
-            wait_until(lambda: other.reads > seen + 3, WAIT_S, "the other goes on")
-        finally:
-            subprocess.run(["fsfreeze", "-u", folder], check=True)
+        disk.freeze()
+        wait_until(lambda: "check-stuck" in codes(runner), WAIT_S, "the write hangs")
+        assert codes(runner) == {"check-stuck": f"the check storage {disk.folder} has not returned within 0.5 s"}
+        seen = other.reads
+        wait_until(lambda: other.reads > seen + 3, WAIT_S, "the other goes on")
+        disk.thaw()
         wait_until(lambda: codes(runner) == {}, WAIT_S, "it writes again")
         runner.stop()
         wait_until(lambda: not _threads(hung.name), WAIT_S, "its thread ends")
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def _threads(name: str) -> list[str]:

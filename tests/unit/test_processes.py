@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agentd import processes
 from agentd.core.facts import Process
+from agentd.processes import Processes, vm_uuid
 
 UUID = "11111111-2222-4333-8444-555555555555"
 
@@ -30,11 +34,11 @@ UUID = "11111111-2222-4333-8444-555555555555"
     ],
 )
 def test_argv(argv: list[str], found: bool) -> None:
-    assert processes.vm_uuid(argv) == (UUID if found else None)
+    assert vm_uuid(argv) == (UUID if found else None)
 
 
-def _stat(state: str, threads: int = 1) -> str:
-    return f"1 (a) b) {state} " + " ".join("0" * 16) + f" {threads} 0 0\n"
+def _stat(state: str, threads: int = 1, start: int = 77) -> str:
+    return f"1 (a) b) {state} " + " ".join("0" * 16) + f" {threads} 0 {start} 0\n"
 
 
 def _process(proc: Path, pid: str, argv: list[str], stat: str) -> Path:
@@ -51,27 +55,27 @@ QEMU = ["/usr/bin/qemu-system-x86_64", "-uuid", UUID]
 @pytest.mark.parametrize("state", "SRTDt")
 def test_every_state_that_may_still_run_counts(tmp_path: Path, state: str) -> None:
     _process(tmp_path, "7", QEMU, _stat(state))
-    assert processes.scan(tmp_path) == (Process(UUID, 7, state),)
+    assert Processes(tmp_path).scan() == (Process(UUID, 7, state),)
 
 
 @pytest.mark.parametrize("state", "ZX")
 def test_ended_process_does_not_count(tmp_path: Path, state: str) -> None:
     _process(tmp_path, "7", QEMU, _stat(state))
-    assert processes.scan(tmp_path) == ()
+    assert Processes(tmp_path).scan() == ()
 
 
 def test_killed_process_with_a_thread_in_disk_sleep_counts(tmp_path: Path) -> None:
     leader = _process(tmp_path, "7", [], _stat("Z", threads=2))
     _process(leader / "task", "7", [], _stat("Z", threads=2))
     _process(leader / "task", "9", QEMU, _stat("D", threads=2))
-    assert processes.scan(tmp_path) == (Process(UUID, 7, "D"),)
+    assert Processes(tmp_path).scan() == (Process(UUID, 7, "D"),)
 
 
 def test_process_whose_leader_ends_while_it_is_read_counts_for_its_last_thread(tmp_path: Path) -> None:
     leader = _process(tmp_path, "7", QEMU, _stat("Z", threads=2))  # its arguments were read just before
     _process(leader / "task", "7", [], _stat("Z", threads=2))
     _process(leader / "task", "9", QEMU, _stat("D", threads=2))
-    assert processes.scan(tmp_path) == (Process(UUID, 7, "D"),)
+    assert Processes(tmp_path).scan() == (Process(UUID, 7, "D"),)
 
 
 def test_zombie_kernel_thread_other_and_vanished_process_do_not_count(tmp_path: Path) -> None:
@@ -81,23 +85,74 @@ def test_zombie_kernel_thread_other_and_vanished_process_do_not_count(tmp_path: 
     (_process(tmp_path, "5", QEMU, "") / "stat").unlink()
     (tmp_path / "6").mkdir()
     (tmp_path / "self").mkdir()
-    assert processes.scan(tmp_path) == ()
+    assert Processes(tmp_path).scan() == ()
 
 
 def test_unreadable_process_does_not_end_the_scan(tmp_path: Path) -> None:
     (tmp_path / "5" / "cmdline").mkdir(parents=True)  # reading it is an OSError
     (tmp_path / "5" / "stat").mkdir()
     _process(tmp_path, "7", QEMU, _stat("S"))
-    assert processes.scan(tmp_path) == (Process(UUID, 7, "S"),)
+    assert Processes(tmp_path).scan() == (Process(UUID, 7, "S"),)
 
 
 def test_arguments_that_are_no_text_are_read(tmp_path: Path) -> None:
     folder = _process(tmp_path, "7", QEMU, _stat("S"))
     with (folder / "cmdline").open("ab") as file:
         file.write(b"-append\0\xff\xfe\0")
-    assert processes.of_vm(UUID, tmp_path) == (Process(UUID, 7, "S"),)
-    assert processes.of_vm(UUID.replace("1", "2"), tmp_path) == ()
+    assert Processes(tmp_path).scan() == (Process(UUID, 7, "S"),)
 
 
-def test_no_proc_at_all(tmp_path: Path) -> None:
-    assert processes.scan(tmp_path / "none") == ()
+def _killed(folder: Path, stat: str) -> None:
+    """The kernel frees its memory first: its arguments are gone from then on."""
+    (folder / "cmdline").write_bytes(b"")
+    (folder / "stat").write_text(stat)
+
+
+def test_killed_process_that_waits_for_its_last_writes_counts_though_its_arguments_are_gone(tmp_path: Path) -> None:
+    seen = Processes(tmp_path)
+    folder = _process(tmp_path, "7", QEMU, _stat("S"))
+    assert seen.scan() == (Process(UUID, 7, "S"),)
+    _killed(folder, _stat("D"))
+    assert seen.scan() == seen.scan() == (Process(UUID, 7, "D"),)
+    _killed(folder, _stat("Z", threads=2))
+    thread = _process(folder / "task", "9", [], _stat("D", threads=2))
+    assert seen.scan() == (Process(UUID, 7, "D"),)
+    _killed(thread, _stat("Z"))
+    assert seen.scan() == ()
+
+
+def test_process_that_nobody_knew_is_seen_by_the_thread_that_still_has_its_arguments(tmp_path: Path) -> None:
+    leader = _process(tmp_path, "7", [], _stat("R", threads=3))
+    _process(leader / "task", "7", [], _stat("R", threads=3))
+    _process(leader / "task", "8", [], _stat("R", threads=3))
+    _process(leader / "task", "9", QEMU, _stat("D", threads=3))
+    assert Processes(tmp_path).scan() == (Process(UUID, 7, "D"),)
+
+
+def test_process_with_the_number_of_one_that_is_gone_is_another(tmp_path: Path) -> None:
+    seen = Processes(tmp_path)
+    folder = _process(tmp_path, "7", QEMU, _stat("S"))
+    assert seen.scan()
+    _killed(folder, _stat("D", start=78))
+    assert seen.scan() == ()
+    _killed(folder, _stat("D"))
+    assert seen.scan() == (), "what was gone is forgotten"
+
+
+def test_no_proc_at_all_is_no_empty_host(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        Processes(tmp_path / "none").scan()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_who_lacks_the_means_to_look_has_not_seen_an_empty_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    _process(tmp_path, "7", QEMU, _stat("S"))
+
+    def no_more(*_args: Any, **_options: Any) -> io.FileIO:
+        raise OSError(number, "no more")
+
+    monkeypatch.setattr(builtins, "open", no_more)
+    with pytest.raises(OSError, match="no more"):
+        Processes(tmp_path).scan()
