@@ -114,7 +114,7 @@ class LibvirtDriver:
         try:
             return self._processes.scan(), ""
         except OSError as error:
-            return (), f"cannot look at the processes: {error.strerror}"
+            return self._processes.last_seen(), f"cannot look at the processes: {error.strerror}"
 
     def inspect(self, uuid: str) -> VmFacts:
         """One domain and its real processes."""

@@ -37,7 +37,7 @@ class Processes:
 
     def __init__(self, proc: Path = PROC) -> None:
         self._proc = proc
-        self._known: dict[_Identity, str] = {}
+        self._known: dict[_Identity, Process] = {}
 
     def scan(self) -> tuple[Process, ...]:
         """All live qemu processes that name a UUID. Raises OSError if they cannot be looked at."""
@@ -47,12 +47,16 @@ class Processes:
             self._known.pop(identity, None)
         return tuple(found.values())
 
+    def last_seen(self) -> tuple[Process, ...]:
+        """Those that were seen last: what is to be believed of them while they cannot be looked at."""
+        return tuple(self._known.copy().values())
+
     def _found(self) -> Iterator[tuple[_Identity, Process]]:
         for entry in filter(str.isdigit, os.listdir(self._proc)):
             look = self._look_at(entry)
             if look is not None:
                 identity, process = look
-                self._known[identity] = process.uuid
+                self._known[identity] = process
                 yield look
 
     def _look_at(self, entry: str) -> tuple[_Identity, Process] | None:
@@ -65,10 +69,15 @@ class Processes:
         if stat.threads > 1 and (uuid is None or state in ENDED):
             uuid, state = _last_thread(f"{self._proc}/{entry}/task")
         identity = _Identity(int(entry), stat.start)
-        uuid = uuid or self._known.get(identity)
+        if uuid is None:
+            uuid = self._uuid_before(identity)
         if uuid is None or state in ENDED:  # a kernel thread or a zombie, or gone
             return None
         return identity, Process(uuid, identity.pid, state)
+
+    def _uuid_before(self, identity: _Identity) -> str | None:
+        before = self._known.get(identity)
+        return before.uuid if before is not None else None
 
 
 class _Identity(NamedTuple):

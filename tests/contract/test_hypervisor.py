@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agentd import processes
 from agentd.core.facts import Domain, DomainState, Happening, OffReason
 from agentd.hypervisor import HypervisorError, InvalidVm
 from agentd.processes import Processes
@@ -452,6 +454,33 @@ def test_killed_qemu_that_waits_for_a_write_to_a_dead_disk_is_seen(needs_hosts: 
             disk.thaw()
             child.kill()
             child.communicate()
+
+
+@pytest.mark.integration
+def test_who_cannot_look_at_the_processes_knows_nothing_new(
+    real_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = RealHarness(real_root)
+    harness.driver.connect(harness.events.seen.append, harness.events.lost.append)
+    uuid = started(harness)
+    try:
+        before = harness.driver.inspect(uuid)
+        assert before.libvirt_ok and before.processes
+
+        def no_more(*_args: Any, **_options: Any) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "open", no_more, raising=False)
+            scan, facts = harness.driver.scan(), harness.driver.inspect(uuid)
+        assert (scan.libvirt_ok, scan.error) == (False, "cannot look at the processes: Too many open files")
+        assert set(before.processes) <= set(scan.processes)
+        assert not facts.libvirt_ok and facts.processes == before.processes
+        after = harness.driver.inspect(uuid)
+        assert after.libvirt_ok and [process.pid for process in after.processes] == [before.processes[0].pid]
+    finally:
+        harness.close()
+        harness.driver.close()
 
 
 @pytest.mark.integration

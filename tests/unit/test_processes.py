@@ -153,6 +153,9 @@ def test_who_lacks_the_means_to_look_has_not_seen_an_empty_host(
     def no_more(*_args: Any, **_options: Any) -> io.FileIO:
         raise OSError(number, "no more")
 
+    seen = Processes(tmp_path)
+    before = seen.scan()
     monkeypatch.setattr(builtins, "open", no_more)
     with pytest.raises(OSError, match="no more"):
-        Processes(tmp_path).scan()
+        seen.scan()
+    assert seen.last_seen() == before == (Process(UUID, 7, "S"),)
