@@ -19,6 +19,7 @@ from agentd.config import Config
 from agentd.core import adoption, status
 from agentd.core.durable import Durable
 from agentd.core.facts import HostScan, VmFacts
+from agentd.core.faults import LIBVIRT_AWAY
 from agentd.hypervisor import Hypervisor, HypervisorError
 from agentd.snapshot import Snapshot
 from wire import keys
@@ -163,4 +164,4 @@ def _alive(durable: Durable, scan: HostScan) -> set[str]:
 
 
 def _libvirt_fault(error: str) -> dict[str, str]:
-    return {"code": "libvirt-unreachable", "severity": "critical", "text": error}
+    return {"code": LIBVIRT_AWAY, "severity": "critical", "text": error}

@@ -67,7 +67,8 @@ class Processes:
         stat = _stat(f"{self._proc}/{entry}/stat")
         state = stat.state
         if stat.threads > 1 and (uuid is None or state in ENDED):
-            uuid, state = _last_thread(f"{self._proc}/{entry}/task")
+            found, state = _last_thread(f"{self._proc}/{entry}/task")
+            uuid = found or uuid
         identity = _Identity(int(entry), stat.start)
         if uuid is None:
             uuid = self._uuid_before(identity)

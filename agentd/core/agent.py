@@ -296,7 +296,10 @@ class AgentCore:
         if not event.scan.libvirt_ok:
             return self._on_hypervisor_down(fx.HypervisorDown(event.scan.error), now)
         self._last_good_scan = event.started_at
-        return []
+        if LIBVIRT_AWAY not in self._faults:
+            return []
+        self._faults.over(LIBVIRT_AWAY, now)  # only now: it may be connected, and show nothing, again and again
+        return [fx.Log("info", f"libvirt answers again: {self.link.host.hypervisor}")]
 
     def _on_happened(self, event: fx.Happened, now: float) -> list[fx.Effect]:
         if self.vms.happened(event.lifecycle, self._draft, now):
@@ -349,10 +352,9 @@ class AgentCore:
         self.vms.connected(now + self._policy.settle_s)
         self._faults.returned("connect", now)
         self._faults.returned("scan", now)
-        self._faults.over(LIBVIRT_AWAY, now)
         version = clean_line(event.version, 200)
         self.link.host = msgspec.structs.replace(self.link.host, hypervisor=version)
-        return [fx.Log("info", f"connected to {version}")]
+        return [] if LIBVIRT_AWAY in self._faults else [fx.Log("info", f"connected to {version}")]
 
     def _on_hypervisor_down(self, event: fx.HypervisorDown, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._next_connect = False, now + HYPERVISOR_RETRY_S

@@ -165,7 +165,7 @@ def handed_over(durable: Durable, uuid: str, attempt_id: str, detail: str = "") 
 def noticed(held: Held, facts: VmFacts) -> Held:
     """After a failure: remembers that the guest went on, or has ended. Whoever pauses it later is to be respected."""
     attempt = held.attempt
-    if attempt is None or attempt.phase != MigrationPhase.FAILED or attempt.resumed:
+    if not facts.libvirt_ok or attempt is None or attempt.phase != MigrationPhase.FAILED or attempt.resumed:
         return held
     if facts.domain is not None and facts.domain.active and facts.domain.state != DomainState.RUNNING:
         return held

@@ -446,7 +446,8 @@ def test_killed_qemu_that_waits_for_a_write_to_a_dead_disk_is_seen(needs_hosts: 
             wait(lambda: writes_under_way(device), "a write that hangs")
             child.kill()
             wait(lambda: not Path(f"/proc/{child.pid}/cmdline").read_bytes(), "it ends")
-            assert _states(seen, uuid) == ["D"]
+            assert _states(seen, uuid)
+            wait(lambda: _states(seen, uuid) == ["D"], "it waits in the kernel")
             assert writes_under_way(device)
             disk.thaw()
             wait(lambda: not _states(seen, uuid), "the write is done")

@@ -85,6 +85,8 @@ class FakeHypervisor:
         self.calls: list[tuple[str, str]] = []
         self.peers: dict[str, FakeHypervisor] = {}
         self.moves: dict[str, Move] = {}  # migrations away from here that are under way
+        self.blind = False  # True: the processes cannot be looked at
+        self._seen: tuple[Process, ...] = ()
         self.slow_transfers = False  # True: `migrate` copies until it is set back (and `tell_moves` called)
         self._kvm = kvm
         self._connected = False
@@ -108,7 +110,7 @@ class FakeHypervisor:
         self._on_lifecycle, self._on_lost, self._connected = on_lifecycle, on_lost, True
 
     def close(self) -> None:
-        self._connected = False
+        self._connected, self._seen = False, ()
 
     def version(self) -> str:
         self._enter("version")
@@ -119,27 +121,38 @@ class FakeHypervisor:
         return self._kvm
 
     def scan(self) -> HostScan:
+        problem = ""
         try:
             self._enter("scan")
         except HypervisorError as error:
-            return HostScan(libvirt_ok=False, processes=self._processes(), error=str(error))
+            problem = str(error)
         with self._lock:
+            processes, blind = self._look()
+            if problem or blind:
+                return HostScan(libvirt_ok=False, processes=processes, error=problem or blind)
             for domain in self.domains.values():
                 domain.autostart = domain.autostart and domain.stamp is None
             domains = tuple(domain.seen() for domain in self.domains.values())
-            return HostScan(libvirt_ok=True, domains=domains, processes=self._processes())
+            return HostScan(libvirt_ok=True, domains=domains, processes=processes)
 
     def inspect(self, uuid: str) -> VmFacts:
-        processes = tuple(process for process in self._processes() if process.uuid == uuid)
+        domain, known = None, True
         try:
             self._enter("inspect", uuid)
         except HypervisorError:
-            return VmFacts(uuid=uuid, libvirt_ok=False, processes=processes)
+            known = False
         with self._lock:
-            processes = tuple(process for process in self._processes() if process.uuid == uuid)
-            found = self.domains.get(uuid)
-            domain = None if found is None else found.seen()
-            return VmFacts(uuid=uuid, libvirt_ok=True, domain=domain, processes=processes)
+            if known and uuid in self.domains:
+                domain = self.domains[uuid].seen()
+            alive, blind = self._look()
+            processes = tuple(process for process in alive if process.uuid == uuid)
+            return VmFacts(uuid=uuid, libvirt_ok=known and not blind, domain=domain, processes=processes)
+
+    def _look(self) -> tuple[tuple[Process, ...], str]:
+        if self.blind:
+            return self._seen, "cannot look at the processes: Too many open files"
+        self._seen = self._processes()
+        return self._seen, ""
 
     def define(self, vm: Assignment) -> None:
         self._enter("define", vm.uuid)

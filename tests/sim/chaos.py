@@ -103,6 +103,7 @@ DRAWS: list[tuple[Callable[[Deck], str], float]] = [
     (lambda d: f"libvirt {d.node()} {d.one_of('dies', 'returns', 'returns')}", 3),
     (lambda d: f"libvirt {d.node()} {d.one_of('hangs', 'answers', 'answers')}", 3),
     (lambda d: (lambda n: f"libvirt {n} hangs in start; kill qemu {d.vm_of(n)}")(d.node()), 1),
+    (lambda d: f"processes {d.node()} {d.one_of('hidden', 'shown', 'shown')}", 1),
     (lambda d: f"fail {d.node()} {d.one_of('start', 'define', 'destroy', 'shutdown', 'undefine', 'scan')}", 2),
     (lambda d: f"kill qemu {d.vm()}", 6),
     (lambda d: f"sigterm qemu {d.vm()}", 2),

@@ -176,6 +176,7 @@ class Cluster:
         hypervisor = host.hypervisor
         hypervisor.restore()
         hypervisor.end_failures()
+        hypervisor.blind = False
         host.hangs_in_start = host.finish_lost = False
         host.unhang()
         for uuid in {process.uuid for process in hypervisor.outside}:

@@ -280,6 +280,12 @@ def _answers(c: Cluster, node: str) -> None:
     c.host(node).unhang()
 
 
+@_word("processes {node} {how}")
+def _processes_hidden(c: Cluster, node: str, how: str) -> None:
+    """The agent cannot look at the processes of its host (hidden), or can again (shown)."""
+    c.host(node).hypervisor.blind = how == "hidden"
+
+
 @_word("fail {node} {call}")
 def _fail(c: Cluster, node: str, call: str) -> None:
     """The next call (start, define, destroy, shutdown, undefine, scan) on the node fails."""

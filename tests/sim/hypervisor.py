@@ -74,7 +74,7 @@ class SimHypervisor(FakeHypervisor):
     def inspect(self, uuid: str) -> VmFacts:
         """Fresh facts. Cheaper than the fake's, which is for several threads."""
         processes = tuple(process for process in self._processes() if process.uuid == uuid)
-        if not self._connected or self._failures.get("inspect"):
+        if not self._connected or self.blind or self._failures.get("inspect"):
             return super().inspect(uuid)
         found = self.domains.get(uuid)
         return VmFacts(uuid, True, None if found is None else found.seen(), processes)

@@ -216,6 +216,12 @@ def test_a_source_that_stayed_paused_is_resumed_once_and_never_again(running: Wo
     assert running.resumes == [VM_1, VM_1] and running.hv.domains[VM_1].state == DomainState.PAUSED
 
 
+def test_what_libvirt_does_not_tell_is_not_that_the_guest_went_on() -> None:
+    held = Held(vm=assignment(VM_1), attempt=Attempt(id="a1", target="n2", address=PEER, phase=MigrationPhase.FAILED))
+    assert leaving.noticed(held, VmFacts(VM_1, False)) is held
+    assert leaving.noticed(held, VmFacts(VM_1, True)) is not held
+
+
 def test_a_source_that_stayed_paused_is_resumed_in_the_next_epoch_too(running: World) -> None:
     """The server raises the epoch at once when it finds the stale copy."""
     running.stays_paused = True

@@ -162,6 +162,19 @@ def test_row_17_lost_libvirt_is_unknown_and_starts_nothing(running: World) -> No
     assert len(running.starts) == 1
 
 
+def test_processes_that_cannot_be_looked_at_are_one_lasting_fault(running: World) -> None:
+    running.hv.blind = True
+    running.run_until(lambda: running.server.faults == ("libvirt-unreachable",))
+    before, logs = len(running.bodies(m.Heartbeat)), len(running.logs)
+    running.run(60.0)
+    assert running.server.faults == ("libvirt-unreachable",) and running.logs[logs:] == []
+    assert len(running.bodies(m.Heartbeat)) <= before + 5, "nothing changed that had to be told at once"
+    assert running.server.reports[VM_1].observed == Observed.UNKNOWN
+    running.hv.blind = False
+    running.run_until(lambda: running.server.faults == ())
+    assert "libvirt answers again" in running.logs[-1] and len(running.starts) == 1
+
+
 def test_row_18_hung_libvirt_is_a_fault_and_heartbeats_go_on(running: World) -> None:
     running.hung = True
     running.hv.kill(VM_1)
