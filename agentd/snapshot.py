@@ -111,9 +111,11 @@ class Snapshot:
         """Held until the process ends. Waits while a `chime-agent` has it, for the time of its command. Raises
         SnapshotLocked when another agentd has it, or a `chime-agent` for too long."""
         fd = os.open(self.path.with_name(LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        began = time.monotonic()
+        began, before = time.monotonic(), ""
         while not _taken(fd):
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or AGENT
+            if owner != before:  # each has its own time; who gives it up has no name for a moment
+                began, before = time.monotonic(), owner
             if time.monotonic() - began >= (AGENT_S if owner.startswith(AGENT) else PATIENCE_S):
                 os.close(fd)
                 raise SnapshotLocked(f"another {owner} uses {self.path.parent}")

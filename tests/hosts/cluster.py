@@ -158,7 +158,10 @@ def kept_clusters() -> list[Path]:
 
 def down(directory: Path) -> None:
     """End a cluster of another process: its hosts, links, bridge and directory."""
-    state = json.loads((directory / STATE_FILE).read_text())
+    try:
+        state = json.loads((directory / STATE_FILE).read_text())
+    except FileNotFoundError:
+        return  # somebody else was quicker
     for pid in _inits_below(directory):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

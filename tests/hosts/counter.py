@@ -49,15 +49,17 @@ class Guest:
                 found.append(count.run)
         return found
 
-    def ran_once(self, incoming: bool) -> None:
+    def ran_once(self, incoming: bool) -> bool:
         """It counted every number once: nobody started it anew. `incoming`: its process came by a live migration.
+        False: the emulation ended it, and it booted again by itself.
 
         While memory is copied in several rounds, qemu's emulation (TCG) now and then misses what the guest has written:
         its kernel panics on the target, and boots again in the same process. That is no doing of Chime's.
         """
         numbers = [count.number for count in self.counts()]
         if numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            return
-        printed = self.serial.read_text(errors="replace")[-PRINTED:]
-        assert incoming and CRASH.search(printed), f"{self.name} lost count, or was started again: {printed}"
+            return True
+        printed = self.serial.read_text(errors="replace")
+        assert incoming and CRASH.search(printed), f"{self.name} lost count, or was started again: {printed[-PRINTED:]}"
         print(f"{self.name}: the guest's kernel died of the emulation")
+        return False

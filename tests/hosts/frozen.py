@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.hosts.service import succeeds, wait_until
+
+BUSY_S = 10.0
+
 
 class FrozenDisk:
     """A mounted file system; while it is frozen each write to it hangs in the kernel."""
@@ -55,7 +59,7 @@ def frozen_disk(place: Path) -> Iterator[FrozenDisk]:
         yield disk
     finally:
         disk.thaw()
-        subprocess.run(["umount", folder], check=True)
+        wait_until(lambda: succeeds("umount", folder), BUSY_S, f"{folder} is unmounted: a writer's end takes a moment")
 
 
 def writes_under_way(device: Path) -> int:

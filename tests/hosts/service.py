@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,11 @@ def wait_until(condition: Callable[[], Any], timeout_s: float, what: str, period
         if time.monotonic() > deadline:
             raise HostError(f"not within {timeout_s:g} s: {what}")
         time.sleep(period_s)
+
+
+def succeeds(*argv: str | Path) -> bool:
+    """Whether the command ends with 0; for what the kernel refuses while something is busy."""
+    return subprocess.run(argv, capture_output=True).returncode == 0
 
 
 class Service:

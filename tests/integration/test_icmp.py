@@ -183,7 +183,7 @@ def test_dead_hosts_do_not_answer_and_cost_little() -> None:
     assert result["dead on our network"] == result["alive"] == "sent"
     assert result["replies"] == [["10.99.0.1", 4]], "only the living host answers; ICMP errors are no replies"
     assert result["outcomes"] == ["sent"]
-    assert result["seconds for 5000"] < 0.5
+    assert result["cpu"] < 0.5
 
 
 def test_the_unprivileged_socket_does_as_well() -> None:

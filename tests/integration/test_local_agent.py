@@ -11,7 +11,7 @@ import pytest
 
 from agentd.local_main import main
 from agentd.local_socket import LocalSocket
-from agentd.snapshot import Snapshot, SnapshotLocked, locked
+from agentd.snapshot import LOCK_FILE, Snapshot, SnapshotLocked, locked
 from tests.hosts import wait_until
 
 STATUS = {"node": "n1", "session": "ready", "admin_state": "enabled", "local_drain": False, "faults": [], "vms": []}
@@ -49,6 +49,9 @@ def test_an_agent_waits_for_the_command_of_a_chime_agent(short_dir: Path) -> Non
     waiting = threading.Thread(target=agent.lock)
     waiting.start()
     waiting.join(0.8)
+    assert waiting.is_alive()
+    os.truncate(short_dir / "state" / LOCK_FILE, 0)  # who gives it up takes the name away first
+    waiting.join(0.2)
     assert waiting.is_alive()
     command.unlock()
     waiting.join(10)

@@ -19,7 +19,7 @@ SPEC = {"vcpus": 1, "memory_mib": 256}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("protocol")) as running:
+    with Server(tmp_path_factory.mktemp("protocol"), heartbeat_s=2.0, challenge_s=1.8) as running:
         yield running
 
 

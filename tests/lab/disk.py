@@ -12,9 +12,11 @@ import subprocess
 from pathlib import Path
 from typing import Literal
 
+from tests.hosts.service import succeeds, wait_until
 from tests.lab.layers import LOCAL
 
 DISK_MIB = 48
+BUSY_S = 10.0
 ROOM_MIB = 64  # of the backing tmpfs
 Failure = Literal["read-only", "full", "errors", "hang"]
 
@@ -39,7 +41,8 @@ class Disk:
         """Let it fail: mounted read-only by the kernel, full, losing writes, writes that never end."""
         inside = f"/proc/{leader}/root{LOCAL}"
         if how == "read-only":
-            _do("nsenter", "-t", str(leader), "-m", "mount", "-o", "remount,ro", LOCAL)
+            remount = ("nsenter", "-t", str(leader), "-m", "mount", "-o", "remount,ro", LOCAL)
+            wait_until(lambda: succeeds(*remount), BUSY_S, f"{LOCAL} is read-only: the agent's probe makes it busy")
         elif how == "full":
             _fill(Path(f"{inside}/filler"))
         elif how == "errors":

@@ -196,10 +196,10 @@ class Lab(Operator):
         before = len(self.guests[name].counts())
         self.wait(lambda: len(self.guests[name].counts()) > before, f"{name} counts", timeout_s)
 
-    def ran_once(self, name: str) -> None:
-        """The guest counts on, and nobody started it anew."""
+    def ran_once(self, name: str) -> bool:
+        """The guest counts on, and nobody started it anew. False: the emulation ended it, and it booted again."""
         self.counting(name)
-        self.guests[name].ran_once(self.process(self.vm(name)["uuid"]).incoming)
+        return self.guests[name].ran_once(self.process(self.vm(name)["uuid"]).incoming)
 
     def forgive(self, name: str) -> None:
         """This VM was run twice on purpose, and no longer is: what was seen and counted so far is no error."""

@@ -19,6 +19,7 @@ from typing import Any
 from tests.hosts import oracle, wait_until
 from tests.hosts.network import NetworkError, delete_device
 from tests.lab.host import CGROUPS, remove_cgroup
+from tests.lab.layers import ROOT
 from tests.lab.wires import Wires, delete_wires
 
 STATE_FILE = "lab.json"
@@ -39,6 +40,7 @@ def record(directory: Path, wires: Wires, kept: bool, hosts: Sequence[str] = ())
         "subnets": {net: str(subnet) for net, subnet in wires.subnets.items()},
         "hosts": list(hosts),
         "kept": kept,
+        "checkout": str(ROOT),
         "owner": [os.getpid(), stat[1] if stat else 0],
     }
     (directory / STATE_FILE).write_text(json.dumps(state))
@@ -57,8 +59,8 @@ def states() -> list[tuple[Path, dict[str, Any]]]:
 
 
 def kept() -> list[Path]:
-    """Directories of labs that were left running on purpose."""
-    return [directory for directory, state in states() if state["kept"]]
+    """Directories of labs that were left running on purpose, of this checkout."""
+    return [directory for directory, state in states() if state["kept"] and state.get("checkout") == str(ROOT)]
 
 
 def sweep() -> None:

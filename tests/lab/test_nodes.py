@@ -117,8 +117,8 @@ def test_row_22_a_node_returns_whose_vms_were_rebuilt(lab: Lab) -> None:
     lab.counting(name)
     n1 = lab.host("n1")
     n1.power_on()
-    lab.wait(lambda: uuid not in n1.virsh("list", "--all", "--uuid"), "it removes the definition it lost")
     lab.wait_nodes("n1")
+    lab.wait(lambda: uuid not in n1.virsh("list", "--all", "--uuid"), "it removes the definition it lost")
     assert lab.node("n1")["admin_state"] == "drained"
     lab.stays(lambda: starts_nothing(lab, "n1"), WATCHED_S, "a drained node starts nothing")
     assert (lab.shared / f"{name}.qcow2").exists()
@@ -205,5 +205,5 @@ def test_row_49_the_old_node_returns_in_the_middle_of_a_rebuild(lab: Lab) -> Non
         lab.counting(name)
     lab.wait_nodes("n1")
     lab.stays(lambda: starts_nothing(lab, "n1"), WATCHED_S, "the old node starts nothing")
-    left = lab.host("n1").virsh("list", "--all", "--uuid")
-    lab.wait(lambda: not set(uuids) & set(left.split()), "their old definitions are gone")
+    defined = ("list", "--all", "--uuid")
+    lab.wait(lambda: not set(uuids) & set(lab.host("n1").virsh(*defined).split()), "their old definitions are gone")

@@ -137,6 +137,7 @@ DEFECTS: tuple[Mutant, ...] = (
         "        return NEVER if self.starting else max(self._last_start_ended, self.settled_at)\n",
         "        return NEVER if self.starting else self._last_start_ended\n",
         "S2: a start that a dead agent ordered is under way",
+        seed=1156,
     ),
     Mutant(
         "drain-proven-while-starting",

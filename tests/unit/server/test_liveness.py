@@ -245,17 +245,17 @@ def test_ten_thousand_nodes_are_cheap() -> None:
     names = [uuid_of(str(i)) for i in range(10_000)]
     for name in names:
         live.heard(name, 0.0)
-    began = time.perf_counter()
+    began = time.process_time()
     for i, name in enumerate(names):
         live.heard(name, 1 + i / 1000)
         live.next_deadline()
         live.tick(1 + i / 1000)
-    assert time.perf_counter() - began < 0.5
-    began, now, silent = time.perf_counter(), 11.0, 0
+    assert time.process_time() - began < 0.5
+    began, now, silent = time.process_time(), 11.0, 0
     while silent < 10_000:
         now = max(now, live.next_deadline())
         silent += len(live.tick(now)[1])
-    assert now < 11 + LIMIT + 4 and time.perf_counter() - began < 2
+    assert now < 11 + LIMIT + 4 and time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("news", [fx.PingAnswered("n1"), fx.PingUnsent("n1", "no route")], ids=["reply", "unsent"])
