@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentd import processes
 from agentd.core.facts import Process
 from agentd.processes import Processes, vm_uuid
 
@@ -129,6 +130,47 @@ def test_process_that_nobody_knew_is_seen_by_the_thread_that_still_has_its_argum
     assert Processes(tmp_path).scan() == (Process(UUID, 7, "D"),)
 
 
+def test_arguments_that_were_read_before_its_leader_ended_say_whose_it_is(tmp_path: Path) -> None:
+    leader = _process(tmp_path, "7", QEMU, _stat("Z", threads=2))
+    _process(leader / "task", "7", [], _stat("Z", threads=2))
+    _process(leader / "task", "9", [], _stat("D", threads=2))
+    assert Processes(tmp_path).scan() == (Process(UUID, 7, "D"),)
+
+
+def test_who_looks_at_the_same_time_forgets_nothing_that_another_has_found(tmp_path: Path) -> None:
+    class Interrupted(Processes):
+        """Another thread finds a new process, while this one has passed its place."""
+
+        def _look_at(self, entry: str) -> Any:
+            found = super()._look_at(entry)
+            if not (tmp_path / "8").exists():
+                _process(tmp_path, "8", QEMU, _stat("S"))
+                self.scan()
+            return found
+
+    _process(tmp_path, "7", QEMU, _stat("S"))
+    seen = Interrupted(tmp_path)
+    assert seen.scan() == (Process(UUID, 7, "S"),)
+    assert set(seen.last_seen()) == {Process(UUID, 7, "S"), Process(UUID, 8, "S")}
+
+
+def test_threads_that_cannot_be_looked_at_are_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _process(tmp_path, "7", QEMU, _stat("S"))
+    seen, listdir = Processes(tmp_path), os.listdir
+    before = seen.scan()
+    _killed(folder, _stat("Z", threads=2))
+
+    def no_more(path: Any) -> list[str]:
+        if str(path).endswith("task"):
+            raise OSError(errno.EMFILE, "no more")
+        return listdir(path)
+
+    monkeypatch.setattr(processes.os, "listdir", no_more)
+    with pytest.raises(OSError, match="no more"):
+        seen.scan()
+    assert seen.last_seen() == before
+
+
 def test_process_with_the_number_of_one_that_is_gone_is_another(tmp_path: Path) -> None:
     seen = Processes(tmp_path)
     folder = _process(tmp_path, "7", QEMU, _stat("S"))
@@ -155,7 +197,7 @@ def test_who_lacks_the_means_to_look_has_not_seen_an_empty_host(
 
     seen = Processes(tmp_path)
     before = seen.scan()
-    monkeypatch.setattr(builtins, "open", no_more)
+    monkeypatch.setattr(processes, "open", no_more, raising=False)
     with pytest.raises(OSError, match="no more"):
         seen.scan()
     assert seen.last_seen() == before == (Process(UUID, 7, "S"),)
