@@ -135,7 +135,7 @@ class Link:
             ip_batch(f"link set {self.device} up")
             self._wait_forwarding()
 
-    def _wait_forwarding(self, timeout_s: float = 3.0) -> None:
+    def _wait_forwarding(self, timeout_s: float = 15.0) -> None:
         """The kernel tells the bridge about the carrier a little later; until then it forwards nothing."""
         state = Path(f"/sys/class/net/{self.device}/brport/state")
         deadline = time.monotonic() + timeout_s

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PORT = 7440
 SERVER = "server"
 LOG_TAIL = 2500
+CALM = {"heartbeat_s": 2.0, "challenge_s": 1.8}
+"""Of a server for tests in which nobody may be called lost because the machine was busy for a second."""
 
 
 def environment() -> dict[str, str]:
@@ -159,6 +161,10 @@ class Chime(Operator):
     def agentd(self, name: str, *argv: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         """An `agentd` command on a host."""
         return self._run(name, "agentd.main", [*argv, "--config", self.agent_toml(name)], code)
+
+    def in_session(self, name: str) -> None:
+        """Until the agent that runs now is in session: the server may still believe the one before it."""
+        self.wait(lambda: self.local(name, "status").get("session") == "ready", f"the agent of {name} is in session")
 
     def local(self, name: str, *argv: object, code: int = 0) -> dict[str, Any]:
         """A `chime-agent` command on a host; what it printed as JSON."""

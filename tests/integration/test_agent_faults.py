@@ -132,6 +132,7 @@ def test_a_full_disk_of_the_agent(chime: Chime) -> None:
         for file, raw in content.items():
             host.run(["sh", "-c", f"umask 077; cat > {state}/{file} < {_spool(chime, raw)}"])
         chime.agent("n1").start()
+        chime.in_session("n1")
         chime.wait_nodes("n1")
         host.run(["sh", "-c", f"cat /dev/zero > {state}/ballast"], check=False)
         result = chime.do(m.VmCreate, wait=False, name=new, spec=tiny())

@@ -459,7 +459,7 @@ def test_the_server_may_draw_its_conclusion_first(served: Running, capsys: pytes
 def test_an_agent_that_ends_is_replaced(node: Node, monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
     """It has recorded the attempt and answered; then it is gone for good."""
     monkeypatch.setattr(local_migrate, "ALONE_S", 1.0)
-    monkeypatch.setattr(local_agent, "ANSWER_S", 1.0)
+    monkeypatch.setattr(local_agent, "ANSWER_S", 4.0)
     status = {"node": "n1", "faults": [], "vms": [], "migrations": [], "left": [], "objections": {VM_1: None}}
     socket = LocalSocket(short_dir / "a.sock")
 

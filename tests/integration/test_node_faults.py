@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.chime import Chime, tiny, unique
+from tests.integration.chime import CALM, Chime, tiny, unique
 from wire import messages as m
 from wire.types import DiskFormat, Storage
 
@@ -194,29 +194,30 @@ def test_disabled_takes_no_new_vms(chime: Chime) -> None:
     chime.do(m.VmStart, vm=name)
 
 
-def test_a_copied_key_on_a_second_host(chime: Chime) -> None:
+def test_a_copied_key_on_a_second_host(needs_hosts: None) -> None:
     """Row 43: the copy is refused and an alarm tells; the node itself is undisturbed; the copy starts nothing."""
-    name = unique("cloned")
-    uuid = chime.create(name, node="n1")
-    seen = chime.process(uuid)
-    chime.cluster.add_host("clone")
-    chime.write_agent_config("clone")
-    chime.agentd("clone", "join", chime["n1"].etc / "bundle", "--force")
-    for file in chime.agent_state("n1").iterdir():  # a copied disk: the snapshot too
-        if file.name == "snapshot":
-            (chime.agent_state("clone") / file.name).write_bytes(file.read_bytes())
-    chime.agent_service("clone").start()
-    try:
-        chime.wait(lambda: chime.raised("n1") & {"node-key-cloned", "cloned-key"}, "the alarm")
-        assert chime.node("n1")["health"] == "normal"
-        log = chime["clone"].log / "agentd.log"
-        chime.wait(lambda: "cloned-key" in log.read_text(errors="replace"), "the copy is told")
-        chime.kill(seen)
-        again = chime.other_process(uuid, seen)
-        assert again.host == "n1" and chime.vm(name)["node"] == "n1"
-        chime.stays(lambda: chime.pids(uuid) == [again.pid], 2.0, "nothing runs on the copy")
-    finally:
-        chime["clone"].power_off()
+    with Chime(("n1", "n2"), CALM) as chime:
+        name = unique("cloned")
+        uuid = chime.create(name, node="n1")
+        seen = chime.process(uuid)
+        chime.cluster.add_host("clone")
+        chime.write_agent_config("clone")
+        chime.agentd("clone", "join", chime["n1"].etc / "bundle", "--force")
+        for file in chime.agent_state("n1").iterdir():  # a copied disk: the snapshot too
+            if file.name == "snapshot":
+                (chime.agent_state("clone") / file.name).write_bytes(file.read_bytes())
+        chime.agent_service("clone").start()
+        try:
+            chime.wait(lambda: chime.raised("n1") & {"node-key-cloned", "cloned-key"}, "the alarm")
+            assert chime.node("n1")["health"] == "normal"
+            log = chime["clone"].log / "agentd.log"
+            chime.wait(lambda: "cloned-key" in log.read_text(errors="replace"), "the copy is told")
+            chime.kill(seen)
+            again = chime.other_process(uuid, seen)
+            assert again.host == "n1" and chime.vm(name)["node"] == "n1"
+            chime.stays(lambda: chime.pids(uuid) == [again.pid], 2.0, "nothing runs on the copy")
+        finally:
+            chime["clone"].power_off()
 
 
 def test_a_new_key_ends_a_live_session(chime: Chime) -> None:

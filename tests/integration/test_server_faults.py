@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.chime import SERVER, Chime, new_key, tiny, unique
+from tests.integration.chime import CALM, SERVER, Chime, new_key, tiny, unique
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import Desired
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def whole(needs_hosts: None) -> Iterator[Chime]:
-    with Chime(("n1", "n2"), server_state_mount="size=4m,mode=0700") as chime:
+    with Chime(("n1", "n2"), CALM, server_state_mount="size=4m,mode=0700") as chime:
         yield chime
 
 
@@ -73,7 +73,7 @@ def test_a_restarted_server_calls_nobody_unreachable(chime: Chime, how: str) -> 
         chime.server.stop()
         chime.server.start()
     chime.wait_server()
-    chime.stays(lambda: {chime.node(n)["health"] for n in chime.names} == {"normal"}, 5.0, "all nodes are normal")
+    chime.stays(lambda: {chime.node(n)["health"] for n in chime.names} == {"normal"}, 8.0, "all nodes are normal")
     chime.observed(name, "running")
     after = chime.ask(m.EventList(after_id=last, limit=1000))["items"]
     assert not [event for event in after if "unreachable" in event["text"] or event["action"] == "alarm-raised"]

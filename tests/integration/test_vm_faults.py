@@ -121,6 +121,8 @@ def test_a_crash_loop_ends_in_failed(chime: Chime) -> None:
     chime.observed(name, "failed")
     [alarm] = chime.wait(lambda: [a for a in chime.alarms("vm-failed") if a["subject"] == name], "the alarm")
     assert alarm["severity"] == "critical"
+    chime.wait(lambda: "restarted 5 times" in chime.vm(name)["detail"], "its budget is spent, not one start failed")
+    chime.no_process(uuid)
     chime.stays(lambda: not chime.processes().get(uuid), 2.0, "it is not started again")
     chime.do(m.VmStart, vm=name)
     chime.process(uuid)
@@ -135,7 +137,7 @@ def test_a_qemu_that_a_person_quits_runs_again(chime: Chime, short_dir: Path) ->
     qmp(short_dir / "qmp", "quit")
     chime.other_process(uuid, first)
     chime.observed(name, "running")
-    assert "vm-restarted" in chime.actions(name)
+    chime.wait(lambda: "vm-restarted" in chime.actions(name), "the restart is in the audit trail")
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
@@ -145,7 +147,7 @@ def test_a_lost_definition_is_made_again(chime: Chime, running: bool) -> None:
     uuid = chime.create(name, node="n1", desired="running" if running else "stopped")
     pids = chime.pids(uuid)
     file = chime.domain_file("n1", name)
-    assert file.exists()
+    chime.wait(file.exists, "it is defined")
     chime.stop_agent("n1")
     file.unlink()
     chime.agent("n1").start()
@@ -265,6 +267,7 @@ def test_an_unmanaged_domain_is_never_touched(chime: Chime) -> None:
     chime.as_a_person("n1", f"connection.defineXML({xml!r}).create()")
     chime.agent("n1").start()
     mine = chime.process(uuid)
+    chime.in_session("n1")
     chime.wait_nodes("n1")
     chime.do(m.NodeDrain, name="n1", graceful_s=0.0)
     assert chime.node("n1")["drain_evidence"] == "agent"
