@@ -448,7 +448,8 @@ class NodeRekey(Mutation, frozen=True, kw_only=True):
 
 
 class NodeRemove(Mutation, frozen=True, kw_only=True):
-    """Forgets a drained node that owns no VM; its key is refused from the next message on."""
+    """Forgets a drained node that owns no VM, and has no copy of one that may have been migrated to it unheard; its
+    key is refused from the next message on."""
 
     name: w.Name
 

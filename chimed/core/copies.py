@@ -21,6 +21,8 @@ from chimed.core.sessions import Session
 from wire.messages import VmReport
 from wire.types import Desired, Observed
 
+_UNDECIDED = (Verdict.WAIT, Verdict.ASK)
+
 
 def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
     """Compares what the node of `session` reports of these VMs with what should be. What the others have said of them
@@ -43,6 +45,13 @@ def look_elsewhere(facts: Facts, node_name: str) -> None:
     """The node is lost: copies of its VMs may mean something else now."""
     for vm in facts.ctx.tables.vms.by("node", node_name):
         _look_at_others(facts, vm.uuid, node_name)
+
+
+def undecided(facts: Facts, node_name: str) -> list[r.Vm]:
+    """VMs of other nodes that this one has a copy of, by a migration of which nobody can tell yet how it ended."""
+    others = [vm for vm in facts.ctx.tables.vms if vm.node != node_name and vm.desired != Desired.DELETED]
+    said = [(vm, report) for vm in others if (report := facts.said(node_name, vm.uuid)) is not None]
+    return [vm for vm, copy in said if arrivals.mark(copy) and arrivals.judge(facts, vm, copy) in _UNDECIDED]
 
 
 def _settle_unknown(facts: Facts, uuid: str) -> None:

@@ -11,7 +11,18 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import alarms, evidence, inventory, migration, operations, placement, progress, rebuild, recovery
+from chimed.core import (
+    alarms,
+    copies,
+    evidence,
+    inventory,
+    migration,
+    operations,
+    placement,
+    progress,
+    rebuild,
+    recovery,
+)
 from chimed.core import rows as r
 from chimed.core.alarms import NODE_CODES
 from chimed.core.queries import find_node
@@ -65,18 +76,7 @@ class NodeRequests:
 
     def _node_remove(self, body: m.NodeRemove, actor: str, _now: float) -> Done:
         node = find_node(self._ctx, body.name)
-        self._parts.unlocked(node)
-        coming = self._ctx.tables.migrations.by("target", node.name)
-        if coming:
-            raise ChimeError("locked", f"{len(coming)} VMs are being migrated to {node.name}: wait for them")
-        vms = self._ctx.tables.vms.by("node", node.name)
-        if vms:
-            names = ", ".join(sorted(vm.name for vm in vms)[:10])
-            raise ChimeError(
-                "refused-unsafe", f"{node.name} owns {len(vms)} VMs ({names}): rebuild or delete them first"
-            )
-        if node.health != Health.UNKNOWN and (node.admin_state != AdminState.DRAINED or node.evidence is None):
-            raise ChimeError("refused-unsafe", f"drain {node.name} first: {evidence.missing(node)}")
+        self._removable(node)
         releases = self._ctx.tables.releases.by("node", node.name)
         plan = [f"removes node {node.name}; its key is refused from now on"]
         warnings = []
@@ -87,6 +87,23 @@ class NodeRequests:
         self._forget(node)
         self._ctx.audit(actor, "node-removed", node.name)
         return Done(plan, warnings=warnings)
+
+    def _removable(self, node: r.Node) -> None:
+        self._parts.unlocked(node)
+        coming = self._ctx.tables.migrations.by("target", node.name)
+        if coming:
+            raise ChimeError("locked", f"{len(coming)} VMs are being migrated to {node.name}: wait for them")
+        vms = self._ctx.tables.vms.by("node", node.name)
+        if vms:
+            owned = f"owns {len(vms)} VMs ({names_of(vms)})"
+            raise ChimeError("refused-unsafe", f"{node.name} {owned}: rebuild or delete them first")
+        if node.health != Health.UNKNOWN and (node.admin_state != AdminState.DRAINED or node.evidence is None):
+            raise ChimeError("refused-unsafe", f"drain {node.name} first: {evidence.missing(node)}")
+        open_copies = copies.undecided(self._facts, node.name)
+        if open_copies:
+            there = f"has copies of {len(open_copies)} VMs ({names_of(open_copies)}) that may have been migrated to it"
+            todo = "wait until the nodes that own them are heard, or rebuild those"
+            raise ChimeError("refused-unsafe", f"{node.name} {there}: {todo}")
 
     def _forget(self, node: r.Node) -> None:
         tables = self._ctx.tables

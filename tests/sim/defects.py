@@ -787,5 +787,20 @@ DEFECTS: tuple[Mutant, ...] = (
         " for fault in session.faults})\n",
         "one node that is off closes all that watch it to the rebuild of its VMs",
     ),
+    Mutant(
+        "removed-with-a-copy-nobody-can-judge",
+        "chimed.core.node_requests",
+        "        if open_copies:\n",
+        "        if False:\n",
+        "L1: when the source tells where the VM has left to, nobody knows that node any more",
+    ),
+    Mutant(
+        "silence-of-libvirt-ends-its-fault",
+        "agentd.core.agent",
+        '        self._faults.returned("connect", now)\n        self._faults.returned("scan", now)\n',
+        '        self._faults.returned("connect", now)\n        self._faults.returned("scan", now)\n'
+        "        self._faults.over(LIBVIRT_AWAY, now)\n",
+        "a node that sees nothing flaps between well and broken, and gets VMs that it cannot start",
+    ),
 )
 """Every defect; each must be found."""

@@ -49,6 +49,37 @@ def test_begun_on_the_node_and_not_decided(world: World) -> None:
     assert not world.agents["n2"].arrivals and world.alarms(all=True) == []
 
 
+def test_a_node_with_a_copy_that_nobody_can_judge_is_not_removed(world: World) -> None:
+    """The copy ran, and has ended; whether the VM had left its lost owner shows when that one is heard."""
+    leave_alone(world, "n2")
+    world.agents["n2"].arrive(WEB, owner(world)[1], "alone", "stopped")
+    world.agents["n1"].kill()
+    world.run(60)
+    world.do(m.NodeDrain, name="n2")
+    said(world, "n2")
+    for dry_run in (True, False):
+        error = world.refuse(m.NodeRemove, name="n2", dry_run=dry_run)
+        assert error.code == "refused-unsafe" and "copies of 1 VMs (web)" in error.message
+    world.do(m.NodeDrain, name="n3")
+    world.settle()
+    world.do(m.NodeRemove, name="n3")  # another one may go
+    world.agents["n1"].start()
+    world.settle()
+    assert owner(world)[0] == "n2"
+
+
+def test_a_copy_of_a_vm_that_is_being_deleted_keeps_no_node(world: World) -> None:
+    world.agents["n1"].stuck = True
+    world.do(m.VmDelete, vm="web")
+    world.agents["n1"].kill()
+    world.run(60)
+    world.do(m.NodeDrain, name="n2")
+    world.settle()
+    world.agents["n2"].arrive(WEB, owner(world)[1], "alone", "stopped")
+    world.agents["n2"].report()
+    world.do(m.NodeRemove, name="n2")
+
+
 def test_a_stale_copy_that_runs_is_an_alarm(world: World) -> None:
     before = owner(world)
     world.agents["n2"].arrive(WEB, before[1], "alone", "running")
