@@ -40,9 +40,11 @@ class Oracle:
         self.lies: set[str] = set()
         self.may_halt: set[str] = set()
         self.hears: Callable[[str, str], bool] = lambda node, uuid: False
+        self.in_session: Callable[[str], bool] = lambda node: False
         self.judges_from = 0.0
         self.excused: set[str] = set()
         self._spoilt: set[str] = set()
+        self._out_of_sight: set[str] = set()
         self.managed: set[str] = set()
         self.foreign: set[str] = set()
         self.on_the_node: set[tuple[str, str]] = set()  # (node, VM): migrated there without the server
@@ -69,6 +71,11 @@ class Oracle:
         """A person has done with the VM what no program can mend: nothing is demanded of it any more."""
         self.excused.add(uuid)
         self._spoilt.add(uuid)
+
+    def has_gone_out_of_sight(self, uuid: str) -> None:
+        """It was migrated to a host that is none of Chime's, or not any more: it may run there, so that a person has to
+        say what became of it before it is started elsewhere."""
+        self._out_of_sight.add(uuid)
 
     # --- S1, S3, S5: what is done to VMs ------------------------------------------------------------------------------
 
@@ -273,7 +280,17 @@ class Oracle:
         if runs or uuid in host.hypervisor.creating:
             raise Violation("S2", f"{uuid} is {what} while it runs on {node}", uuid)
 
+    def _node_removed(self, name: str) -> None:
+        """Whoever removes a node that is not heard answers for what was migrated to it while nobody heard of that."""
+        host = self.hosts[name]
+        if not self.in_session(name):
+            for uuid, domain in host.hypervisor.domains.items():
+                if domain.stamp is not None and domain.stamp.attempt:
+                    self.has_gone_out_of_sight(uuid)
+
     def _node_committed(self, old: r.Node | None, new: r.Node | None) -> None:
+        if old is not None and new is None:
+            self._node_removed(old.name)
         if old is None or new is None:
             return
         self._note_drained(new)
@@ -378,7 +395,7 @@ class Oracle:
         unsure = {vm.node for vm in vms if AWAY in vm.detail or vm.uuid in self.excused | refused}
         unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
         wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
-        judged = [vm for vm in vms if vm.uuid not in refused | self._spoilt]
+        judged = [vm for vm in vms if vm.uuid not in refused | self._spoilt | self._out_of_sight]
         wrong += [text for vm in judged for text in self._vm_wrong(vm, by_name)]
         for uuid in self.managed - shown - lost - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from chimed.core import recovery
+from chimed.core import arrivals, recovery
 from chimed.core import rows as r
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
@@ -204,7 +204,7 @@ class ServerHost:
         self.pings_fail = False
         self.backups: list[tuple[dict[str, dict[Any, r.Row]], float]] = []
         self._hosts: dict[str, str] = {}
-        oracle.hears = self.hears
+        oracle.hears, oracle.in_session = self.hears, self.in_session
 
     def add_key(self, host: str) -> None:
         """Whose key it is, to know the address that a frame comes from."""
@@ -215,10 +215,16 @@ class ServerHost:
         core = self.process.core if self.process is not None else None
         session = core.sessions.get(node) if core is not None and core.facts.is_live(node) else None
         report = session.reports.get(uuid) if session is not None else None
+        if arrivals.left(report) is not None:
+            return False  # that is never untrue again, recorded or not
         runs = report is not None and report.observed in (Observed.RUNNING, Observed.PAUSED)
         return session is not None and self.process.sessions_before.get(node) is session and (
             runs or not session.reported
         )
+
+    def in_session(self, node: str) -> bool:
+        """Whether the node's agent is in session and has reported."""
+        return self.process is not None and self.process.core.facts.in_session(node)
 
     def host_of(self, key: str) -> str:
         """The address of a peer."""
