@@ -684,7 +684,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "resumed-again-and-again",
         "agentd.core.leaving",
-        "    if attempt is None or attempt.phase != MigrationPhase.FAILED or attempt.resumed:\n",
+        "    if not facts.libvirt_ok or attempt is None or attempt.phase != MigrationPhase.FAILED or attempt.resumed:\n",
         "    if True:\n",
         "a person's pause is undone",
     ),
