@@ -684,8 +684,8 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "resumed-again-and-again",
         "agentd.core.leaving",
-        "    if not facts.libvirt_ok or attempt is None or attempt.phase != MigrationPhase.FAILED or attempt.resumed:\n",
-        "    if True:\n",
+        "or attempt is None or attempt.phase != MigrationPhase.FAILED or attempt.resumed:\n",
+        "or True:\n",
         "a person's pause is undone",
     ),
     Mutant(
