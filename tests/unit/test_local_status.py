@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentd import local_agent, offline
+from agentd import local_agent, local_drain, offline
 from agentd.config import Config
 from agentd.snapshot import SnapshotLocked
 
@@ -23,3 +23,15 @@ def test_an_agent_that_starts_between_the_question_and_the_look_is_asked_again(m
     answers += [None, None]
     with pytest.raises(SnapshotLocked):
         local_agent.node_status(Config())
+
+
+def test_a_node_that_cannot_be_looked_at_is_not_called_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent that was to drain it has died, and libvirt tells nothing: no VM is seen. That is not none."""
+    seen = {"agent_running": False, "vms": [], "left": [], "faults": []}
+    blind = {**seen, "faults": [{"code": "libvirt-unreachable", "severity": "critical", "text": "it hangs"}]}
+    statuses = [blind, seen]
+    monkeypatch.setattr(local_drain, "node_status", lambda _config: statuses.pop(0))
+    monkeypatch.setattr(local_drain, "FOLLOW_S", 0.0)
+    assert local_drain._follow(Config(), 60.0) == [] and not statuses
+    statuses.append(blind)
+    assert local_drain._follow(Config(), 0.0) == ["not verified yet"]
