@@ -178,10 +178,7 @@ def _forget_unborn(root: Path) -> None:
     unborn = [file for file in root.glob("run/qemu/*.xml") if _UNBORN.search(_text(file))]
     if not unborn:
         return
-    try:
-        alive = {process.uuid for process in Processes().scan()}
-    except OSError as error:
-        raise HypervisorError(f"cannot look at the processes: {error.strerror}") from None
+    alive = {process.uuid for process in Processes().scan()}
     for file in unborn:
         found = _UUID.search(_text(file))
         if found is not None and found[1] not in alive:

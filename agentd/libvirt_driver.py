@@ -113,8 +113,8 @@ class LibvirtDriver:
     def _alive(self) -> tuple[tuple[Process, ...], str]:
         try:
             return self._processes.scan(), ""
-        except OSError as error:
-            return self._processes.last_seen(), f"cannot look at the processes: {error.strerror}"
+        except HypervisorError as error:
+            return self._processes.last_seen(), str(error)
 
     def inspect(self, uuid: str) -> VmFacts:
         """One domain and its real processes."""

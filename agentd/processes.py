@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentd.core.facts import Process
+from agentd.hypervisor import HypervisorError
 
 PROC = Path("/proc")
 QEMU_NAME = re.compile(r"^(qemu|kvm)([-_].*)?$")
@@ -40,9 +41,12 @@ class Processes:
         self._known: dict[_Identity, Process] = {}
 
     def scan(self) -> tuple[Process, ...]:
-        """All live qemu processes that name a UUID. Raises OSError if they cannot be looked at."""
+        """All live qemu processes that name a UUID. Raises HypervisorError if they cannot be looked at."""
         before = set(self._known)
-        found = dict(self._found())
+        try:
+            found = dict(self._found())
+        except OSError as error:
+            raise HypervisorError(f"cannot look at the processes: {error.strerror}") from None
         for identity in before - found.keys():
             self._known.pop(identity, None)
         return tuple(found.values())

@@ -240,6 +240,6 @@ def test_hosts_die_with_their_owner_and_are_swept(needs_hosts: None) -> None:
     )
     owner = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     directory = Path(owner.stdout.strip())
-    assert owner.returncode == 9 and directory.is_absolute(), owner.stderr
+    assert owner.returncode == 9 and directory.exists(), owner.stderr
     Cluster().close()  # making one sweeps
     assert not directory.exists()

@@ -12,6 +12,7 @@ import pytest
 
 from agentd import processes
 from agentd.core.facts import Process
+from agentd.hypervisor import HypervisorError
 from agentd.processes import Processes, vm_uuid
 
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -166,7 +167,7 @@ def test_threads_that_cannot_be_looked_at_are_not_gone(tmp_path: Path, monkeypat
         return listdir(path)
 
     monkeypatch.setattr(processes.os, "listdir", no_more)
-    with pytest.raises(OSError, match="no more"):
+    with pytest.raises(HypervisorError, match="cannot look at the processes: no more"):
         seen.scan()
     assert seen.last_seen() == before
 
@@ -182,7 +183,7 @@ def test_process_with_the_number_of_one_that_is_gone_is_another(tmp_path: Path) 
 
 
 def test_no_proc_at_all_is_no_empty_host(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(HypervisorError, match="cannot look at the processes: No such file"):
         Processes(tmp_path / "none").scan()
 
 
@@ -198,6 +199,6 @@ def test_who_lacks_the_means_to_look_has_not_seen_an_empty_host(
     seen = Processes(tmp_path)
     before = seen.scan()
     monkeypatch.setattr(processes, "open", no_more, raising=False)
-    with pytest.raises(OSError, match="no more"):
+    with pytest.raises(HypervisorError, match="cannot look at the processes: no more"):
         seen.scan()
     assert seen.last_seen() == before == (Process(UUID, 7, "S"),)
