@@ -23,7 +23,6 @@ from agentd.config import Config
 from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
 from agentd.core.budget import RestartPolicy
-from agentd.core.facts import VmFacts
 from agentd.hypervisor import Hypervisor
 from agentd.link_socket import LinkSocket
 from agentd.local_socket import LocalSocket, Question
@@ -59,7 +58,7 @@ class Daemon:
         )
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._workers = Workers(
-            hypervisor, durable.node, self._may, self._wake, config.workers, config.call_timeout_s
+            hypervisor, durable.node, self._core.may, self._wake, config.workers, config.call_timeout_s
         )
         self._faults_changed = threading.Event()
         found = find(config)
@@ -142,14 +141,6 @@ class Daemon:
     def _say_bye(self) -> None:
         if self._core.link.session:
             self._link.send(m.Bye(session=self._core.link.session), "")
-
-    def _may(self, act: fx.Act, facts: VmFacts) -> str | None:
-        """The guard; from a worker's thread, with facts of this moment."""
-        if act.action == fx.Action.MIGRATE:
-            return self._core.may_migrate(act.uuid, "" if act.attempt is None else act.attempt.id)
-        if act.action == fx.Action.RESUME:
-            return self._core.may_resume(act.uuid, facts)
-        return self._core.may_start(act.uuid, facts)
 
     # --- effects ------------------------------------------------------------------------------------------------------
 

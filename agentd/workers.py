@@ -1,8 +1,7 @@
 """Blocking libvirt calls off the main loop, with time-outs that tell but never interrupt.
 
 A call that does not return keeps its thread; the core is told once that it is overdue, and hears the outcome when it
-comes. The guard is asked here, with facts looked at in this moment, immediately before a VM is started, resumed or
-migrated.
+comes. What is done to a VM, and that the guard is asked before it, is `acting`'s.
 
 What belongs to a migration has threads of its own, and is never overdue: a migration ends by its own time-out, and a
 target that does not answer says nothing about this node's libvirt.
@@ -17,18 +16,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from agentd import acting
 from agentd.core import effects as fx
-from agentd.core.facts import HostScan, VmFacts
+from agentd.core.facts import HostScan
 from agentd.host import boottime
-from agentd.hypervisor import Hypervisor, HypervisorError, InvalidVm, NoArrival
-from wire.messages import Assignment, MigrationOrder, MigrationProgress, Survey
-
-Guard = Callable[[fx.Act, VmFacts], str | None]
-"""Why not, or None."""
+from agentd.hypervisor import Hypervisor, HypervisorError
+from wire.messages import Survey
 
 log = logging.getLogger(__name__)
 
-GUARDED = frozenset({fx.Action.START, fx.Action.RESUME, fx.Action.MIGRATE})
 MIGRATIONS = 16  # at once; more wait
 HAND_OVERS = 8
 ABORTS = 2
@@ -39,7 +35,13 @@ class Workers:
     """`node`: this node's name. `wake` is called from worker threads when an event is ready for `take`."""
 
     def __init__(
-        self, hypervisor: Hypervisor, node: str, guard: Guard, wake: Callable[[], None], count: int, timeout_s: float
+        self,
+        hypervisor: Hypervisor,
+        node: str,
+        guard: acting.Guard,
+        wake: Callable[[], None],
+        count: int,
+        timeout_s: float,
     ) -> None:
         self._hypervisor, self._node, self._guard, self._wake = hypervisor, node, guard, wake
         self._timeout_s = timeout_s
@@ -142,20 +144,11 @@ class Workers:
         pool.submit(run)
 
     def _act(self, act: fx.Act) -> fx.Event:
-        error, invalid, refused = "", False, ""
         try:
-            if act.action in GUARDED:
-                refused = self._guard(act, self._hypervisor.inspect(act.uuid)) or ""
-            if not refused:
-                self._call(act)
-        except (InvalidVm, NoArrival) as problem:
-            error, invalid = str(problem), True
-        except HypervisorError as problem:
-            error = str(problem)
+            outcome = acting.carry_out(act, self._hypervisor, self._guard, self._node, self.post)
         except Exception as problem:  # a bug in the driver must not leave the VM's lane blocked for ever
-            error = f"internal: {problem!r}"
-        facts = self._hypervisor.inspect(act.uuid)
-        return fx.Acted(act.uuid, act.action, act.token, facts, error=error, invalid=invalid, refused=refused)
+            outcome = acting.Outcome(f"internal: {problem!r}")
+        return acting.acted(act, outcome, self._hypervisor.inspect(act.uuid))
 
     def _survey(self, survey: Survey) -> fx.Event:
         try:
@@ -165,23 +158,6 @@ class Workers:
         except Exception as problem:
             return fx.Surveyed(survey, error=f"internal: {problem!r}")
         return fx.Surveyed(survey, vms, more)
-
-    def _call(self, act: fx.Act) -> None:
-        if act.action == fx.Action.MIGRATE:
-            self._migrate(act)
-        else:
-            _CALLS[act.action](self._hypervisor, act)
-
-    def _migrate(self, act: fx.Act) -> None:
-        attempt = act.attempt
-        if attempt is None:
-            raise HypervisorError("no attempt to migrate by")
-
-        def tell(progress: MigrationProgress) -> None:
-            self.post(fx.Progressed(act.uuid, attempt.id, progress))
-
-        order = MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
-        self._hypervisor.migrate(act.uuid, order, attempt.id, self._node, tell)
 
     def _abort(self, uuid: str) -> None:
         try:
@@ -212,35 +188,3 @@ class Workers:
             return fx.HypervisorDown(str(problem))
         except Exception as problem:
             return fx.HypervisorDown(f"internal: {problem!r}")
-
-
-def _define(hypervisor: Hypervisor, act: fx.Act) -> None:
-    vm: Assignment | None = act.vm
-    if vm is None:
-        raise HypervisorError(f"nothing to {act.action}")
-    if act.action == fx.Action.ADOPT:
-        hypervisor.adopt(vm)
-    else:
-        hypervisor.define(vm)
-
-
-def _hand_over(hypervisor: Hypervisor, act: fx.Act) -> None:
-    if act.left is None:
-        raise HypervisorError("nothing to hand over")
-    hypervisor.hand_over(act.uuid, act.left.attempt, act.left.address)
-
-
-_CALLS: dict[fx.Action, Callable[[Hypervisor, fx.Act], None]] = {
-    fx.Action.DEFINE: _define,
-    fx.Action.ADOPT: _define,
-    fx.Action.GIVE_BACK: lambda hypervisor, act: hypervisor.give_back(act.uuid, act.epoch),
-    fx.Action.START: lambda hypervisor, act: hypervisor.start(act.uuid),
-    fx.Action.SHUTDOWN: lambda hypervisor, act: hypervisor.shutdown(act.uuid),
-    fx.Action.DESTROY: lambda hypervisor, act: hypervisor.destroy(act.uuid),
-    fx.Action.UNDEFINE: lambda hypervisor, act: hypervisor.undefine(act.uuid),
-    fx.Action.REBOOT: lambda hypervisor, act: hypervisor.reboot(act.uuid, act.force),
-    fx.Action.SETTLE: lambda hypervisor, act: hypervisor.settle(act.uuid),
-    fx.Action.HAND_OVER: _hand_over,
-    fx.Action.RESUME: lambda hypervisor, act: hypervisor.resume(act.uuid),
-}
-"""What is called for each action but MIGRATE, which tells its progress."""

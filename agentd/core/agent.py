@@ -102,27 +102,9 @@ class AgentCore:
 
     # --- the outside --------------------------------------------------------------------------------------------------
 
-    def may_start(self, uuid: str, facts: VmFacts) -> str | None:
-        """The guard, on what is saved: why not, or None. Safe to call from another thread."""
-        return guard.refusal(self.durable, uuid, self._boot_id, facts)
-
-    def may_resume(self, uuid: str, facts: VmFacts) -> str | None:
-        """The same in front of a resume."""
-        return guard.resume_refusal(self.durable, uuid, self._boot_id, facts)
-
-    def may_migrate(self, uuid: str, attempt_id: str) -> str | None:
-        """The same in front of a migration, which may have waited for its turn."""
-        if self.migrations.is_cancelled(attempt_id):
-            return "it was cancelled before it began"
-        return guard.migrate_refusal(self.durable, uuid, attempt_id)
-
-    def may_do(self, action: fx.Action, uuid: str, facts: VmFacts, attempt_id: str = "") -> str | None:
-        """The same in front of whatever lets a VM run or go."""
-        if action == fx.Action.START:
-            return self.may_start(uuid, facts)
-        if action == fx.Action.RESUME:
-            return self.may_resume(uuid, facts)
-        return self.may_migrate(uuid, attempt_id) if action == fx.Action.MIGRATE else None
+    def may(self, act: fx.Act, facts: VmFacts) -> str | None:
+        """The guard, on what is saved in this moment: why not, or None. Safe to call from another thread."""
+        return guard.may(act, self.durable, self._boot_id, facts, self.migrations.cancelled)
 
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in CLOCK_BOOTTIME seconds."""

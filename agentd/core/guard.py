@@ -1,17 +1,52 @@
 """The one check in front of every start of a VM (design rule 1), and those in front of a resume and a migration.
 
-`refusal` is called twice for each start, with the same words: by the planner, to decide whether a start is worth
-trying, and by the executor immediately before `create()`, with facts inspected in that moment and the durable state of
-that moment. It returns why not, or None. Unknown is a reason, never a permission. `resume_refusal` is asked in the same
-way: it lets run what a migration left paused, and nothing that a person has paused.
+`may` is asked for each action immediately before libvirt is called, with facts inspected in that moment and the durable
+state of that moment. It returns why not, or None. Unknown is a reason, never a permission: an action that is neither
+guarded nor listed in `UNGUARDED` is refused. `refusal` is its part for a start, and is asked with the same words by the
+planner, to decide whether a start is worth trying; so is `resume_refusal`: it lets run what a migration left paused,
+and nothing that a person has paused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from agentd.core import adoption
 from agentd.core.durable import Durable, Held
+from agentd.core.effects import Act, Action
 from agentd.core.facts import DomainState, OffReason, VmFacts
 from wire.types import Desired, MigrationPhase
+
+UNGUARDED = frozenset(
+    {
+        Action.DEFINE,
+        Action.SHUTDOWN,
+        Action.DESTROY,
+        Action.UNDEFINE,
+        Action.REBOOT,
+        Action.SETTLE,
+        Action.HAND_OVER,  # of a VM whose end here is on disk (`durable.left`), and whose epoch is released
+        Action.ADOPT,
+        Action.GIVE_BACK,
+    }
+)
+"""What makes no VM run here, and sends none away."""
+
+
+def may(act: Act, durable: Durable, boot_id: str, facts: VmFacts, cancelled: Set[str]) -> str | None:
+    """Why this must not be done now on this host, or None if it may. `cancelled`: attempts to migrate that were given
+    up."""
+    match act.action:
+        case Action.START:
+            return refusal(durable, act.uuid, boot_id, facts)
+        case Action.RESUME:
+            return resume_refusal(durable, act.uuid, boot_id, facts)
+        case Action.MIGRATE:
+            return migrate_refusal(durable, act.uuid, "" if act.attempt is None else act.attempt.id, cancelled)
+        case known if known in UNGUARDED:
+            return None
+        case unknown:
+            return f"the guard has no rule for {unknown}: this is a bug in Chime"
 
 
 def refusal(durable: Durable, uuid: str, boot_id: str, facts: VmFacts) -> str | None:
@@ -33,8 +68,10 @@ def resume_refusal(durable: Durable, uuid: str, boot_id: str, facts: VmFacts) ->
     return _not_wanted(durable, held, boot_id) or _not_paused(facts) or _not_by_migration(durable, held, facts)
 
 
-def migrate_refusal(durable: Durable, uuid: str, attempt_id: str) -> str | None:
-    """Why the migration must not be begun any more, or None if it may."""
+def migrate_refusal(durable: Durable, uuid: str, attempt_id: str, cancelled: Set[str]) -> str | None:
+    """Why the migration, which may have waited for its turn, must not be begun any more, or None if it may."""
+    if attempt_id in cancelled:
+        return "it was cancelled before it began"
     objection = _not_ours(durable, uuid)
     if objection is not None:
         return objection

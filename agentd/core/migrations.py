@@ -7,6 +7,8 @@ over acts on another node's libvirt only, so that whatever the server wants of t
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from agentd.core import leaving
 from agentd.core.durable import Durable
 from agentd.core.effects import AbortMigration, Act, Acted, Action, Progressed
@@ -57,9 +59,10 @@ class Migrations:
         """The attempt is to be given up."""
         self._cancelled.add(attempt_id)
 
-    def is_cancelled(self, attempt_id: str) -> bool:
-        """Whether it must not be begun any more. Safe to call from another thread."""
-        return attempt_id in self._cancelled
+    @property
+    def cancelled(self) -> Set[str]:
+        """Attempts that must not be begun any more. Another thread may ask whether one is in it."""
+        return self._cancelled
 
     def aborts(
         self, durable: Durable, in_flight: dict[str, tuple[int, Action]], now: float

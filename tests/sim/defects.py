@@ -28,7 +28,7 @@ class Mutant(NamedTuple):
         return ((self.module, self.old, self.new), *self.also)
 
 
-_GUARD, _AGENT = "agentd.core.guard", "agentd.core.agent"
+_GUARD, _AGENT, _ACTING = "agentd.core.guard", "agentd.core.agent", "agentd.acting"
 
 DEFECTS: tuple[Mutant, ...] = (
     # --- the guard ----------------------------------------------------------------------------------------------------
@@ -81,10 +81,17 @@ DEFECTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "guard-not-asked-again",
-        _AGENT,
-        "        return guard.refusal(self.durable, uuid, self._boot_id, facts)\n",
-        "        return None\n",
+        _GUARD,
+        "            return refusal(durable, act.uuid, boot_id, facts)\n",
+        "            return None\n",
         "S1: what changed between order and start is not seen",
+    ),
+    Mutant(
+        "acts-without-asking",
+        _ACTING,
+        "    return guard(act, hypervisor.inspect(act.uuid)) or \"\"\n",
+        "    return \"\"\n",
+        "S1: the workers ask no guard at all",
     ),
     Mutant(
         "moved-away-is-started",

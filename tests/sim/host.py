@@ -1,7 +1,8 @@
 """A simulated compute host, and the process of its agent around the real `AgentCore`.
 
-The process carries out effects as `agentd/daemon.py` and `agentd/workers.py` do, in the core's order, and may die
-between any two of them. What survives it is the disk, the hypervisor, and the frames that left.
+The process carries out effects as `agentd/daemon.py` does, in the core's order, and may die between any two of them;
+what it does to VMs is `agentd/acting.py`'s, with the hypervisor of `calls.py`. What survives the process is the disk,
+the hypervisor, and the frames that left.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from agentd import acting
 from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
-from agentd.core.durable import Durable, Left
+from agentd.core.durable import Durable
 from agentd.core.facts import Lifecycle
-from agentd.hypervisor import HypervisorError, InvalidVm, NoArrival
+from agentd.hypervisor import HypervisorError
 from agentd.snapshot import SnapshotError, decode, encode
 from tests.fakes.names import address_of, key_of, uuid_of
+from tests.sim.calls import Calls
 from tests.sim.engine import Clock, Engine, Violation
 from tests.sim.hypervisor import SimHypervisor
 from tests.sim.network import Network
 from tests.sim.story import in_words, is_noise
-from tests.sim.transfer import Transfer
 from wire import codec
 from wire import messages as m
 
@@ -29,14 +31,12 @@ if TYPE_CHECKING:
 
 POLICY = AgentPolicy()
 CALL_S = (0.005, 0.1)
-CREATE_S = (0.05, 3.0)  # less than AgentPolicy.settle_s
 CALL_TIMEOUT_S = 30.0
 EVENT_S = 0.002  # lifecycle events keep their order; what else comes from libvirt may overtake them
 RESTART_S = (1.0, 5.0)  # systemd
 BOOT_S = (5.0, 20.0)
 MAX_TICKS_AT_ONCE = 50
 TICK = fx.Tick()
-POLL_S = 0.2  # how often a settling migration is looked at
 TICK_S = 1e-6  # a timer never fires early
 
 
@@ -346,7 +346,7 @@ class Agent:
 
     # --- libvirt ------------------------------------------------------------------------------------------------------
 
-    def _call(self, what: str, call: Callable[[], None]) -> None:
+    def call(self, what: str, call: Callable[[], None]) -> None:
         """`call` reaches libvirt a little later; while libvirt hangs it waits there, also when the agent dies, and is
         overdue at some time."""
         host, boots, waits = self.host, self.host.boots, [False]
@@ -370,135 +370,25 @@ class Agent:
         self.engine.after(self.engine.rng.uniform(*CALL_S), run)
 
     def _act(self, act: fx.Act) -> None:
-        do = _ACTIONS.get(act.action, Agent._act_now)
         self.host.oracle.agent_orders(self.host, act)
         if act.left is not None:
             self.host.oracle.agent_hands_over(self.host, act.uuid, act.left)
         if act.action == fx.Action.MIGRATE and act.attempt is not None:
             self.host.oracle.agent_migrates(self.host, act.uuid, act.attempt.id)
-        self._call(f"{act.action} of {act.uuid}", lambda: do(self, act))
+        self.call(f"{act.action} of {act.uuid}", Calls(self, act).carry_out)
 
-    def _act_now(self, act: fx.Act) -> None:
-        hypervisor, error, invalid = self.host.hypervisor, "", False
-        self.host.oracle.agent_acts(self.host, act)
-        try:
-            if act.action == fx.Action.REBOOT:
-                hypervisor.reboot(act.uuid, act.force)
-            elif act.action == fx.Action.DEFINE:
-                assert act.vm is not None
-                hypervisor.define(act.vm)
-            elif act.action == fx.Action.ADOPT:
-                assert act.vm is not None
-                hypervisor.adopt(act.vm)
-                self.host.oracle.agent_took_over(self.host, act.uuid)
-            elif act.action == fx.Action.GIVE_BACK:
-                hypervisor.give_back(act.uuid, act.epoch)
-            else:
-                getattr(hypervisor, act.action.value)(act.uuid)
-        except InvalidVm as problem:
-            error, invalid = str(problem), True
-        except HypervisorError as problem:
-            error = str(problem)
-        self._acted(act, error, invalid)
+    def acted(self, act: fx.Act, outcome: acting.Outcome) -> None:
+        """It has ended: the agent sees what is there, and hears of it, if it is alive."""
+        if self.alive:
+            self._later(acting.acted(act, outcome, self.host.hypervisor.inspect(act.uuid)))
 
-    def _start(self, act: fx.Act) -> None:
-        """The guard judges what is seen in this moment; then libvirt makes the process, in its own time."""
-        hypervisor = self.host.hypervisor
-        refused = self.core.may_start(act.uuid, hypervisor.inspect(act.uuid)) or ""
-        if refused:
-            self._acted(act, refused=refused)
-            return
-        self.host.oracle.agent_acts(self.host, act)
-        if self.host.hangs_in_start:
-            self.host.hangs_in_start = False
-            self.host.hang()
-        looked_at = self.engine.now
-        self._call(f"start of {act.uuid}", lambda: self._create(act, looked_at))
-
-    def _create(self, act: fx.Act, looked_at: float) -> None:
-        hypervisor = self.host.hypervisor
-        try:
-            hypervisor.begin_start(act.uuid)
-        except HypervisorError as problem:
-            self._acted(act, str(problem), isinstance(problem, InvalidVm))
-            return
-        self.engine.after(self.engine.rng.uniform(*CREATE_S), self._started, act, hypervisor.boots, looked_at)
-
-    def _started(self, act: fx.Act, boots: int, looked_at: float) -> None:
-        error = ""
-        try:
-            self.host.hypervisor.finish_start(act.uuid, boots)
-            self.host.tell(f"qemu of {act.uuid} begins, epoch {act.vm.epoch if act.vm else 0}", act.uuid)
-            self.host.oracle.started(self.host, act.uuid, looked_at)
-        except HypervisorError as problem:
-            error = str(problem)
-        self._acted(act, error)
-
-    def _resume(self, act: fx.Act) -> None:
-        """Guarded like a start."""
-        hypervisor, error = self.host.hypervisor, ""
-        refused = self.core.may_do(act.action, act.uuid, hypervisor.inspect(act.uuid)) or ""
-        try:
-            if not refused:
-                hypervisor.resume(act.uuid)
-        except HypervisorError as problem:
-            error = str(problem)
-        self._acted(act, error, refused=refused)
-
-    def _migrate(self, act: fx.Act) -> None:
-        attempt = act.attempt
-        assert attempt is not None
-        refused = self.core.may_do(act.action, act.uuid, self.host.hypervisor.inspect(act.uuid), attempt.id)
-        if refused:
-            self._acted(act, refused=refused)
-            return
-        order = m.MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
-
-        def progressed(progress: m.MigrationProgress) -> None:
-            if self.alive:
-                self._later(fx.Progressed(act.uuid, attempt.id, progress))
-
-        try:
-            Transfer(self.host, act.uuid, order, attempt.id, progressed, lambda error: self._acted(act, error))
-        except HypervisorError as problem:
-            self._acted(act, str(problem))
-
-    def _settle(self, act: fx.Act) -> None:
-        """Ends when libvirt migrates the VM no more."""
-        if act.uuid in self.host.hypervisor.moves:
-            self.engine.after(POLL_S, self._call, "settle", lambda: self._settle(act))
-        else:
-            self._acted(act)
-
-    def _hand_over(self, act: fx.Act) -> None:
-        """The order reaches the target's libvirt, which may hang, and carry it out much later."""
-        left, host = act.left, self.host
-        assert left is not None
-        try:
-            host.hypervisor.reach(left.address)
-        except HypervisorError as problem:
-            self._acted(act, str(problem))
-            return
-        target = host.at(left.address)
-        assert target is not None
-        self._hand_over_there(act, left, target, target.boots)
-
-    def _hand_over_there(self, act: fx.Act, left: Left, target: Host, boots: int) -> None:
-        """libvirt of the target has the order, whatever becomes of the source."""
-        if target.hung is not None and target.boots == boots:
-            self.engine.after(POLL_S, self._hand_over_there, act, left, target, boots)
-            return
-        error, gone = "", False
-        try:
-            if not target.powered or target.boots != boots:
-                raise HypervisorError("the target went down")
-            target.hypervisor.take_over_copy(act.uuid, left.attempt)
-        except HypervisorError as problem:
-            error, gone = str(problem), isinstance(problem, NoArrival)
-        self._acted(act, error, invalid=gone)
+    def progressed(self, event: fx.Progressed) -> None:
+        """News of a migration."""
+        if self.alive:
+            self._later(event)
 
     def _abort(self, effect: fx.AbortMigration) -> None:
-        self._call(f"abort of {effect.uuid}", lambda: self._abort_now(effect.uuid))
+        self.call(f"abort of {effect.uuid}", lambda: self._abort_now(effect.uuid))
 
     def _abort_now(self, uuid: str) -> None:
         try:
@@ -506,21 +396,15 @@ class Agent:
         except HypervisorError as problem:
             self.host.tell(f"abort: {problem}", uuid)
 
-    def _acted(self, act: fx.Act, error: str = "", invalid: bool = False, refused: str = "") -> None:
-        if not self.alive:
-            return
-        facts = self.host.hypervisor.inspect(act.uuid)
-        self._later(fx.Acted(act.uuid, act.action, act.token, facts, error, invalid, refused))
-
     def _scan(self, _effect: fx.Scan) -> None:
-        self._call("scan", self._scan_now)
+        self.call("scan", self._scan_now)
 
     def _scan_now(self) -> None:
         started = self.host.clock.now()
         self._later(fx.Scanned(self.host.hypervisor.scan(), started))
 
     def _connect(self, _effect: fx.ConnectHypervisor) -> None:
-        self._call("connect", self._connect_now)
+        self.call("connect", self._connect_now)
 
     def _connect_now(self) -> None:
         if not self.alive:
@@ -537,15 +421,6 @@ class Agent:
         self.host.tell(f"libvirt: {event.uuid} {event.happening} {event.reason}", event.uuid)
         self.engine.after(EVENT_S, self.give, fx.Happened(event))
 
-
-_ACTIONS = {
-    fx.Action.START: Agent._start,
-    fx.Action.RESUME: Agent._resume,
-    fx.Action.MIGRATE: Agent._migrate,
-    fx.Action.SETTLE: Agent._settle,
-    fx.Action.HAND_OVER: Agent._hand_over,
-}
-"""Actions that take their own time or concern another host; the others are done at once."""
 
 _EFFECTS = {
     fx.Send: Agent._send,

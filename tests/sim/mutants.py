@@ -1,4 +1,5 @@
-"""Tests of the tests: deliberate defects in the cores, one at a time; the simulator must find each.
+"""Tests of the tests: deliberate defects in the cores and in `agentd/acting.py`, one at a time; the simulator must find
+each.
 
 Usage:
   mutants [NAME...] [--list] [--processes P]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from typing import cast
+
 import msgspec
 import pytest
 
-from agentd.core.durable import Durable, Held, Tombstone
+from agentd.core.agent import AgentCore, AgentPolicy
+from agentd.core.durable import Attempt, Durable, Held, Tombstone
+from agentd.core.effects import Act, Action
 from agentd.core.facts import Domain, DomainState, OffReason, Process, VmFacts
-from agentd.core.guard import refusal
+from agentd.core.guard import UNGUARDED, may, refusal
 from tests.unit.agent.server import VM_1, assignment
 from wire.messages import NodeOrder
 from wire.types import AdminState, Desired
@@ -70,3 +75,49 @@ def test_start_asked_again_clears_what_ended_it() -> None:
     ended = replace(HELD, halted_serial=1, failed_serial=1, moved_serial=1)
     again = replace(GOOD, held={VM_1: ended.assigned(assignment(epoch=3, start_serial=2))})
     assert refusal(again, VM_1, "b", FACTS) is None
+
+
+NOTHING = Durable(node="n1")  # this node owns no VM
+UNSEEN = VmFacts(VM_1, False)
+NONE: frozenset[str] = frozenset()
+
+
+@pytest.mark.parametrize("action", Action)
+def test_every_action_is_guarded_or_listed_as_needing_no_guard(action: Action) -> None:
+    is_guarded = may(Act(VM_1, action, 1), NOTHING, "b", UNSEEN, NONE) == "this node does not own the VM"
+    assert is_guarded == (action in {Action.START, Action.RESUME, Action.MIGRATE})
+    assert is_guarded != (action in UNGUARDED)
+
+
+def test_what_needs_no_guard_is_not_hindered() -> None:
+    assert {may(Act(VM_1, action, 1), NOTHING, "b", UNSEEN, NONE) for action in UNGUARDED} == {None}
+
+
+def test_an_unknown_action_is_refused_whatever_is_owned() -> None:
+    refused = may(Act(VM_1, cast(Action, "teleport"), 1), GOOD, "b", FACTS, NONE)
+    assert refused == "the guard has no rule for teleport: this is a bug in Chime"
+
+
+def test_each_guarded_action_has_its_own_rule() -> None:
+    attempt = Attempt(id="a1", target="n2", address="")
+    paused = VmFacts(VM_1, True, replace(OFF, state=DomainState.PAUSED, attempt="a1"), (Process(VM_1, 7, "S"),))
+    arrived, leaving = held(vm=assignment(epoch=3, arrival="a1")), held(attempt=attempt)
+    start, resume = Act(VM_1, Action.START, 1), Act(VM_1, Action.RESUME, 1)
+    migrate = Act(VM_1, Action.MIGRATE, 1, attempt=attempt)
+    assert may(start, GOOD, "b", FACTS, NONE) is None and may(start, arrived, "b", paused, NONE)
+    assert may(resume, arrived, "b", paused, NONE) is None and may(resume, GOOD, "b", FACTS, NONE)
+    assert may(migrate, leaving, "b", UNSEEN, NONE) is None and may(migrate, GOOD, "b", FACTS, NONE)
+    assert may(migrate, leaving, "b", UNSEEN, {"a1"}) == "it was cancelled before it began"
+    assert may(Act(VM_1, Action.MIGRATE, 1), leaving, "b", FACTS, NONE) == "the attempt is over"
+
+
+def test_the_agent_asks_by_what_is_saved_and_what_was_cancelled() -> None:
+    attempt = Attempt(id="a1", target="n2", address="")
+    core = AgentCore(held(attempt=attempt), "b", "life1", AgentPolicy(), random.Random(1), 0.0)
+    migrate = Act(VM_1, Action.MIGRATE, 1, attempt=attempt)
+    assert core.may(migrate, FACTS) is None
+    assert core.may(Act(VM_1, Action.START, 1), FACTS) == "it is being migrated away"
+    core.migrations.cancel("a1")
+    assert core.may(migrate, FACTS) == "it was cancelled before it began"
+    core.durable = NOTHING
+    assert core.may(Act(VM_1, Action.START, 1), FACTS) == "this node does not own the VM"

@@ -841,10 +841,13 @@ def test_a_leaving_vm_is_never_started() -> None:
 
 
 def test_only_the_attempt_that_is_recorded_may_begin() -> None:
+    none: frozenset[str] = frozenset()
     under_way = held(attempt=UNDER_WAY)
-    assert guard.migrate_refusal(under_way, VM_1, "f") is None
-    assert guard.migrate_refusal(under_way, VM_1, "g") and guard.migrate_refusal(held(attempt=FAILED), VM_1, "f")
-    assert guard.migrate_refusal(GOOD, VM_1, "f") and guard.migrate_refusal(Durable(node="n1"), VM_1, "f")
+    assert guard.migrate_refusal(under_way, VM_1, "f", none) is None
+    assert guard.migrate_refusal(under_way, VM_1, "f", {"f"}) == "it was cancelled before it began"
+    assert guard.migrate_refusal(under_way, VM_1, "g", none)
+    for other in (held(attempt=FAILED), GOOD, Durable(node="n1")):
+        assert guard.migrate_refusal(other, VM_1, "f", none)
 
 
 OFF = replace(RUNS, state=DomainState.OFF)

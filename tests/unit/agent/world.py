@@ -1,6 +1,6 @@
 """A node in memory around the real `AgentCore`: the fake hypervisor, a disk, a server, a network and a clock that moves
-only when told. Effects are executed as `agentd/daemon.py` and `agentd/workers.py` do it; the invariants of design.md
-section 2 that concern one node are checked after every event. No I/O, no real time."""
+only when told. Effects are executed as `agentd/daemon.py` does it, and VMs are acted upon by `agentd/acting.py`; the
+invariants of design.md section 2 that concern one node are checked after every event. No I/O, no real time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from agentd import acting
 from agentd.core import effects as fx
 from agentd.core.agent import AgentCore, AgentPolicy
 from agentd.core.budget import RestartPolicy
 from agentd.core.durable import Durable
 from agentd.core.facts import DomainState, Lifecycle, VmFacts
 from agentd.core.link import LinkState
-from agentd.hypervisor import HypervisorError, InvalidVm, NoArrival
+from agentd.hypervisor import HypervisorError
 from tests.fakes.hypervisor import FakeHypervisor, Move
+from tests.unit.agent.checked import CheckedHypervisor
 from tests.unit.agent.server import Server
 from wire import codec
 from wire import messages as m
@@ -229,44 +231,25 @@ class World:
         self._call(ACT_S, f"{act.action} of {act.uuid}", lambda: call(act))
 
     def _act(self, act: fx.Act) -> None:
-        error, invalid, refused = "", False, ""
-        try:
-            refused = self._refusal(act)
-            if not refused:
-                self._call_hypervisor(act)
-        except (InvalidVm, NoArrival) as problem:
-            error, invalid = str(problem), True
-        except HypervisorError as problem:
-            error = str(problem)
-        self._acted(act, error, invalid, refused)
+        self._acted(act, self._carry_out(act))
 
-    def _refusal(self, act: fx.Act) -> str:
-        return self.agent.may_do(act.action, act.uuid, self.hv.inspect(act.uuid)) or ""
+    def _carry_out(self, act: fx.Act) -> acting.Outcome:
+        def tell(event: fx.Progressed) -> None:
+            self.tell(HEAR_S, event)
 
-    def _acted(self, act: fx.Act, error: str = "", invalid: bool = False, refused: str = "") -> None:
-        facts = self.hv.inspect(act.uuid)
-        self.tell(HEAR_S, fx.Acted(act.uuid, act.action, act.token, facts, error, invalid, refused))
+        return acting.carry_out(act, CheckedHypervisor(self), self.agent.may, "n1", tell)
+
+    def _acted(self, act: fx.Act, outcome: acting.Outcome) -> None:
+        self.tell(HEAR_S, acting.acted(act, outcome, self.hv.inspect(act.uuid)))
 
     # --- migrations: they are libvirt's, and go on when the agent dies ------------------------------------------------
 
     def _migrate(self, act: fx.Act) -> None:
-        uuid, attempt = act.uuid, act.attempt
-        assert attempt is not None
-        known = self.saved.held[uuid].attempt if uuid in self.saved.held else None
-        refused = self.agent.may_do(act.action, uuid, self.hv.inspect(uuid), attempt.id)
-        if refused is not None:
-            self._acted(act, refused=refused)
-            return
-        assert known is not None and known.id == attempt.id, "a migration was begun before it was recorded"
-        self.migrations.append((uuid, attempt.id))
-        order = m.MigrationOrder(target=attempt.target, address=attempt.address, options=attempt.options)
-        try:
-            self.hv._enter("migrate", uuid)
-            move = self.hv.migrate_begin(uuid, order, attempt.id, "n1")
-        except HypervisorError as problem:
-            self._acted(act, str(problem))
-            return
-        self._copy(act, move, self._life, self.now + self.transfer_s)
+        outcome = self._carry_out(act)
+        if outcome == acting.Outcome():
+            self._copy(act, self.hv.moves[act.uuid], self._life, self.now + self.transfer_s)
+        else:
+            self._acted(act, outcome)
 
     def _copy(self, act: fx.Act, move: Move, life: int, until: float) -> None:
         if self.now < until and self.hv.moves.get(act.uuid) is move:
@@ -275,17 +258,17 @@ class World:
                 self.tell(HEAR_S, fx.Progressed(act.uuid, act.attempt.id, progress))
             self.later(min(0.5, until - self.now), lambda: self._copy(act, move, life, until))
             return
-        error = ""
-        try:
-            if self.hv.moves.get(act.uuid) is not move:
-                raise HypervisorError("cancelled")
-            self.hv.migrate_arrive(act.uuid)
-            self.hv.migrate_confirm(act.uuid)
-        except HypervisorError as problem:
-            error = str(problem)
+        outcome = acting.outcome_of(lambda: self._arrive_there(act.uuid, move))
+        if outcome.error:
             self.hv.migrate_fail(act.uuid, self.stays_paused)
         if life == self._life and self.core is not None:
-            self._acted(act, error)
+            self._acted(act, outcome)
+
+    def _arrive_there(self, uuid: str, move: Move) -> None:
+        if self.hv.moves.get(uuid) is not move:
+            raise HypervisorError("cancelled")
+        self.hv.migrate_arrive(uuid)
+        self.hv.migrate_confirm(uuid)
 
     stays_paused = False  # a migration that fails at its end leaves the source paused
 
@@ -295,49 +278,6 @@ class World:
             self.later(0.1, lambda: self._settle_move(act) if life == self._life else None)
         else:
             self._act(act)
-
-    def _call_hypervisor(self, act: fx.Act) -> None:
-        hv, uuid = self.hv, act.uuid
-        if act.action == fx.Action.START:
-            alive = [p for p in hv._processes() if p.uuid == uuid]
-            assert not self.runs_on_peer(uuid), "a start was allowed while it runs elsewhere (S1)"
-            assert not alive, "a start was allowed while a process is alive (S1)"
-            self.starts.append(uuid)
-            hv.start(uuid)
-        elif act.action == fx.Action.DEFINE:
-            assert act.vm is not None
-            hv.define(act.vm)
-        elif act.action == fx.Action.ADOPT:
-            assert act.vm is not None
-            hv.adopt(act.vm)
-        elif act.action == fx.Action.GIVE_BACK:
-            self._check_ours(uuid)
-            hv.give_back(uuid, act.epoch)
-        elif act.action == fx.Action.SHUTDOWN:
-            self._check_ours(uuid)
-            hv.shutdown(uuid)
-        elif act.action == fx.Action.DESTROY:
-            self._check_ours(uuid)
-            hv.destroy(uuid)
-        elif act.action == fx.Action.UNDEFINE:
-            self._check_ours(uuid)
-            hv.undefine(uuid)
-        elif act.action == fx.Action.SETTLE:
-            hv.settle(uuid)
-        elif act.action == fx.Action.RESUME:
-            self.resumes.append(uuid)
-            hv.resume(uuid)
-        elif act.action == fx.Action.HAND_OVER:
-            assert act.left is not None and self.saved.left[uuid].attempt == act.left.attempt
-            assert not self.runs(uuid), "handed over while a process is alive (S1)"
-            self.hand_overs.append(uuid)
-            hv.hand_over(uuid, act.left.attempt, act.left.address)
-        else:
-            self.reboots.append(uuid)
-            hv.reboot(uuid, act.force)
-
-    def _check_ours(self, uuid: str) -> None:
-        assert uuid in self.saved.held or uuid in self.saved.tombstones, "a foreign VM was touched (S5)"
 
     def _scan(self) -> None:
         started, scan = self.now, self.hv.scan()
