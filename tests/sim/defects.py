@@ -797,9 +797,9 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "silence-of-libvirt-ends-its-fault",
         "agentd.core.agent",
-        '        self._faults.returned("connect", now)\n        self._faults.returned("scan", now)\n',
-        '        self._faults.returned("connect", now)\n        self._faults.returned("scan", now)\n'
-        "        self._faults.over(LIBVIRT_AWAY, now)\n",
+        "        self._faults.returned(fx.Call.CONNECT, now)\n        self._faults.returned(fx.Call.SCAN, now)\n",
+        "        self._faults.returned(fx.Call.CONNECT, now)\n        self._faults.returned(fx.Call.SCAN, now)\n"
+        "        self._faults.over(FaultCode.LIBVIRT_UNREACHABLE, now)\n",
         "a node that sees nothing flaps between well and broken, and gets VMs that it cannot start",
     ),
 )

@@ -346,7 +346,7 @@ class Agent:
 
     # --- libvirt ------------------------------------------------------------------------------------------------------
 
-    def _call(self, what: str, call: Callable[[], None]) -> None:
+    def _call(self, late: fx.Overdue, call: Callable[[], None]) -> None:
         """`call` reaches libvirt a little later; while libvirt hangs it waits there, also when the agent dies, and is
         overdue at some time."""
         host, boots, waits = self.host, self.host.boots, [False]
@@ -365,7 +365,7 @@ class Agent:
 
         def overdue() -> None:
             if host.hung is not None and run in host.hung:
-                self.give(fx.Overdue(what))
+                self.give(late)
 
         self.engine.after(self.engine.rng.uniform(*CALL_S), run)
 
@@ -376,7 +376,7 @@ class Agent:
             self.host.oracle.agent_hands_over(self.host, act.uuid, act.left)
         if act.action == fx.Action.MIGRATE and act.attempt is not None:
             self.host.oracle.agent_migrates(self.host, act.uuid, act.attempt.id)
-        self._call(f"{act.action} of {act.uuid}", lambda: do(self, act))
+        self._call(_late(f"{act.action} of", act.uuid), lambda: do(self, act))
 
     def _act_now(self, act: fx.Act) -> None:
         hypervisor, error, invalid = self.host.hypervisor, "", False
@@ -413,7 +413,7 @@ class Agent:
             self.host.hangs_in_start = False
             self.host.hang()
         looked_at = self.engine.now
-        self._call(f"start of {act.uuid}", lambda: self._create(act, looked_at))
+        self._call(_late("start of", act.uuid), lambda: self._create(act, looked_at))
 
     def _create(self, act: fx.Act, looked_at: float) -> None:
         hypervisor = self.host.hypervisor
@@ -498,7 +498,7 @@ class Agent:
         self._acted(act, error, invalid=gone)
 
     def _abort(self, effect: fx.AbortMigration) -> None:
-        self._call(f"abort of {effect.uuid}", lambda: self._abort_now(effect.uuid))
+        self._call(_late("abort of", effect.uuid), lambda: self._abort_now(effect.uuid))
 
     def _abort_now(self, uuid: str) -> None:
         try:
@@ -513,14 +513,14 @@ class Agent:
         self._later(fx.Acted(act.uuid, act.action, act.token, facts, error, invalid, refused))
 
     def _scan(self, _effect: fx.Scan) -> None:
-        self._call("scan", self._scan_now)
+        self._call(fx.Overdue(fx.Call.SCAN, "scan"), self._scan_now)
 
     def _scan_now(self) -> None:
         started = self.host.clock.now()
         self._later(fx.Scanned(self.host.hypervisor.scan(), started))
 
     def _connect(self, _effect: fx.ConnectHypervisor) -> None:
-        self._call("connect", self._connect_now)
+        self._call(fx.Overdue(fx.Call.CONNECT, "connect"), self._connect_now)
 
     def _connect_now(self) -> None:
         if not self.alive:
@@ -559,6 +559,10 @@ _EFFECTS = {
     fx.Log: Agent._log,
 }
 """What is done for each effect; `Save` is special, since its outcome is handled before anything else."""
+
+
+def _late(what: str, uuid: str) -> fx.Overdue:
+    return fx.Overdue(fx.Call.ACT, f"{what} {uuid}", uuid)
 
 
 def _subjects(body: m.Base) -> tuple[str, ...]:
