@@ -740,7 +740,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "released-epoch-is-no-word",
         "chimed.core.arrivals",
-        "    return owners.problem == IGNORED or (facts",
+        "    return owners.problem == Problem.STALE_EPOCH or (facts",
         "    return (facts",
         "S1: after a restore a VM is started beside the copy that runs where it had left to",
     ),
