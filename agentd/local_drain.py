@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 from agentd.config import Config
-from agentd.core.faults import LIBVIRT_AWAY
 from agentd.local_agent import ask_agent, node_status, refused_by_person, say, some
 from agentd.local_socket import Question
 from wire.errors import ChimeError
+from wire.words import FaultCode
 
 FOLLOW_S = 0.3
 
@@ -64,7 +64,7 @@ def _follow(config: Config, timeout_s: float) -> list[str]:
     while True:
         status = node_status(config)
         left = _alive(status)
-        seen = not any(fault["code"] == LIBVIRT_AWAY for fault in status["faults"])
+        seen = not any(fault["code"] == FaultCode.LIBVIRT_UNREACHABLE for fault in status["faults"])
         if status.get("drain_clean") or (seen and not left and not status["agent_running"]):
             return []
         if left != shown:

@@ -20,6 +20,7 @@ from agentd.snapshot import SnapshotError
 from wire.errors import ChimeError
 from wire.messages import MigrationOptions, MigrationOrder
 from wire.types import MigrationPhase
+from wire.words import FaultCode
 
 if TYPE_CHECKING:
     from agentd.target_check import Findings
@@ -89,7 +90,7 @@ def migrate(config: Config, wanted: Wanted) -> int:
 def _status(config: Config, wanted: Wanted) -> dict[str, Any]:
     """The node's state, after what an earlier command has left undecided was brought to an end."""
     status = node_status(config)
-    if any(fault["code"] == "libvirt-unreachable" for fault in status["faults"]):
+    if any(fault["code"] == FaultCode.LIBVIRT_UNREACHABLE for fault in status["faults"]):
         raise ChimeError("unreachable", "libvirt on this node does not answer")
     undecided = any(vm["phase"] == "leaving" for vm in status["migrations"])
     if status["agent_running"] or wanted.dry_run:

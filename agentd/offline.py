@@ -19,11 +19,11 @@ from agentd.config import Config
 from agentd.core import adoption, status
 from agentd.core.durable import Durable
 from agentd.core.facts import HostScan, VmFacts
-from agentd.core.faults import LIBVIRT_AWAY
 from agentd.hypervisor import Hypervisor, HypervisorError
 from agentd.snapshot import Snapshot
 from wire import keys
 from wire.errors import ChimeError
+from wire.words import FaultCode
 
 POLL_S = 0.3
 ASK_AGAIN_S = 10.0
@@ -164,4 +164,4 @@ def _alive(durable: Durable, scan: HostScan) -> set[str]:
 
 
 def _libvirt_fault(error: str) -> dict[str, str]:
-    return {"code": LIBVIRT_AWAY, "severity": "critical", "text": error}
+    return {"code": FaultCode.LIBVIRT_UNREACHABLE, "severity": "critical", "text": error}

@@ -54,7 +54,7 @@ class Workers:
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._checks = ThreadPoolExecutor(1, thread_name_prefix="check")
         self._connects = ThreadPoolExecutor(1, thread_name_prefix="connect")
-        self._running: dict[int, tuple[str, float]] = {}
+        self._running: dict[int, tuple[fx.Overdue, float]] = {}
         self._told: set[int] = set()
         self._aborting: set[str] = set()
         self._lock = threading.Lock()
@@ -69,7 +69,8 @@ class Workers:
             pool, timeout_s = self._migrations, NEVER
         elif act.action == fx.Action.HAND_OVER:
             pool, timeout_s = self._hand_overs, NEVER
-        self._submit(pool, f"{act.action} of {act.uuid}", lambda: self._act(act), timeout_s)
+        late = fx.Overdue(fx.Call.ACT, f"{act.action} of {act.uuid}", act.uuid)
+        self._submit(pool, late, lambda: self._act(act), timeout_s)
 
     def abort_migration(self, uuid: str) -> None:
         """Asks libvirt to give up a migration; the `Acted` of the migration tells its end."""
@@ -81,19 +82,22 @@ class Workers:
 
     def scan(self) -> None:
         """Looks at the host; `Scanned` follows."""
-        self._submit(self._looks, "scan", self._scan, self._timeout_s)
+        self._submit(self._looks, fx.Overdue(fx.Call.SCAN, "scan"), self._scan, self._timeout_s)
 
     def look_foreign(self, effect: fx.LookForeign) -> None:
         """Looks at domains that are not Chime's; `Surveyed` follows."""
-        self._submit(self._surveys, "survey", lambda: self._survey(effect.survey), self._timeout_s)
+        late = fx.Overdue(fx.Call.SURVEY, "survey")
+        self._submit(self._surveys, late, lambda: self._survey(effect.survey), self._timeout_s)
 
     def connect(self, on_event: Callable[[fx.Event], None]) -> None:
         """Connects to libvirt; `HypervisorUp` or `HypervisorDown` follows, and lifecycle events after it."""
-        self._submit(self._connects, "connect", lambda: self._connect(on_event), self._timeout_s)
+        late = fx.Overdue(fx.Call.CONNECT, "connect")
+        self._submit(self._connects, late, lambda: self._connect(on_event), self._timeout_s)
 
     def check(self, look: Callable[[], fx.Event]) -> None:
         """Looks at the host itself; its event follows."""
-        self._submit(self._checks, "check of the host", look, self._timeout_s)
+        late = fx.Overdue(fx.Call.CHECK, "check of the host")
+        self._submit(self._checks, late, look, self._timeout_s)
 
     def post(self, event: fx.Event) -> None:
         """An event from another thread."""
@@ -113,7 +117,7 @@ class Workers:
             for key in late:
                 if key not in self._told:
                     self._told.add(key)
-                    found.append(fx.Overdue(self._running[key][0]))
+                    found.append(self._running[key][0])
         return found
 
     def next_overdue_s(self) -> float:
@@ -126,12 +130,12 @@ class Workers:
     # --- in worker threads --------------------------------------------------------------------------------------------
 
     def _submit(
-        self, pool: ThreadPoolExecutor, what: str, call: Callable[[], fx.Event], timeout_s: float
+        self, pool: ThreadPoolExecutor, late: fx.Overdue, call: Callable[[], fx.Event], timeout_s: float
     ) -> None:
         self._next_id += 1
         key = self._next_id
         with self._lock:
-            self._running[key] = (what, time.monotonic() + timeout_s)
+            self._running[key] = (late, time.monotonic() + timeout_s)
 
         def run() -> None:
             try:

@@ -21,9 +21,10 @@ from tools.terminal import Terminal
 from wire import messages as m
 from wire.errors import CODES, ChimeError
 from wire.text import clean_line
+from wire.words import OperationKind
 
 DEFAULT_WAIT_S = 300.0
-WAIT_S = {"migrate": 3600.0, "evacuate": 3600.0}
+WAIT_S = {OperationKind.MIGRATE: 3600.0, OperationKind.EVACUATE: 3600.0}
 """How long an operation of a kind is waited for."""
 FAILED, REFUSED, UNREACHABLE, RUNNING = 1, 3, 4, 5
 Report = Callable[[Session, Row, str], int]

@@ -17,12 +17,13 @@ from rich.text import Text
 from tools import units
 from tools.session import Row
 from wire.text import clean_line
+from wire.words import OperationKind
 
 FAILED_LINES = 5
 QUARTER = 25
 ACTIVE = ("running", "waiting")
 CANCELLING = "cancelling"
-MIGRATIONS = ("migrate", "evacuate")
+MIGRATIONS = (OperationKind.MIGRATE, OperationKind.EVACUATE)
 """The kinds of operations whose steps are migrations."""
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from agentd.core.durable import Durable, Held, Tombstone
 from agentd.core.effects import Action
 from agentd.core.facts import Domain, VmFacts
-
-PENDING, REFUSED = "not-adopted", "adoption-refused"
+from wire.words import Problem
 
 
 def is_due(held: Held, domain: Domain | None) -> bool:
@@ -53,10 +52,11 @@ def problem(held: Held, seen: VmFacts, blocked: str) -> tuple[str, str]:
     if not seen.libvirt_ok or not is_due(held, seen.domain):
         return "", ""
     if seen.domain is None:
-        return REFUSED, f"no domain with UUID {seen.uuid} is defined here any more"
+        return Problem.ADOPTION_REFUSED, f"no domain with UUID {seen.uuid} is defined here any more"
     if not seen.domain.persistent:
-        return REFUSED, "its domain is transient: libvirt forgets it when it ends (virsh define it first)"
-    return (REFUSED, blocked) if blocked else (PENDING, "about to be taken over")
+        text = "its domain is transient: libvirt forgets it when it ends (virsh define it first)"
+        return Problem.ADOPTION_REFUSED, text
+    return (Problem.ADOPTION_REFUSED, blocked) if blocked else (Problem.NOT_ADOPTED, "about to be taken over")
 
 
 def given_back(durable: Durable) -> set[str]:

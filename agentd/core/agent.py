@@ -22,13 +22,14 @@ from agentd.core.commands import Commands
 from agentd.core.drain import DrainWatch
 from agentd.core.durable import Durable
 from agentd.core.facts import VmFacts
-from agentd.core.faults import LIBVIRT_AWAY, SNAPSHOT, Faults
+from agentd.core.faults import Faults
 from agentd.core.link import Link, LinkState, LinkTimes
 from agentd.core.migrations import Migrations
 from agentd.core.reporting import Outbox
 from agentd.core.vms import NEVER, Vms
 from wire import messages as m
 from wire.text import clean_line, clean_text
+from wire.words import FaultCode
 
 SAVE_RETRY_S = 2.0
 HYPERVISOR_RETRY_S = 2.0
@@ -143,7 +144,7 @@ class AgentCore:
     def _saved(self) -> list[fx.Effect]:
         self.durable = self._draft
         self._applying = self._new_boot = False
-        self._faults.over(SNAPSHOT, None)
+        self._faults.over(FaultCode.SNAPSHOT_NOT_WRITABLE, None)
         waiting, self._waiting = self._waiting, []
         return waiting
 
@@ -156,7 +157,7 @@ class AgentCore:
         dropped = [e for e in waiting if isinstance(e, fx.Act)]
         self.vms.dropped([e for e in dropped if e.action != fx.Action.HAND_OVER])
         self.migrations.dropped(dropped)
-        new = self._faults.met(SNAPSHOT, event.error, now)
+        new = self._faults.met(FaultCode.SNAPSHOT_NOT_WRITABLE, event.error, now)
         self._wake, self._undone = now + SAVE_RETRY_S, True
         if any(isinstance(e, fx.Send) and isinstance(e.body, m.Report) for e in waiting):
             self.link.hold_report(now, HYPERVISOR_RETRY_S, self.outbox.not_sent())
@@ -176,7 +177,7 @@ class AgentCore:
             out.append(fx.ConnectHypervisor())
         if now >= self._next_check:
             self._next_check = now + self.link.heartbeat_s
-            self._must_save = SNAPSHOT in self._faults  # or it would last until the next change
+            self._must_save = FaultCode.SNAPSHOT_NOT_WRITABLE in self._faults  # or it would last until the next change
             out.append(fx.CheckHost())
         return out
 
@@ -274,13 +275,14 @@ class AgentCore:
         again = self.vms.scanned(event.scan, event.started_at, self._draft) or self._scan_again
         self._next_scan = now if again else now + self._policy.audit_s
         self._scanning = self._scan_again = False
-        self._faults.returned("scan", now)
+        self._faults.returned(fx.Call.SCAN, now)
         if not event.scan.libvirt_ok:
             return self._on_hypervisor_down(fx.HypervisorDown(event.scan.error), now)
         self._last_good_scan = event.started_at
-        if LIBVIRT_AWAY not in self._faults:
+        if FaultCode.LIBVIRT_UNREACHABLE not in self._faults:
             return []
-        self._faults.over(LIBVIRT_AWAY, now)  # only now: it may be connected, and show nothing, again and again
+        # Only now: it may be connected, and show nothing, again and again.
+        self._faults.over(FaultCode.LIBVIRT_UNREACHABLE, now)
         return [fx.Log("info", f"libvirt answers again: {self.link.host.hypervisor}")]
 
     def _on_happened(self, event: fx.Happened, now: float) -> list[fx.Effect]:
@@ -319,30 +321,30 @@ class AgentCore:
         return [fx.Send(body)]
 
     def _on_overdue(self, event: fx.Overdue, now: float) -> list[fx.Effect]:
-        what, text = event.what.rpartition(" ")[2], f"{event.what} has not returned in time"
-        if what == "scan":
+        text = f"{event.what} has not returned in time"
+        if event.call == fx.Call.SCAN:
             self.vms.sightings.lost()
-        elif what in self.vms.in_flight:
-            self.vms.sightings.unknown(what)
-        elif what != "connect":
+        elif event.uuid in self.vms.in_flight:
+            self.vms.sightings.unknown(event.uuid)
+        elif event.call != fx.Call.CONNECT:
             return [fx.Log("error", clean_line(text, 300))]
-        new = self._faults.overdue(what, text, now)
+        new = self._faults.overdue(event.uuid or event.call, text, now)
         return [fx.Log("error", f"libvirt: {text}")] if new else []
 
     def _on_hypervisor_up(self, event: fx.HypervisorUp, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._scanning, self._next_scan = True, False, now
         self.vms.connected(now + self._policy.settle_s)
-        self._faults.returned("connect", now)
-        self._faults.returned("scan", now)
+        self._faults.returned(fx.Call.CONNECT, now)
+        self._faults.returned(fx.Call.SCAN, now)
         version = clean_line(event.version, 200)
         self.link.host = msgspec.structs.replace(self.link.host, hypervisor=version)
-        return [] if LIBVIRT_AWAY in self._faults else [fx.Log("info", f"connected to {version}")]
+        return [] if FaultCode.LIBVIRT_UNREACHABLE in self._faults else [fx.Log("info", f"connected to {version}")]
 
     def _on_hypervisor_down(self, event: fx.HypervisorDown, now: float) -> list[fx.Effect]:
         self._hypervisor_up, self._next_connect = False, now + HYPERVISOR_RETRY_S
-        self._faults.returned("connect", now)
+        self._faults.returned(fx.Call.CONNECT, now)
         self.vms.sightings.lost()
-        new = self._faults.met(LIBVIRT_AWAY, event.error, now)
+        new = self._faults.met(FaultCode.LIBVIRT_UNREACHABLE, event.error, now)
         return [fx.Log("error", clean_line(f"libvirt: {event.error}", 600))] if new else []
 
     def _on_host_checked(self, event: fx.HostChecked, now: float) -> list[fx.Effect]:

@@ -20,12 +20,11 @@ from agentd.core.vms import NEVER, Vms
 from wire.messages import Command, CommandResult
 from wire.text import clean_text
 from wire.types import Outcome
+from wire.words import CommandKind
 
 MAX_WAITING = 100
 MAX_RESULTS_PER_REPORT = 100
-REBOOT = "reboot"
-MIGRATE = "migrate"
-CANCEL = "cancel-migration"
+_KINDS = frozenset(CommandKind)
 
 
 class Mark(Struct, frozen=True):
@@ -91,7 +90,7 @@ class Commands:
             if command.id not in self._waiting:
                 continue  # cancelled by one before
             why = self._objection(command, deadline, durable, vms, now)
-            if why is None and command.kind != CANCEL and _must_wait(command, vms):
+            if why is None and command.kind != CommandKind.CANCEL_MIGRATION and _must_wait(command, vms):
                 wake = min(wake, deadline)
                 continue
             del self._waiting[command.id]
@@ -105,10 +104,10 @@ class Commands:
     def _begun(
         self, durable: Durable, command: Command, vms: Vms, migrations: Migrations
     ) -> tuple[Durable, list[Act]]:
-        if command.kind == CANCEL:
+        if command.kind == CommandKind.CANCEL_MIGRATION:
             return self._cancelled(durable, command, migrations), []
         durable = durable.with_journal(command.id, Journaled(uuid=command.uuid))
-        if command.kind == REBOOT:
+        if command.kind == CommandKind.REBOOT:
             self._running[command.uuid] = command.id
             return durable, [vms.order_reboot(durable, command.uuid, command.force)]
         assert command.migration is not None  # or there was an objection
@@ -136,23 +135,23 @@ class Commands:
 
     def _objection(self, command: Command, deadline: float, durable: Durable, vms: Vms, now: float) -> str | None:
         held = durable.held.get(command.uuid)
-        if command.kind not in (REBOOT, MIGRATE, CANCEL):
+        if command.kind not in _KINDS:
             return f"command {command.kind} is not known here"
         if now >= deadline:
             return "its deadline has passed"
         if held is None or held.vm.epoch != command.epoch:
             return f"epoch {command.epoch} is not the one held here"
-        if command.kind == CANCEL:
+        if command.kind == CommandKind.CANCEL_MIGRATION:
             open_here = leaving.is_open(durable, command.uuid, command.attempt) or command.attempt in self._waiting
             return None if open_here else "no such migration is under way"
-        if command.kind == MIGRATE and command.migration is None:
+        if command.kind == CommandKind.MIGRATE and command.migration is None:
             return "it does not say where to"
         with_disks = command.migration is not None and command.migration.options.local_disks
-        if command.kind == MIGRATE and held.leaving:
+        if command.kind == CommandKind.MIGRATE and held.leaving:
             return leaving.objection(durable, command.uuid, vms.boot_id, None, with_disks)
         if _must_wait(command, vms):
             return None
-        if command.kind == MIGRATE:
+        if command.kind == CommandKind.MIGRATE:
             return leaving.objection(durable, command.uuid, vms.boot_id, vms.facts[command.uuid], with_disks)
         return None if _runs(command, vms) else "the VM does not run"
 
@@ -188,7 +187,7 @@ class Commands:
 
 def _rejected(durable: Durable, command: Command, why: str) -> Durable:
     result = CommandResult(id=command.id, outcome=Outcome.REJECTED, detail=clean_text(why, 500))
-    if command.kind == MIGRATE:
+    if command.kind == CommandKind.MIGRATE:
         durable = leaving.rejected(durable, command.uuid, command.id, why)
     return durable.with_journal(command.id, Journaled(uuid=command.uuid, result=result))
 

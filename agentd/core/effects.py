@@ -101,10 +101,23 @@ class Progressed(Event, frozen=True):
     progress: MigrationProgress
 
 
-class Overdue(Event, frozen=True):
-    """An `Act` or `Scan` has not returned within its time-out. It still may."""
+class Call(StrEnum):
+    """What the shell has been asked for."""
 
+    ACT = "act"
+    SCAN = "scan"
+    SURVEY = "survey"
+    CONNECT = "connect"
+    CHECK = "check"
+
+
+class Overdue(Event, frozen=True):
+    """A call has not returned within its time-out. It still may. `uuid`: the VM that it acts on, if it is an `ACT`;
+    `what`: the call in words, for the log."""
+
+    call: Call
     what: str
+    uuid: str = ""
 
 
 class Surveyed(Event, frozen=True):

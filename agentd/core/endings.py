@@ -16,6 +16,7 @@ from agentd.core.facts import Domain, DomainState, OffReason, VmFacts
 from agentd.core.reporting import Outbox
 from agentd.core.sightings import Sightings
 from wire.types import Desired, OnGuestShutdown
+from wire.words import EventCode
 
 
 def notice(durable: Durable, sightings: Sightings, busy: Set[str], outbox: Outbox) -> Durable:
@@ -42,7 +43,7 @@ def _alive(durable: Durable, held: Held, domain: Domain, outbox: Outbox) -> Held
     if held.vm.desired != Desired.RUNNING or durable.drained or held.ending:
         return held
     if held.halted or held.failed or (held.moved and domain.state == DomainState.RUNNING):
-        outbox.add("vm-started-outside", domain.uuid, "it was started by someone else; it is kept running")
+        outbox.add(EventCode.VM_STARTED_OUTSIDE, domain.uuid, "it was started by someone else; it is kept running")
         held = msgspec.structs.replace(held, halted_serial=-1, failed_serial=-1, moved_serial=-1, detail="")
     if held.started or not planner.should_run(durable, held):
         return held
@@ -53,10 +54,10 @@ def _off(durable: Durable, held: Held, seen: VmFacts, sightings: Sightings, outb
     uuid, domain = seen.uuid, seen.domain
     left = uuid in sightings.moved or (domain is not None and domain.reason == OffReason.MIGRATED)
     if left and held.moved_serial < 0:
-        outbox.add("vm-migrated-away", uuid, "it was migrated away without Chime: it is not started here")
+        outbox.add(EventCode.VM_MIGRATED_AWAY, uuid, "it was migrated away without Chime: it is not started here")
         held = msgspec.structs.replace(held, moved_serial=held.vm.start_serial)
     if domain is not None and _by_guest(held, domain, sightings) and planner.should_run(durable, held) and held.started:
-        outbox.add("vm-halted", uuid, "its guest powered itself off; it stays off")
+        outbox.add(EventCode.VM_HALTED, uuid, "its guest powered itself off; it stays off")
         held = msgspec.structs.replace(held, halted_serial=held.vm.start_serial)
     return msgspec.structs.replace(held, ending=False) if held.ending else held
 

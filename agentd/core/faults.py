@@ -13,8 +13,8 @@ import msgspec
 from wire import messages as m
 from wire.text import clean_text
 from wire.types import Severity
+from wire.words import FaultCode
 
-SNAPSHOT, LIBVIRT_AWAY, LIBVIRT_SLOW = "snapshot-not-writable", "libvirt-unreachable", "libvirt-slow"
 MAX_TEXT = 500
 MAX_CHECKED = 200
 
@@ -39,7 +39,7 @@ class Faults:
     def met(self, code: str, text: str, now: float) -> bool:
         """The agent has met a fault. Returns whether it is a new one."""
         new = code not in self._own
-        severity = Severity.WARNING if code == LIBVIRT_SLOW else Severity.CRITICAL
+        severity = Severity.WARNING if code == FaultCode.LIBVIRT_SLOW else Severity.CRITICAL
         self._own[code] = m.Fault(code=code, text=clean_text(text, MAX_TEXT), severity=severity)
         if new:
             self._hurry(now)
@@ -53,13 +53,13 @@ class Faults:
     def overdue(self, what: str, text: str, now: float) -> bool:
         """A call of libvirt (`what` names it) has not returned in time. Returns whether that is new."""
         self._overdue.add(what)
-        return self.met(LIBVIRT_SLOW, text, now)
+        return self.met(FaultCode.LIBVIRT_SLOW, text, now)
 
     def returned(self, what: str, now: float) -> None:
         """That call has returned."""
         self._overdue.discard(what)
         if not self._overdue:
-            self.over(LIBVIRT_SLOW, now)
+            self.over(FaultCode.LIBVIRT_SLOW, now)
 
     def checked(self, faults: Iterable[m.Fault], now: float) -> None:
         """What all checks of the host say now."""

@@ -29,6 +29,7 @@ from agentd.core.durable import Durable, Held, Tombstone
 from agentd.core.effects import Action
 from agentd.core.facts import Domain, DomainState, VmFacts
 from wire.types import Desired, MigrationPhase, Observed
+from wire.words import Problem
 
 
 class Plan(Struct, frozen=True):
@@ -174,7 +175,7 @@ _ACTIVE: dict[DomainState, Observed] = {
 
 
 class Sight(NamedTuple):
-    """How a VM is to be reported; `problem` as in the protocol."""
+    """How a VM is to be reported; `problem`: a `Problem`, or empty."""
 
     observed: Observed
     problem: str = ""
@@ -193,11 +194,12 @@ def observe(durable: Durable, facts: VmFacts, blocked: str) -> Sight:
         if facts.domain.attempt and facts.domain.job:
             return Sight(Observed.MIGRATING, detail=f"from {facts.domain.origin}")
         if facts.domain.io_error:
-            return Sight(Observed.PAUSED, "io-error", "paused by a disk error")
+            return Sight(Observed.PAUSED, Problem.IO_ERROR, "paused by a disk error")
         twice = f"more than one qemu process has its UUID: pid {outside}"
-        return Sight(_ACTIVE[facts.domain.state], *(("foreign-process", twice) if outside else ()))
+        return Sight(_ACTIVE[facts.domain.state], *((Problem.FOREIGN_PROCESS, twice) if outside else ()))
     if outside:
-        return Sight(Observed.UNKNOWN, "foreign-process", f"a qemu process outside libvirt runs it: pid {outside}")
+        text = f"a qemu process outside libvirt runs it: pid {outside}"
+        return Sight(Observed.UNKNOWN, Problem.FOREIGN_PROCESS, text)
     return _off(durable, facts, held, blocked)
 
 
@@ -205,16 +207,17 @@ def _off(durable: Durable, facts: VmFacts, held: Held | None, blocked: str) -> S
     if held is None or held.vm.desired != Desired.RUNNING:
         return Sight(Observed.STOPPED)
     if held.failed:
-        return Sight(Observed.FAILED, "crash-loop", held.detail)
+        return Sight(Observed.FAILED, Problem.CRASH_LOOP, held.detail)
     if held.moved:
-        return Sight(Observed.UNKNOWN, "migrated-away", "it was migrated away without Chime: it may run elsewhere")
+        text = "it was migrated away without Chime: it may run elsewhere"
+        return Sight(Observed.UNKNOWN, Problem.MIGRATED_AWAY, text)
     if not should_run(durable, held):
         return Sight(Observed.STOPPED)
     if _is_newer(facts.domain, held):
         epoch = facts.domain.epoch if facts.domain else 0
-        return Sight(Observed.STOPPED, "newer-epoch", f"its domain carries epoch {epoch}")
+        return Sight(Observed.STOPPED, Problem.NEWER_EPOCH, f"its domain carries epoch {epoch}")
     if blocked:
-        return Sight(Observed.FAILED, "start-failed", blocked)
+        return Sight(Observed.FAILED, Problem.START_FAILED, blocked)
     return Sight(Observed.CRASHED if held.started else Observed.STOPPED, detail="about to be started")
 
 

@@ -18,6 +18,7 @@ from agentd.core.facts import VmFacts
 from wire import messages as m
 from wire.text import clean_line, clean_text
 from wire.types import MigrationPhase, Observed
+from wire.words import EventCode, Problem
 
 MAX_EVENTS = 500
 MAX_EVENTS_PER_REPORT = 100
@@ -27,10 +28,6 @@ MAX_DETAIL = 500
 MAX_REPORT_BYTES = 1_000_000
 
 _encoder = msgspec.msgpack.Encoder()
-
-
-START_PENDING = "start-pending"
-"""The problem of a VM that is off now, while a start of it may be under way."""
 
 
 class Reporter:
@@ -67,7 +64,7 @@ class Reporter:
         for uuid, why in ignored.items():
             seen = facts.get(uuid) or VmFacts(uuid, False)
             if uuid not in reports:
-                reports[uuid] = _not_held(durable, seen, "stale-epoch", why)
+                reports[uuid] = _not_held(durable, seen, Problem.STALE_EPOCH, why)
         return reports if len(reports) <= MAX_VMS else dict(list(reports.items())[:MAX_VMS])
 
     def _held(
@@ -85,7 +82,7 @@ class Reporter:
             return old
         report = _held_report(durable, held, seen, blocked, progress)
         if starting and report.observed == Observed.STOPPED and not report.problem:
-            report = msgspec.structs.replace(report, problem=START_PENDING)
+            report = msgspec.structs.replace(report, problem=Problem.START_PENDING)
         return basis, report
 
 
@@ -136,7 +133,7 @@ def _left_report(durable: Durable, uuid: str, left: Left, seen: VmFacts | None) 
         epoch=durable.highest_epoch(uuid),
         revision=0,
         observed=Observed.UNKNOWN if seen is None or gone else planner.observe(durable, seen, "").observed,
-        problem="migrated-away",
+        problem=Problem.MIGRATED_AWAY,
         detail="it was migrated away from here",
         name=left.name,
         migration=report,
@@ -231,7 +228,8 @@ class Outbox:
         self.events.append(self._event(code, uuid, text))
         if len(self.events) > MAX_EVENTS:
             self._lost += len(self.events) - MAX_EVENTS + (0 if self._lost else 1)
-            lost = self._event("events-lost", None, f"{self._lost} events of this node were lost: too many waited")
+            text = f"{self._lost} events of this node were lost: too many waited"
+            lost = self._event(EventCode.EVENTS_LOST, None, text)
             self.events = [lost, *self.events[-MAX_EVENTS + 1 :]]
 
     def _event(self, code: str, uuid: str | None, text: str) -> m.AgentEvent:
@@ -290,5 +288,5 @@ class Outbox:
             return None
         self._acked, self._acked_digest, self._sent = sent.reports, sent.digest, None
         self.events = [event for event in self.events if event.id not in sent.events]
-        self._lost = self._lost if any(event.code == "events-lost" for event in self.events) else 0
+        self._lost = self._lost if any(event.code == EventCode.EVENTS_LOST for event in self.events) else 0
         return sent

@@ -18,6 +18,7 @@ from agentd.core.facts import HostScan, Lifecycle, OffReason, VmFacts
 from agentd.core.planner import Stopping
 from agentd.core.reporting import Outbox
 from agentd.core.sightings import Sightings
+from wire.words import EventCode
 
 NEVER = float("inf")
 REFUSED_S = 0.5
@@ -161,7 +162,7 @@ class Vms:
             self._stopping[uuid] = Stopping(before.since if before else now, now)
         blocked = self._blocked.get(uuid)
         if held is None and (blocked is None or blocked.action != Action.DESTROY):
-            self._outbox.add("vm-removed", uuid, f"its process here is ended: {step.why}")
+            self._outbox.add(EventCode.VM_REMOVED, uuid, f"its process here is ended: {step.why}")
         return durable, self._order(durable, uuid, step.action or Action.DESTROY), NEVER
 
     def _plan_start(self, durable: Durable, seen: VmFacts, now: float) -> tuple[Durable, Act | None, float]:
@@ -196,7 +197,7 @@ class Vms:
         blocked = self._blocked.get(held.vm.uuid)
         if blocked is not None and blocked.why:
             text = f"{text}; last: {blocked.why}"
-        self._outbox.add("vm-failed", held.vm.uuid, text)
+        self._outbox.add(EventCode.VM_FAILED, held.vm.uuid, text)
         failed = msgspec.structs.replace(held, failed_serial=held.vm.start_serial, detail=text[:500])
         del self._budgets[held.vm.uuid]
         return durable.with_held(failed)
@@ -218,7 +219,8 @@ class Vms:
         pids = planner.foreign_pids(seen) if seen.libvirt_ok else ""
         if pids and seen.uuid not in self._foreign:
             self._foreign.add(seen.uuid)
-            self._outbox.add("vm-foreign-process", seen.uuid, f"qemu runs it outside libvirt (pid {pids}): not started")
+            text = f"qemu runs it outside libvirt (pid {pids}): not started"
+            self._outbox.add(EventCode.VM_FOREIGN_PROCESS, seen.uuid, text)
         elif not pids and seen.libvirt_ok:
             self._foreign.discard(seen.uuid)
 
@@ -286,10 +288,11 @@ class Vms:
             return decided
         self._blocked.pop(uuid, None)
         if after is None:
-            self._outbox.add("vm-left", uuid, f"it was migrated to {decided.left[uuid].target or 'another node'}")
+            target = decided.left[uuid].target or "another node"
+            self._outbox.add(EventCode.VM_LEFT, uuid, f"it was migrated to {target}")
         else:
             assert after.attempt is not None
-            self._outbox.add("vm-migration-failed", uuid, after.attempt.detail)
+            self._outbox.add(EventCode.VM_MIGRATION_FAILED, uuid, after.attempt.detail)
         return decided
 
     def _block_undecided(self, event: Acted, durable: Durable, now: float) -> None:
@@ -308,7 +311,7 @@ class Vms:
         if event.action != Action.START or held is None:
             return durable
         if why:
-            self._outbox.add("vm-restarted", event.uuid, why)
+            self._outbox.add(EventCode.VM_RESTARTED, event.uuid, why)
         changed = msgspec.structs.replace(
             held, started_serial=held.vm.start_serial, ending=False, restarts=held.restarts + (1 if why else 0)
         )
@@ -331,7 +334,7 @@ class Vms:
         tries = entry.tries + 1 if entry is not None and entry.action == event.action else 1
         tells = event.action in (Action.START, Action.DEFINE) or (event.action == Action.ADOPT and event.invalid)
         if tells and (entry is None or entry.why != event.error):
-            self._outbox.add("vm-start-failed", event.uuid, event.error)
+            self._outbox.add(EventCode.VM_START_FAILED, event.uuid, event.error)
         pause = float(min(RETRY_S * 2 ** min(tries - 1, 10), RETRY_MAX_S))
         if event.action == Action.START and event.invalid:
             self._uncount(event.uuid)  # it never ran: this is not a crash loop

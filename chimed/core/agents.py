@@ -22,6 +22,7 @@ from wire import PROTOCOL_VERSION
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import AdminState
+from wire.words import AlarmCode
 
 LOCAL_DRAIN_GRACEFUL_S = 60.0
 
@@ -62,7 +63,7 @@ class Agents:
     def _hello(self, node_name: str, event: fx.Received, body: m.Hello, now: float) -> m.Base:
         if body.node != node_name:
             text = f"the key of node {node_name} is used to speak as {body.node}; that is refused"
-            self._health.suspect(node_name, "wrong-node", text, now)
+            self._health.suspect(node_name, AlarmCode.WRONG_NODE, text, now)
             raise ChimeError("wrong-node", f"this key belongs to node {node_name}, not {body.node}")
         if PROTOCOL_VERSION not in body.versions:
             raise ChimeError(
@@ -95,7 +96,7 @@ class Agents:
             self._ctx.emit(fx.Send(old.route, m.Poke(session=old.id, revision=self._node(body.node).revision)))
         if verdict == "cloned":
             text = f"a second host that is alive uses the key of node {body.node}; it is refused"
-            self._health.suspect(body.node, "node-key-cloned", text, now)
+            self._health.suspect(body.node, AlarmCode.NODE_KEY_CLONED, text, now)
             raise ChimeError(
                 "cloned-key",
                 f"another host that is alive uses the key of {body.node}",

@@ -13,39 +13,37 @@ from chimed.core.sessions import Session, Sessions
 from wire import messages as m
 from wire.text import clean_text
 from wire.types import Health, Observed, Severity
+from wire.words import ALARM_OF, ALARMS, AlarmCode, AlarmSubject, FaultCode
 
-SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
-OF_FAULTS = frozenset({"node-error", "node-notice"})
-NODE_CODES = frozenset({"node-unreachable", "agent-lost", *OF_FAULTS, *SUSPICIONS})
-COPIES = frozenset({"vm-duplicate", "vm-misplaced"})
-OF_OWNER = frozenset({"vm-failed", "vm-io-error", "vm-foreign-process"})
-VM_CODES = frozenset({"vm-unknown", *OF_OWNER, *COPIES})
+SUSPICIONS = frozenset({AlarmCode.NODE_KEY_CLONED, AlarmCode.WRONG_NODE})
+OF_FAULTS = frozenset({AlarmCode.NODE_ERROR, AlarmCode.NODE_NOTICE})
+NODE_CODES = frozenset(code for code, info in ALARMS.items() if info.subject == AlarmSubject.NODE)
+COPIES = frozenset({AlarmCode.VM_DUPLICATE, AlarmCode.VM_MISPLACED})
+OF_OWNER = frozenset(ALARM_OF.values())
+VM_CODES = frozenset(code for code, info in ALARMS.items() if info.subject == AlarmSubject.VM)
 UNKNOWN_MAX = 500
 """With so many active alarms no further `vm-unknown` is raised: a node that invents VMs must not bury the others."""
-MASS = "mass-unreachable"
 SERVER = "server"
 ALIVE = frozenset({Observed.RUNNING, Observed.PAUSED, Observed.MIGRATING})
 
-_PROBLEMS: dict[str, tuple[str, Severity]] = {
-    "io-error": ("vm-io-error", Severity.CRITICAL),
-    "foreign-process": ("vm-foreign-process", Severity.CRITICAL),
-    "start-failed": ("vm-failed", Severity.CRITICAL),
-    "crash-loop": ("vm-failed", Severity.CRITICAL),
-}
-"""Alarm code and severity for each problem that an agent may report of a VM."""
+Wanted = dict[AlarmCode, tuple[Severity, str]]
 
-Wanted = dict[str, tuple[Severity, str]]
+
+def raised(code: AlarmCode, text: str, worst: Severity = Severity.CRITICAL) -> Wanted:
+    """The alarm that should be active, as urgent as its table says. `worst`: of the faults that it is about."""
+    return {code: (ALARMS[code].severity or worst, text)}
 
 
 def node_alarms(node: r.Node, faults: tuple[m.Fault, ...], mass: bool) -> Wanted:
     """The alarms that should be active for a node, suspicions about its key apart."""
     if node.health == Health.UNREACHABLE and not mass:
         text = f"node {node.name} sends no heartbeats and does not answer ping"
-        return {"node-unreachable": (Severity.CRITICAL, text)}
-    if "agent-lost" in node.reasons:
-        known = "its answer to ping is not known" if "ping-unavailable" in node.reasons else "but answers ping"
+        return raised(AlarmCode.NODE_UNREACHABLE, text)
+    if FaultCode.AGENT_LOST in node.reasons:
+        pinged = FaultCode.PING_UNAVAILABLE not in node.reasons
+        known = "but answers ping" if pinged else "its answer to ping is not known"
         text = f"node {node.name} sends no heartbeats, {known}"
-        return {"agent-lost": (Severity.CRITICAL, text)}
+        return raised(AlarmCode.AGENT_LOST, text)
     return _fault_alarms(node, faults)
 
 
@@ -57,9 +55,9 @@ def _fault_alarms(node: r.Node, faults: tuple[m.Fault, ...]) -> Wanted:
     if node.health == Health.ERROR:
         worst = Severity.CRITICAL if any(f.severity == Severity.CRITICAL for f in errors) else Severity.WARNING
         text = _in_words(errors) or ", ".join(node.reasons)
-        wanted["node-error"] = (worst, f"node {node.name} reports: {text}")
+        wanted |= raised(AlarmCode.NODE_ERROR, f"node {node.name} reports: {text}", worst)
     if node.health in (Health.ERROR, Health.NORMAL) and notices:
-        wanted["node-notice"] = (Severity.INFO, f"node {node.name} reports: {_in_words(notices)}")
+        wanted |= raised(AlarmCode.NODE_NOTICE, f"node {node.name} reports: {_in_words(notices)}")
     return wanted
 
 
@@ -75,7 +73,8 @@ def sync_mass(ctx: Context) -> bool:
     heard_of = len(nodes) - nodes.count_by("health", Health.UNKNOWN)
     mass = lost >= policy.mass_min and lost > policy.mass_fraction * heard_of
     text = f"{lost} of {heard_of} nodes are unreachable together: look at the server's own network first"
-    ctx.sync_alarms(SERVER, {MASS: (Severity.CRITICAL, text)} if mass else {}, frozenset({MASS}))
+    code = AlarmCode.MASS_UNREACHABLE
+    ctx.sync_alarms(SERVER, raised(code, text) if mass else {}, frozenset({code}))
     return mass
 
 
@@ -111,7 +110,7 @@ def _is_raised(ctx: Context, subject: str) -> bool:
 def _heard(ctx: Context, node_name: str) -> bool:
     """Whether the node is not known to be lost: what it said before that is no fact any more."""
     node = ctx.tables.nodes.get(node_name)
-    return node is not None and node.health != Health.UNREACHABLE and "agent-lost" not in node.reasons
+    return node is not None and node.health != Health.UNREACHABLE and FaultCode.AGENT_LOST not in node.reasons
 
 
 def _is_seen(ctx: Context, sessions: Sessions, node_name: str, uuid: str) -> bool:
@@ -120,7 +119,7 @@ def _is_seen(ctx: Context, sessions: Sessions, node_name: str, uuid: str) -> boo
     if session is None or not session.reported or not _heard(ctx, node_name):
         return False
     report = session.reports.get(uuid)
-    return report is None or report.observed != Observed.UNKNOWN or report.problem in _PROBLEMS
+    return report is None or report.observed != Observed.UNKNOWN or report.problem in ALARM_OF
 
 
 def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
@@ -129,7 +128,7 @@ def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]
         return {}
     session, report = strays[0]
     text = f"{session.node} has the managed VM {report.name} ({report.observed}), which this database does not know"
-    return {"vm-unknown": (Severity.WARNING, text)}
+    return raised(AlarmCode.VM_UNKNOWN, text)
 
 
 def _elsewhere(facts: Facts, vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
@@ -139,16 +138,16 @@ def _elsewhere(facts: Facts, vm: r.Vm, sightings: list[tuple[Session, m.VmReport
     if not others:
         return {}
     owner_runs = any(s.node == vm.node and report.observed in ALIVE for s, report in sightings)
-    code = "vm-duplicate" if owner_runs else "vm-misplaced"
+    code = AlarmCode.VM_DUPLICATE if owner_runs else AlarmCode.VM_MISPLACED
     also = f"on its owner {vm.node} and " if owner_runs else ""
     told = [node for node in others if ctx.tables.releases.get(node, vm.uuid) is not None]
     then = "is told to end its copy" if told else f"keeps its copy until {vm.node} is heard"
-    return {code: (Severity.CRITICAL, f"{vm.name} runs {also}on {', '.join(others)}, which does not own it and {then}")}
+    return raised(code, f"{vm.name} runs {also}on {', '.join(others)}, which does not own it and {then}")
 
 
 def _of_owner(vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
     for session, report in sightings:
-        if session.node == vm.node and report.problem in _PROBLEMS:
-            code, severity = _PROBLEMS[report.problem]
-            return {code: (severity, f"{vm.name} on {vm.node}: {report.detail or report.problem}")}
+        if session.node == vm.node and report.problem in ALARM_OF:
+            text = f"{vm.name} on {vm.node}: {report.detail or report.problem}"
+            return raised(ALARM_OF[report.problem], text)
     return {}

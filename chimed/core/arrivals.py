@@ -15,12 +15,7 @@ from chimed.core.evidence import OFF
 from chimed.core.facts import Facts
 from wire.messages import MigrationReport, VmReport
 from wire.types import MigrationPhase, Observed
-
-AWAY = "migrated-away"
-"""The problem that an agent reports of a VM that somebody migrated away without Chime."""
-
-IGNORED = "stale-epoch"
-"""The problem that an agent reports of an assignment in an epoch that it has released already."""
+from wire.words import Problem
 
 
 class Verdict(Enum):
@@ -126,7 +121,7 @@ def _is_held_off(facts: Facts, vm: r.Vm) -> bool:
     owners = facts.said(vm.node, vm.uuid)
     if owners is None:
         return False
-    return owners.problem == IGNORED or (facts.ctx.tables.meta.recovering and owners.observed in OFF)
+    return owners.problem == Problem.STALE_EPOCH or (facts.ctx.tables.meta.recovering and owners.observed in OFF)
 
 
 def _has_looked(facts: Facts, vm: r.Vm, attempt: str) -> bool:
@@ -142,7 +137,7 @@ def _unmarked(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
         return Verdict.MOVE if runs else Verdict.WAIT
     if not _speaks(facts, vm) or leaving(owners):
         return Verdict.WAIT
-    return Verdict.MOVE if runs and owners is not None and owners.problem == AWAY else Verdict.RELEASE
+    return Verdict.MOVE if runs and owners is not None and owners.problem == Problem.MIGRATED_AWAY else Verdict.RELEASE
 
 
 def _speaks(facts: Facts, vm: r.Vm) -> bool:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import arrivals, evidence, inventory, operations
+from chimed.core import arrivals, evidence, inventory
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
 from wire import messages as m
 from wire.types import AdminState, MigrationPhase, StepState
-
-CANCELLED = "cancelled: "
-"""How the detail of a step begins that somebody did not want any more."""
+from wire.words import CommandKind
 
 
 def begin(ctx: Context, op: r.Operation, vm: r.Vm, attempt: str, target: str, address: str) -> r.Migration:
@@ -37,7 +35,7 @@ def begin(ctx: Context, op: r.Operation, vm: r.Vm, attempt: str, target: str, ad
     )
     ctx.tables.migrations.put(row)
     order = m.MigrationOrder(target=target, address=address, options=options)
-    _command(ctx, row, attempt, operations.MIGRATE, migration=order)
+    _command(ctx, row, attempt, CommandKind.MIGRATE, migration=order)
     ctx.tables.vms.put(msgspec.structs.replace(vm, attempt=attempt, revision=ctx.bump(vm.node)))
     ctx.counters["migrations-begun"] += 1
     ctx.audit("chimed", "migration-begun", vm.uuid, f"{vm.node} -> {target} by {address}, attempt {attempt}")
@@ -50,11 +48,11 @@ def cancel(ctx: Context, row: r.Migration) -> None:
     ctx.tables.migrations.put(msgspec.structs.replace(row, cancelled=True))
     node = ctx.tables.nodes.get(row.source)
     assert node is not None  # it owns the VM
-    _command(ctx, row, f"{row.attempt}-c{node.revision}", operations.CANCEL_MIGRATION, attempt=row.attempt)
+    _command(ctx, row, f"{row.attempt}-c{node.revision}", CommandKind.CANCEL_MIGRATION, attempt=row.attempt)
 
 
 def _command(
-    ctx: Context, row: r.Migration, command_id: str, kind: str, attempt: str = "",
+    ctx: Context, row: r.Migration, command_id: str, kind: CommandKind, attempt: str = "",
     migration: m.MigrationOrder | None = None,
 ) -> None:  # fmt: skip
     ctx.tables.commands.put(
@@ -99,7 +97,7 @@ def stays(ctx: Context, row: r.Migration, why: str) -> None:
     """The source has kept the VM."""
     why = why or "no reason was given"
     if row.cancelled:
-        _close(ctx, row, StepState.SKIPPED, f"{CANCELLED}it stays on {row.source} ({why})")
+        _close(ctx, row, StepState.SKIPPED, f"cancelled: it stays on {row.source} ({why})", r.StepEnd.CANCELLED)
     else:
         ctx.counters["migrations-failed"] += 1
         _close(ctx, row, StepState.FAILED, why)
@@ -151,7 +149,9 @@ def _has_looked(facts: Facts, row: r.Migration) -> bool:
     return not session.full_wanted
 
 
-def _close(ctx: Context, row: r.Migration, state: StepState, detail: str) -> None:
+def _close(
+    ctx: Context, row: r.Migration, state: StepState, detail: str, end: r.StepEnd | None = None
+) -> None:
     _withdraw(ctx, row)
     ctx.tables.migrations.delete(row)
     vm = ctx.tables.vms.get(row.uuid)
@@ -162,6 +162,6 @@ def _close(ctx: Context, row: r.Migration, state: StepState, detail: str) -> Non
     op = ctx.tables.operations.get(row.operation)
     assert op is not None  # it does not end before
     steps = tuple(
-        msgspec.structs.replace(s, state=state, detail=detail) if s.name == row.uuid else s for s in op.steps
+        msgspec.structs.replace(s, state=state, detail=detail, end=end) if s.name == row.uuid else s for s in op.steps
     )
     ctx.tables.operations.put(msgspec.structs.replace(op, steps=steps))

@@ -17,6 +17,7 @@ from chimed.core import effects as fx
 from chimed.core import rows as r
 from chimed.core.tables import Tables
 from wire.types import Severity
+from wire.words import AlarmCode
 
 EPOCHS_PER_GENERATION = 1_000_000_000
 
@@ -107,7 +108,9 @@ class Context:
 
     # --- alarms -------------------------------------------------------------------------------------------------------
 
-    def sync_alarms(self, subject: str, wanted: dict[str, tuple[Severity, str]], codes: frozenset[str]) -> None:
+    def sync_alarms(
+        self, subject: str, wanted: dict[AlarmCode, tuple[Severity, str]], codes: frozenset[AlarmCode]
+    ) -> None:
         """Makes the active alarms of `subject` among `codes` exactly `wanted` (code -> severity, text)."""
         active = {a.code: a for a in self.tables.alarms.by("subject", subject) if a.cleared is None and a.code in codes}
         for code, alarm in active.items():
@@ -123,11 +126,11 @@ class Context:
                 if known.severity != severity:
                     self._tell_severity(known, severity, text)
 
-    def alarm_active(self, code: str, subject: str) -> bool:
+    def alarm_active(self, code: AlarmCode, subject: str) -> bool:
         """Whether the alarm is raised and not cleared."""
         return any(a.code == code and a.cleared is None for a in self.tables.alarms.by("subject", subject))
 
-    def _raise(self, code: str, subject: str, severity: Severity, text: str) -> None:
+    def _raise(self, code: AlarmCode, subject: str, severity: Severity, text: str) -> None:
         meta = self.tables.meta
         self.tables.meta = msgspec.structs.replace(meta, next_alarm=meta.next_alarm + 1)
         alarm = r.Alarm(

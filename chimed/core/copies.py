@@ -20,6 +20,7 @@ from chimed.core.facts import Facts
 from chimed.core.sessions import Session
 from wire.messages import VmReport
 from wire.types import Desired, Observed
+from wire.words import Problem
 
 _UNDECIDED = (Verdict.WAIT, Verdict.ASK)
 
@@ -145,7 +146,7 @@ def _has_failed(facts: Facts, node_name: str, report: VmReport) -> None:
 
 def _has_stayed(report: VmReport) -> bool:
     """Whether the VM is surely where its owner says, and did not leave by a person's later migration."""
-    return report.observed in OFF | {Observed.RUNNING, Observed.PAUSED} and report.problem != arrivals.AWAY
+    return report.observed in OFF | {Observed.RUNNING, Observed.PAUSED} and report.problem != Problem.MIGRATED_AWAY
 
 
 def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:

@@ -15,6 +15,7 @@ from chimed.core.sessions import Session
 from wire.errors import ChimeError
 from wire.messages import DrainProof
 from wire.types import AdminState, Evidence, Observed
+from wire.words import OperationKind
 
 OFF = frozenset({Observed.STOPPED, Observed.FAILED, Observed.CRASHED})
 """Observed states that say: no process."""
@@ -44,7 +45,7 @@ def drained_again(ctx: Context, node_name: str, vm: r.Vm) -> None:
     ctx.audit("chimed", "drained-again", node_name, f"{vm.name} has come there by a migration, and is to be stopped")
     node = drained(ctx, node, node.drain_graceful_s)
     op = ctx.tables.operations.get(node.lock)
-    if op is not None and op.kind == "drain":
+    if op is not None and op.kind == OperationKind.DRAIN:
         ctx.tables.operations.put(msgspec.structs.replace(op, serial=node.drain_serial))
 
 

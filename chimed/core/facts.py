@@ -9,6 +9,7 @@ from chimed.core.liveness import Liveness, Phase
 from chimed.core.sessions import Sessions
 from wire import messages as m
 from wire.types import Health
+from wire.words import FaultCode
 
 
 class Facts:
@@ -26,7 +27,7 @@ class Facts:
         life of the server found holds until the node is heard again."""
         phase = self.liveness.phase(node.name)
         if phase is Phase.GRACE:
-            return node.health == Health.UNREACHABLE or "agent-lost" in node.reasons
+            return node.health == Health.UNREACHABLE or FaultCode.AGENT_LOST in node.reasons
         return phase in (None, Phase.AGENT_LOST, Phase.SILENT)
 
     def in_session(self, node_name: str) -> bool:

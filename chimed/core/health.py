@@ -16,6 +16,7 @@ from chimed.core.context import Context
 from chimed.core.liveness import NEVER, Liveness, Phase
 from chimed.core.sessions import Sessions
 from wire.types import Health, Severity
+from wire.words import AlarmCode, FaultCode
 
 SUSPICION_S = 60.0
 
@@ -27,7 +28,7 @@ class NodeHealth:
         self, ctx: Context, sessions: Sessions, liveness: Liveness, progress: Callable[[str, float], None]
     ) -> None:
         self._ctx, self._sessions, self._liveness, self._progress = ctx, sessions, liveness, progress
-        self._suspicions: dict[tuple[str, str], tuple[float, str]] = {}
+        self._suspicions: dict[tuple[str, AlarmCode], tuple[float, str]] = {}
 
     def sync(self, names: Iterable[str], now: float) -> None:
         """Looks at these nodes again; of others too when the judgement about many of them changes."""
@@ -36,7 +37,7 @@ class NodeHealth:
         todo = dict.fromkeys(names)
         for name in todo:
             self._sync_health(name, now)
-        before = self._ctx.alarm_active(alarms.MASS, alarms.SERVER)
+        before = self._ctx.alarm_active(AlarmCode.MASS_UNREACHABLE, alarms.SERVER)
         mass = alarms.sync_mass(self._ctx)
         if mass != before:
             lost = self._ctx.tables.nodes.by("health", Health.UNREACHABLE)
@@ -44,7 +45,7 @@ class NodeHealth:
         for name in todo:
             self._sync_alarms(name, mass)
 
-    def suspect(self, node_name: str, code: str, text: str, now: float) -> None:
+    def suspect(self, node_name: str, code: AlarmCode, text: str, now: float) -> None:
         """Something wrong was tried with the node's key: an alarm, until it has not been tried for a while."""
         lasting_s = max(SUSPICION_S, 4 * self._ctx.policy.heartbeat_s)
         self._suspicions[(node_name, code)] = (now + lasting_s, text)
@@ -75,8 +76,8 @@ class NodeHealth:
         if phase is Phase.SILENT:
             return Health.UNREACHABLE, ()
         if phase is Phase.AGENT_LOST:
-            extra = ("ping-unavailable",) if self._liveness.ping_unavailable(node.name) else ()
-            return Health.ERROR, ("agent-lost", *extra)
+            extra = (FaultCode.PING_UNAVAILABLE,) if self._liveness.ping_unavailable(node.name) else ()
+            return Health.ERROR, (FaultCode.AGENT_LOST, *extra)
         session = self._sessions.get(node.name)
         if session is None:  # it said bye: nothing is known to be wrong until it is missed
             return node.health, node.reasons
@@ -108,10 +109,10 @@ class NodeHealth:
             wanted = {code: what for code, what in wanted.items() if code in codes}
         for code in alarms.SUSPICIONS:
             if (node_name, code) in self._suspicions:
-                wanted[code] = (Severity.CRITICAL, self._suspicions[(node_name, code)][1])
+                wanted |= alarms.raised(code, self._suspicions[(node_name, code)][1])
         self._ctx.sync_alarms(node_name, wanted, codes)
 
 
 def _is_heard(node: r.Node) -> bool:
     """Whether its health is what its agent has said, and not that it says nothing."""
-    return node.health in (Health.NORMAL, Health.ERROR) and "agent-lost" not in node.reasons
+    return node.health in (Health.NORMAL, Health.ERROR) and FaultCode.AGENT_LOST not in node.reasons

@@ -18,6 +18,7 @@ from chimed.core.vm_requests import check_name, check_spec
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import AdminState, Desired, StepState
+from wire.words import OperationKind
 
 
 class ImportRequests:
@@ -55,9 +56,9 @@ class ImportRequests:
         )
         vm = msgspec.structs.replace(vm, epoch=self._ctx.next_epoch(vm))
         self._ctx.tables.vms.put(vm)
-        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         label = f"import {vm.name} from {vm.node}"
-        op = self._parts.begin("import", vm.uuid, label, actor, (step,), vm.revision, now)
+        op = self._parts.begin(OperationKind.IMPORT, vm.uuid, label, actor, (step,), vm.revision, now)
         return Done(plan, op, extra={"vm": self._views.vm(self._ctx.tables.vms.get(vm.uuid) or vm)})
 
     def _check_free(self, body: m.VmImport) -> None:
@@ -103,7 +104,7 @@ class ImportRequests:
         warnings = ["nothing starts it again from then on when it ends or its node boots: not Chime, and not libvirt"]
         if body.dry_run:
             return Done(plan, warnings=warnings)
-        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
-        op = self._parts.begin("release", vm.uuid, f"release {vm.name}", actor, (step,), 0, now)
+        step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        op = self._parts.begin(OperationKind.RELEASE, vm.uuid, f"release {vm.name}", actor, (step,), 0, now)
         imports.give_back(self._ctx, find_vm(self._ctx, vm.uuid))
         return Done(plan, op, warnings=warnings)

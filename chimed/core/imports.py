@@ -15,14 +15,12 @@ from chimed.core.facts import Facts
 from chimed.core.operations import fail, succeed
 from wire import messages as m
 from wire.types import Desired, Observed
-
-PENDING, REFUSED = "not-adopted", "adoption-refused"
-"""What an agent says of a VM that it should take over and has not."""
+from wire.words import Problem
 
 
 def is_pending(report: m.VmReport) -> bool:
     """Whether its owner has not taken the VM over yet, or cannot."""
-    return report.problem in (PENDING, REFUSED)
+    return report.problem in (Problem.NOT_ADOPTED, Problem.ADOPTION_REFUSED)
 
 
 def give_back(ctx: Context, vm: r.Vm) -> None:
@@ -41,10 +39,10 @@ def progress_import(facts: Facts, op: r.Operation) -> None:
     report = facts.report(vm)
     if report is None or report.revision < op.serial or report.observed == Observed.UNKNOWN:
         return
-    if report.problem == REFUSED:
+    if report.problem == Problem.ADOPTION_REFUSED:
         fail(facts.ctx, op, f"{report.detail}; nothing was touched")
         give_back(facts.ctx, facts.ctx.tables.vms.get(vm.uuid) or vm)
-    elif report.problem != PENDING:
+    elif report.problem != Problem.NOT_ADOPTED:
         if not arrivals.leaving(report):
             _end_adoption(facts.ctx, vm)
         succeed(facts.ctx, op, f"managed on {vm.node}, {report.observed}")

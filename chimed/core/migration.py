@@ -17,8 +17,8 @@ from chimed.core.operations import OPEN_STEPS, cancel, fail, succeed
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import AdminState, Desired, Observed, StepState, Storage, VirtType
+from wire.words import OperationKind, Problem
 
-MOVED = "moved (stopped)"
 PASSING = frozenset({Observed.STOPPED, Observed.CRASHED})
 """What a VM that should run is seen as for a moment: its agent is about to start it."""
 
@@ -50,7 +50,7 @@ def _stays_off(vm: r.Vm, report: m.VmReport) -> bool:
     """Whether the agent says that the VM is off, that no start of it is under way, and that it tries none."""
     if vm.desired == Desired.STOPPED:
         return report.observed == Observed.STOPPED and not report.problem
-    return report.observed == Observed.FAILED and report.problem == "crash-loop"
+    return report.observed == Observed.FAILED and report.problem == Problem.CRASH_LOOP
 
 
 def local_disks(vm: r.Vm, live: bool, options: m.MigrationOptions) -> str | None:
@@ -93,16 +93,16 @@ def _objection(facts: Facts, vm: r.Vm, node: r.Node, moving: r.Moving) -> str | 
     return None
 
 
-def steps_for(facts: Facts, vms: list[r.Vm], options: m.MigrationOptions) -> tuple[m.Step, ...]:
+def steps_for(facts: Facts, vms: list[r.Vm], options: m.MigrationOptions) -> tuple[r.Step, ...]:
     """One step for each VM that is not being deleted, the most important first; some stay, and it is said why."""
     steps = []
     for vm in sorted(vms, key=lambda v: (-v.spec.priority, v.name)):
         report = facts.report(vm)
         live = vm.desired == Desired.RUNNING and not (report is not None and report.observed == Observed.FAILED)
         if why := local_disks(vm, live, options):
-            steps.append(m.Step(name=vm.uuid, state=StepState.SKIPPED, detail=why))
+            steps.append(r.Step(name=vm.uuid, state=StepState.SKIPPED, detail=why))
         elif vm.desired != Desired.DELETED:
-            steps.append(m.Step(name=vm.uuid, state=StepState.PENDING, detail="waits for its turn"))
+            steps.append(r.Step(name=vm.uuid, state=StepState.PENDING, detail="waits for its turn"))
     return tuple(steps)
 
 
@@ -149,7 +149,7 @@ def cancel_operation(facts: Facts, op: r.Operation, actor: str) -> None:
     progress(facts, op)
 
 
-def _step(facts: Facts, op: r.Operation, number: int, step: m.Step) -> m.Step:
+def _step(facts: Facts, op: r.Operation, number: int, step: r.Step) -> r.Step:
     assert op.moving is not None
     if step.state not in OPEN_STEPS:
         return step
@@ -161,7 +161,7 @@ def _step(facts: Facts, op: r.Operation, number: int, step: m.Step) -> m.Step:
     if step.state == StepState.RUNNING:
         return _arriving(facts, vm, step)
     if op.moving.cancelled_by:
-        return _as(step, StepState.SKIPPED, f"{attempts.CANCELLED}by {op.moving.cancelled_by}")
+        return _as(step, StepState.SKIPPED, f"cancelled: by {op.moving.cancelled_by}", r.StepEnd.CANCELLED)
     if vm.node != op.moving.source:
         return _as(step, StepState.SKIPPED, f"is on {vm.node} meanwhile")
     if row is not None:
@@ -169,11 +169,11 @@ def _step(facts: Facts, op: r.Operation, number: int, step: m.Step) -> m.Step:
     return _next(facts, op, number, vm, step)
 
 
-def _as(step: m.Step, state: StepState, detail: str) -> m.Step:
-    return msgspec.structs.replace(step, state=state, detail=detail)
+def _as(step: r.Step, state: StepState, detail: str, end: r.StepEnd | None = None) -> r.Step:
+    return msgspec.structs.replace(step, state=state, detail=detail, end=end)
 
 
-def _arriving(facts: Facts, vm: r.Vm, step: m.Step) -> m.Step:
+def _arriving(facts: Facts, vm: r.Vm, step: r.Step) -> r.Step:
     """The VM has a new owner, which has to say that it is there."""
     report = facts.report(vm)
     if report is None:
@@ -183,10 +183,11 @@ def _arriving(facts: Facts, vm: r.Vm, step: m.Step) -> m.Step:
     there = Observed.RUNNING if vm.desired == Desired.RUNNING else Observed.STOPPED
     if report.observed != there:
         return step
-    return _as(step, StepState.DONE, step.detail if step.detail.startswith(MOVED) else f"migrated to {vm.node}")
+    detail = step.detail if step.end == r.StepEnd.MOVED else f"migrated to {vm.node}"
+    return _as(step, StepState.DONE, detail, step.end)
 
 
-def _next(facts: Facts, op: r.Operation, number: int, vm: r.Vm, step: m.Step) -> m.Step:
+def _next(facts: Facts, op: r.Operation, number: int, vm: r.Vm, step: r.Step) -> r.Step:
     """Its turn, if it has one."""
     assert op.moving is not None
     ctx, report = facts.ctx, facts.report(vm)
@@ -211,10 +212,10 @@ def _next(facts: Facts, op: r.Operation, number: int, vm: r.Vm, step: m.Step) ->
         return _as(step, state, error.message)
     if not live:
         inventory.move(ctx, vm, target, f"{op.id}: {vm.node} says that it is stopped")
-        return _as(step, StepState.RUNNING, f"{MOVED} to {target}")
+        return _as(step, StepState.RUNNING, f"moved (stopped) to {target}", r.StepEnd.MOVED)
     if why := _busy(ctx, target):
         return _as(step, StepState.PENDING, why)
-    suffix = f"-{number}" if op.kind == "evacuate" else ""
+    suffix = f"-{number}" if op.kind == OperationKind.EVACUATE else ""
     attempts.begin(ctx, op, vm, f"{op.id}-{ctx.tables.meta.generation}{suffix}", target, address)
     return _as(step, StepState.RUNNING, f"to {target}")
 
@@ -235,13 +236,13 @@ def _end(ctx: Context, op: r.Operation) -> None:
     done = [step for step in op.steps if step.state == StepState.DONE]
     failed = [f"{ctx.vm_name(s.name)} ({s.detail})" for s in op.steps if s.state == StepState.FAILED]
     kept = [ctx.vm_name(s.name) for s in op.steps if s.state == StepState.SKIPPED]
-    is_cancelled = any(step.detail.startswith(attempts.CANCELLED) for step in op.steps)
-    if op.kind == "migrate":
+    is_cancelled = any(step.end == r.StepEnd.CANCELLED for step in op.steps)
+    if op.kind == OperationKind.MIGRATE:
         outcome = op.steps[0].detail
         if kept and not is_cancelled:
             failed = kept
     else:
-        moved = sum(step.detail.startswith(MOVED) for step in done)
+        moved = sum(step.end == r.StepEnd.MOVED for step in done)
         parts = [f"{len(done) - moved} migrated"]
         parts += [f"{moved} moved (stopped)"] if moved else []
         parts += [f"{len(kept)} left where they are: {', '.join(kept[:10])}"] if kept else []
@@ -254,15 +255,15 @@ def _end(ctx: Context, op: r.Operation) -> None:
 # --- how it is shown --------------------------------------------------------------------------------------------------
 
 
-def shown(facts: Facts, step: m.Step) -> m.Step:
+def shown(facts: Facts, step: r.Step) -> m.Step:
     """The step with how far its migration is, as its source says now."""
     row = facts.ctx.tables.migrations.get(step.name)
     if row is None or step.state != StepState.RUNNING:
-        return step
+        return step.view()
     report = facts.said(row.source, row.uuid)
     if report is None:
         text = f"{row.source} is not heard: whether it has left cannot be told before it is"
-        return msgspec.structs.replace(step, detail=text)
+        return msgspec.structs.replace(step.view(), detail=text)
     said = report.migration if report.migration is not None and report.migration.attempt == row.attempt else None
     progress_ = said.progress if said is not None else None
     parts = [f"to {row.target}"]
@@ -274,7 +275,7 @@ def shown(facts: Facts, step: m.Step) -> m.Step:
     if said is not None and said.detail:
         parts.append(said.detail)
     text = ("cancelling; " if row.cancelled else "") + ": ".join(parts)
-    return msgspec.structs.replace(step, detail=text, progress=progress_)
+    return msgspec.structs.replace(step.view(), detail=text, progress=progress_)
 
 
 def share(step: m.Step) -> float:

@@ -14,6 +14,7 @@ from chimed.core.request_parts import Done, RequestParts
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import AdminState, StepState
+from wire.words import OperationKind
 
 
 class MigrationRequests:
@@ -39,9 +40,9 @@ class MigrationRequests:
         plan = [how if live else f"moves {vm.name} (stopped) from {vm.node} to {target}"]
         if body.dry_run:
             return Done(plan)
-        step = m.Step(name=vm.uuid, state=StepState.PENDING)
+        step = r.Step(name=vm.uuid, state=StepState.PENDING)
         label = f"migrate {vm.name} from {vm.node}" + (f" to {moving.to}" if moving.to else "")
-        op = self._parts.begin("migrate", vm.uuid, label, actor, (step,), 0, now, moving=moving)
+        op = self._parts.begin(OperationKind.MIGRATE, vm.uuid, label, actor, (step,), 0, now, moving=moving)
         migration.progress(self._facts, op)
         return Done(plan, op)
 
@@ -68,7 +69,7 @@ class MigrationRequests:
         if body.dry_run:
             return Done(plan or kept, warnings=kept)
         label = f"evacuate {node.name}" + (f" to {moving.to}" if moving.to else "")
-        op = self._parts.begin("evacuate", node.name, label, actor, steps, 0, now, moving=moving)
+        op = self._parts.begin(OperationKind.EVACUATE, node.name, label, actor, steps, 0, now, moving=moving)
         migration.progress(self._facts, op)
         return Done(plan or kept, op, warnings=kept)
 

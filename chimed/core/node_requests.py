@@ -30,6 +30,7 @@ from chimed.core.request_parts import Done, RequestParts, names_of
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import AdminState, Desired, Evidence, Health, Observed, StepState
+from wire.words import OperationKind
 
 
 class NodeRequests:
@@ -158,10 +159,10 @@ class NodeRequests:
             migration.cancel_operation(self._facts, evacuation, actor)
             node = find_node(self._ctx, body.name)
         node = evidence.drained(self._ctx, node, body.graceful_s)
-        step = m.Step(name="stop all VMs", state=StepState.RUNNING)
+        step = r.Step(name="stop all VMs", state=StepState.RUNNING)
         timeout_s = body.graceful_s + self._ctx.policy.operation_timeout_s
         label = f"drain {node.name}"
-        op = self._parts.begin("drain", node.name, label, actor, (step,), node.drain_serial, now, timeout_s)
+        op = self._parts.begin(OperationKind.DRAIN, node.name, label, actor, (step,), node.drain_serial, now, timeout_s)
         node = find_node(self._ctx, node.name)
         if body.evidence is None and self._facts.is_lost(node):
             operations.succeed(self._ctx, op, progress.unheard(node))
@@ -174,7 +175,7 @@ class NodeRequests:
     def _evacuation(self, node: r.Node) -> r.Operation | None:
         """The evacuation that holds the node: unlike other work it gives way to a drain."""
         op = self._ctx.tables.operations.get(node.lock)
-        return op if op is not None and op.kind == "evacuate" else None
+        return op if op is not None and op.kind == OperationKind.EVACUATE else None
 
     def _drain_again(self, node: r.Node, body: m.NodeDrain, actor: str) -> Done:
         if node.evidence is not None or body.evidence is None:
@@ -229,7 +230,8 @@ class NodeRequests:
         self._end_deletions(vms, node)
         if not steps:
             return Done(plan)
-        op = self._parts.begin("rebuild", node.name, f"rebuild {node.name}", actor, steps, node.drain_serial, now)
+        label = f"rebuild {node.name}"
+        op = self._parts.begin(OperationKind.REBUILD, node.name, label, actor, steps, node.drain_serial, now)
         progress.progress(self._facts, op)
         return Done(plan, op, warnings=warnings)
 
@@ -244,7 +246,7 @@ class NodeRequests:
                     progress.progress(self._facts, op)
 
     def _rebuild_plan(
-        self, node: r.Node, vms: list[r.Vm], steps: tuple[m.Step, ...], given: Evidence | None
+        self, node: r.Node, vms: list[r.Vm], steps: tuple[r.Step, ...], given: Evidence | None
     ) -> list[str]:
         if not vms:
             return [f"{node.name} owns no VM: there is nothing to rebuild"]

@@ -1,11 +1,13 @@
 """The life of durable long work: how an operation begins, shows at its subject, and ends. `progress` says what each
 kind waits for.
 
-A VM's newer operation supersedes the older one; a node's operation locks the node. An outcome of an error begins with
-its code ("node-unreachable: ..."), which gives the exit code of a tool that waits.
+A VM's newer operation supersedes the older one; a node's operation locks the node. The error that ended it
+is its `code`; peers see it before the outcome ("node-unreachable: ..."): the exit code of a tool that waits.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,19 +15,20 @@ from chimed.core import rows as r
 from chimed.core.context import Context
 from wire import messages as m
 from wire.types import OperationState, Outcome, StepState
+from wire.words import CommandKind, OperationKind
 
 KEPT_PER_SUBJECT = 20
-MIGRATE, CANCEL_MIGRATION = "migrate", "cancel-migration"
+OF_ATTEMPTS = (CommandKind.MIGRATE, CommandKind.CANCEL_MIGRATION)
 """Kinds of commands whose results end no operation: the attempt is decided by what its source says."""
 
 
 def begin(
     ctx: Context,
-    kind: str,
+    kind: OperationKind,
     subject: str,
     label: str,
     actor: str,
-    steps: tuple[m.Step, ...],
+    steps: tuple[r.Step, ...],
     serial: int,
     timeout_s: float,
     moving: r.Moving | None = None,
@@ -76,14 +79,21 @@ def succeed(ctx: Context, op: r.Operation, outcome: str) -> None:
     _end(ctx, op, OperationState.SUCCEEDED, outcome)
 
 
-def fail(ctx: Context, op: r.Operation, outcome: str) -> None:
-    """Ends the operation badly."""
-    _end(ctx, op, OperationState.FAILED, outcome)
+def fail(ctx: Context, op: r.Operation, outcome: str, code: str = "") -> None:
+    """Ends the operation badly. `code`: of an error of `wire.errors`."""
+    _end(ctx, msgspec.structs.replace(op, code=code), OperationState.FAILED, outcome)
 
 
 def cancel(ctx: Context, op: r.Operation, outcome: str) -> None:
     """Ends the operation because somebody wants it so."""
     _end(ctx, op, OperationState.CANCELLED, outcome)
+
+
+class Failure(NamedTuple):
+    """Why an operation failed. `code`: the error of `wire.errors`, if it is one of those."""
+
+    outcome: str
+    code: str = ""
 
 
 TRANSITIONS: dict[OperationState, dict[OperationState, str]] = {
@@ -114,8 +124,8 @@ def _end(ctx: Context, op: r.Operation, state: OperationState, outcome: str, poi
     ended = msgspec.structs.replace(op, state=state, outcome=outcome, ended=ctx.wall(), steps=steps)
     ctx.tables.operations.put(ended)
     cause, ctx.cause = ctx.cause, op.id
-    ctx.audit("chimed", f"{op.kind}-{state}", op.subject, f"{op.label}: {outcome}")
-    ctx.log("info" if state == OperationState.SUCCEEDED else "warning", f"{op.id} {op.label}: {state}: {outcome}")
+    ctx.audit("chimed", f"{op.kind}-{state}", op.subject, f"{op.label}: {ended.told}")
+    ctx.log("info" if state == OperationState.SUCCEEDED else "warning", f"{op.id} {op.label}: {state}: {ended.told}")
     for command in ctx.tables.commands.by("operation", op.id):
         ctx.tables.commands.delete(command)
     if point:
@@ -138,7 +148,7 @@ def note_result(ctx: Context, node_name: str, result: m.CommandResult) -> None:
     if command is None or command.node != node_name:
         return
     ctx.tables.commands.delete(command)
-    if command.kind in (MIGRATE, CANCEL_MIGRATION):
+    if command.kind in OF_ATTEMPTS:
         return
     op = ctx.tables.operations.get(command.operation)
     if op is None or op.state != OperationState.RUNNING:

@@ -15,9 +15,10 @@ from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.evidence import OFF
 from chimed.core.facts import Facts
-from chimed.core.operations import OPEN_STEPS, cancel, fail, succeed
+from chimed.core.operations import OPEN_STEPS, Failure, cancel, fail, succeed
 from wire import messages as m
 from wire.types import AdminState, Desired, Observed, StepState
+from wire.words import OperationKind, Problem
 
 
 def progress(facts: Facts, op: r.Operation) -> None:
@@ -34,7 +35,7 @@ def _progress_start(facts: Facts, op: r.Operation) -> None:
         return
     node = facts.ctx.tables.nodes.get(vm.node)
     if node is not None and node.admin_state == AdminState.DRAINED and vm.desired == Desired.RUNNING:
-        fail(facts.ctx, op, f"refused-unsafe: {node.name} was drained: nothing is started there")
+        fail(facts.ctx, op, f"{node.name} was drained: nothing is started there", code="refused-unsafe")
         return
     report = facts.report(vm)
     if report is None:
@@ -50,7 +51,7 @@ def _progress_start(facts: Facts, op: r.Operation) -> None:
 def _progress_stopped_create(facts: Facts, op: r.Operation, vm: r.Vm, report: m.VmReport) -> None:
     if report.start_serial < op.serial or report.revision < vm.revision:
         return
-    if report.problem == "start-failed":
+    if report.problem == Problem.START_FAILED:
         fail(facts.ctx, op, report.detail)
     elif report.observed == Observed.STOPPED:
         halted = "; its guest powered itself off" if report.halted else ""
@@ -84,7 +85,7 @@ def _progress_drain(facts: Facts, op: r.Operation) -> None:
     elif node.evidence is not None:
         succeed(facts.ctx, op, f"no VM runs on {node.name} (evidence: {node.evidence})")
     elif facts.is_lost(node):
-        fail(facts.ctx, op, f"node-unreachable: {unheard(node)}")
+        fail(facts.ctx, op, unheard(node), code="node-unreachable")
     elif facts.in_session(node.name):
         _show_step(facts.ctx, op, _left(facts, node))
 
@@ -110,25 +111,25 @@ def _show_step(ctx: Context, op: r.Operation, detail: str) -> None:
         ctx.tables.operations.put(msgspec.structs.replace(op, steps=(step, *op.steps[1:])))
 
 
-_PROGRESS: dict[str, Callable[[Facts, r.Operation], None]] = {
-    "create": _progress_start,
-    "start": _progress_start,
-    "stop": _progress_stop,
-    "delete": _progress_delete,
-    "import": imports.progress_import,
-    "release": imports.progress_release,
-    "reboot": _progress_reboot,
-    "drain": _progress_drain,
-    "rebuild": rebuild.progress,
-    "migrate": migration.progress,
-    "evacuate": migration.progress,
+_PROGRESS: dict[OperationKind, Callable[[Facts, r.Operation], None]] = {
+    OperationKind.CREATE: _progress_start,
+    OperationKind.START: _progress_start,
+    OperationKind.STOP: _progress_stop,
+    OperationKind.DELETE: _progress_delete,
+    OperationKind.IMPORT: imports.progress_import,
+    OperationKind.RELEASE: imports.progress_release,
+    OperationKind.REBOOT: _progress_reboot,
+    OperationKind.DRAIN: _progress_drain,
+    OperationKind.REBUILD: rebuild.progress,
+    OperationKind.MIGRATE: migration.progress,
+    OperationKind.EVACUATE: migration.progress,
 }
 """What each kind of operation waits for."""
 
-_CONCERNS: dict[str, Callable[[Facts, r.Operation, str], bool]] = {
-    "rebuild": rebuild.concerns,
-    "migrate": migration.concerns,
-    "evacuate": migration.concerns,
+_CONCERNS: dict[OperationKind, Callable[[Facts, r.Operation, str], bool]] = {
+    OperationKind.REBUILD: rebuild.concerns,
+    OperationKind.MIGRATE: migration.concerns,
+    OperationKind.EVACUATE: migration.concerns,
 }
 WIDE = tuple(_CONCERNS)
 """Kinds of operations that wait for more nodes than one; the time of each step begins when the last one changed."""
@@ -139,7 +140,7 @@ def concerns(facts: Facts, op: r.Operation, node_name: str) -> bool:
     return _CONCERNS[op.kind](facts, op, node_name)
 
 
-def overdue(facts: Facts, op: r.Operation) -> str | None:
+def overdue(facts: Facts, op: r.Operation) -> Failure | None:
     """What to say when the operation has taken longer than its time-out; None: it may wait on (for room)."""
     if op.kind in WIDE and any(step.state in (StepState.WAITING, StepState.PENDING) for step in op.steps):
         return None
@@ -149,6 +150,7 @@ def overdue(facts: Facts, op: r.Operation) -> str | None:
     text = f"not done within {op.timeout_s:g} s" + (f": {left}" if left else "")
     vm = facts.ctx.tables.vms.get(op.subject)
     if vm is not None and not facts.is_live(vm.node):
-        late = "follows the request when it comes back" if op.kind != "reboot" else "does not reboot it later"
-        return f"node-unreachable: {text}; {vm.node} is not heard, and {late}"
-    return text
+        is_reboot = op.kind == OperationKind.REBOOT
+        late = "does not reboot it later" if is_reboot else "follows the request when it comes back"
+        return Failure(f"{text}; {vm.node} is not heard, and {late}", code="node-unreachable")
+    return Failure(text)

@@ -19,15 +19,15 @@ from wire import messages as m
 from wire.types import AdminState, Desired, Observed, StepState, Storage
 
 
-def steps_for(vms: list[r.Vm]) -> tuple[m.Step, ...]:
+def steps_for(vms: list[r.Vm]) -> tuple[r.Step, ...]:
     """One step for each VM of the node; those with local disks are said to stay."""
     steps = []
     for vm in sorted(vms, key=lambda v: v.name):
         if vm.spec.storage == Storage.LOCAL:
             text = f"not rebuilt: its disks are local to {vm.node}, its data is there and nowhere else"
-            steps.append(m.Step(name=vm.uuid, state=StepState.SKIPPED, detail=text))
+            steps.append(r.Step(name=vm.uuid, state=StepState.SKIPPED, detail=text))
         elif vm.desired != Desired.DELETED:
-            steps.append(m.Step(name=vm.uuid, state=StepState.PENDING, detail="to be placed"))
+            steps.append(r.Step(name=vm.uuid, state=StepState.PENDING, detail="to be placed"))
     return tuple(steps)
 
 
@@ -35,11 +35,11 @@ def progress(facts: Facts, op: r.Operation) -> None:
     """Places what can be placed, and ends when every VM has arrived."""
     node = facts.ctx.tables.nodes.get(op.subject)
     if node is None or node.admin_state != AdminState.DRAINED or node.drain_serial != op.serial:
-        fail(facts.ctx, op, f"no-evidence: {op.subject} is not drained any more; nothing more is moved")
+        fail(facts.ctx, op, f"{op.subject} is not drained any more; nothing more is moved", code="no-evidence")
         return
     if node.evidence is None and (names := _seen_running(facts, node)):
         text = f"{node.name} was said to run nothing, and runs {names}; nothing more is moved"
-        fail(facts.ctx, op, f"no-evidence: {text}")
+        fail(facts.ctx, op, text, code="no-evidence")
         return
     targets = _Targets(facts, node.name)
     steps = tuple(_step(facts, op, node, step, targets) for step in op.steps)
@@ -81,7 +81,7 @@ class _Targets:
         return choice
 
 
-def _step(facts: Facts, op: r.Operation, node: r.Node, step: m.Step, targets: _Targets) -> m.Step:
+def _step(facts: Facts, op: r.Operation, node: r.Node, step: r.Step, targets: _Targets) -> r.Step:
     if step.state not in OPEN_STEPS:
         return step
     vm = facts.ctx.tables.vms.get(step.name)
@@ -100,7 +100,7 @@ def _step(facts: Facts, op: r.Operation, node: r.Node, step: m.Step, targets: _T
     return step
 
 
-def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: m.Step, targets: _Targets) -> m.Step:
+def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: r.Step, targets: _Targets) -> r.Step:
     if node.evidence is None:
         text = f"the evidence that {node.name} runs none of its VMs was withdrawn: its agent has to prove it again"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)

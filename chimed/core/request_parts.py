@@ -13,9 +13,9 @@ from chimed.core.context import Context
 from chimed.core.facts import Facts
 from chimed.core.queries import find_node
 from chimed.core.views import Views
-from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import Desired, OperationState
+from wire.words import OperationKind
 
 
 class Done(Struct):
@@ -45,8 +45,8 @@ class RequestParts:
         self.watch, self.forget_node, self.recovered = watch, forget_node, recovered
 
     def begin(
-        self, kind: str, subject: str, label: str, actor: str, steps: tuple[m.Step, ...], serial: int, now: float,
-        timeout_s: float = 0.0, moving: r.Moving | None = None,
+        self, kind: OperationKind, subject: str, label: str, actor: str, steps: tuple[r.Step, ...], serial: int,
+        now: float, timeout_s: float = 0.0, moving: r.Moving | None = None,
     ) -> r.Operation:  # fmt: skip
         """A new operation, watched."""
         op = operations.begin(
@@ -68,7 +68,7 @@ class RequestParts:
     def decided(self, vm: r.Vm) -> None:
         """Raises `ChimeError` locked while the VM is being migrated or imported."""
         op = self.ctx.tables.operations.get(vm.operation)
-        if op is not None and op.kind == "import" and op.state == OperationState.RUNNING:
+        if op is not None and op.kind == OperationKind.IMPORT and op.state == OperationState.RUNNING:
             raise ChimeError("locked", f"{vm.name} is being imported: wait for it (chime-tool op wait {op.id})")
         row = self.ctx.tables.migrations.get(vm.uuid)
         if row is not None:
@@ -96,7 +96,7 @@ class RequestParts:
             raise ChimeError("conflict", f"{vm.name} is being deleted")
         if node.lock:
             op = self.ctx.tables.operations.get(node.lock)
-            if op is not None and op.kind != "drain":
+            if op is not None and op.kind != OperationKind.DRAIN:
                 self.unlocked(node)
         if not self.facts.is_live(node.name):
             state = f"{node.health}" + (f" ({', '.join(node.reasons)})" if node.reasons else "")

@@ -24,6 +24,7 @@ from chimed.core.vm_requests import VmRequests
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import OperationState
+from wire.words import OperationKind
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -80,8 +81,9 @@ class Requests:
         op = find_operation(self._ctx, body.id)
         if op.state != OperationState.RUNNING:
             return Done([f"{op.id} has ended already: {op.state}"], op, changed=False)
-        if op.kind in ("delete", "release"):
-            raise ChimeError("conflict", f"a {'deletion' if op.kind == 'delete' else 'release'} cannot be cancelled")
+        if op.kind in (OperationKind.DELETE, OperationKind.RELEASE):
+            what = "deletion" if op.kind == OperationKind.DELETE else "release"
+            raise ChimeError("conflict", f"a {what} cannot be cancelled")
         plan = [f"cancels {op.id} ({op.label}); what it has done so far stays"]
         if op.moving is not None:
             plan = [f"cancels {op.id} ({op.label}): nothing more begins, and it ends when what is under way is decided"]

@@ -6,12 +6,15 @@ wall-clock seconds and only shown. The store keeps these rows in SQLite without 
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 from msgspec import Struct
 
-from wire.messages import HostNetwork, MigrationOptions, MigrationOrder, Step, VmSpec
-from wire.types import AdminState, Desired, Evidence, Health, OperationState, Severity
+from wire import messages as m
+from wire.messages import HostNetwork, MigrationOptions, MigrationOrder, VmSpec
+from wire.types import AdminState, Desired, Evidence, Health, OperationState, Severity, StepState
+from wire.words import CommandKind, OperationKind
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -110,7 +113,7 @@ class Command(Row, frozen=True, kw_only=True):
     node: str
     uuid: str
     epoch: int
-    kind: str
+    kind: CommandKind
     force: bool
     revision: int
     timeout_s: float
@@ -148,14 +151,35 @@ class Moving(Row, frozen=True, kw_only=True):
     cancelled_by: str = ""
 
 
+class StepEnd(StrEnum):
+    """What is to be known of how a step went besides its state."""
+
+    MOVED = "moved"  # the VM was given to another node while it was stopped
+    CANCELLED = "cancelled"  # somebody did not want it any more
+
+
+class Step(Row, frozen=True, kw_only=True):
+    """One step of an operation. `detail` is for people; what is decided by is `state` and `end`."""
+
+    name: str
+    state: StepState
+    detail: str = ""
+    end: StepEnd | None = None
+
+    def view(self) -> m.Step:
+        """The step as peers see it."""
+        return m.Step(name=self.name, state=self.state, detail=self.detail)
+
+
 class Operation(Row, frozen=True, kw_only=True):
     """Durable long work. `subject` is a node name or VM UUID, `name` what people
     call it, also when the VM is gone; `serial` ties it to the request that it carries out
-    (start_serial, drain_serial or the VM's revision)."""
+    (start_serial, drain_serial or the VM's revision). `code`: the error of `wire.errors` that it ended with, if it is
+    one of those."""
 
     id: str
     number: int
-    kind: str
+    kind: OperationKind
     subject: str
     label: str
     state: OperationState
@@ -167,7 +191,13 @@ class Operation(Row, frozen=True, kw_only=True):
     name: str = ""
     moving: Moving | None = None
     outcome: str = ""
+    code: str = ""
     ended: float | None = None
+
+    @property
+    def told(self) -> str:
+        """How it ended, as peers see it: the code of an error comes first."""
+        return f"{self.code}: {self.outcome}" if self.code else self.outcome
 
     @property
     def open_kind(self) -> str:

@@ -221,7 +221,7 @@ class ServerCore:
                 continue
             why = progress.overdue(self.facts, current)
             if why is not None:
-                operations.fail(self.ctx, current, why)
+                operations.fail(self.ctx, current, *why)
             else:  # it waits, for room or for evidence
                 self.ctx.deadlines[op.id] = now + op.timeout_s
 

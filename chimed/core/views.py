@@ -101,7 +101,7 @@ class Views:
             subject=op.name or self._ctx.vm_name(op.subject),
             state=op.state,
             steps=steps,
-            outcome=op.outcome,
+            outcome=op.told,
             actor=op.actor,
             created=op.created,
             ended=op.ended,

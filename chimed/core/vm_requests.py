@@ -18,6 +18,7 @@ from chimed.core.request_parts import Done, RequestParts
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import UUID_PATTERN, AdminState, Desired, Evidence, NetworkKind, Observed, StepState, Storage
+from wire.words import AlarmCode, CommandKind, OperationKind, Problem
 
 
 class VmRequests:
@@ -66,9 +67,9 @@ class VmRequests:
         )
         vm = msgspec.structs.replace(vm, epoch=self._ctx.next_epoch(vm))
         self._ctx.tables.vms.put(vm)
-        step = m.Step(name=f"on {node_name}", state=StepState.RUNNING)
+        step = r.Step(name=f"on {node_name}", state=StepState.RUNNING)
         op = self._parts.begin(
-            "create", vm.uuid, f"create {vm.name} on {node_name}", actor, (step,), vm.start_serial, now
+            OperationKind.CREATE, vm.uuid, f"create {vm.name} on {node_name}", actor, (step,), vm.start_serial, now
         )
         return Done(plan, op, extra={"vm": self._views.vm(self._ctx.tables.vms.get(vm.uuid) or vm)})
 
@@ -116,8 +117,9 @@ class VmRequests:
         self._ctx.tables.vms.put(changed)
         if gone is not None:
             inventory.release(self._ctx, vm.node, changed, gone.epoch)
-        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
-        op = self._parts.begin("start", vm.uuid, f"start {vm.name}", actor, (step,), changed.start_serial, now)
+        step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        label = f"start {vm.name}"
+        op = self._parts.begin(OperationKind.START, vm.uuid, label, actor, (step,), changed.start_serial, now)
         return Done(plan, op)
 
     def _check_unknown(self, uuid: str, node_name: str) -> None:
@@ -125,7 +127,7 @@ class VmRequests:
         taken over on that node alone."""
         self._parts.settled()
         nodes = sorted({session.node for session, _ in self._facts.sessions.sightings(uuid)})
-        if not nodes and self._ctx.alarm_active("vm-unknown", uuid):
+        if not nodes and self._ctx.alarm_active(AlarmCode.VM_UNKNOWN, uuid):
             raise ChimeError(
                 "conflict", f"a node that is not heard now has a VM with UUID {uuid}: see the alarm vm-unknown"
             )
@@ -140,7 +142,7 @@ class VmRequests:
         """Whether the VM was migrated away without Chime, and a person says that it runs nowhere."""
         evidence.check_word(given)
         report = self._facts.said(vm.node, vm.uuid)
-        away = report is not None and (report.problem == arrivals.AWAY or arrivals.left(report) is not None)
+        away = report is not None and (report.problem == Problem.MIGRATED_AWAY or arrivals.left(report) is not None)
         if away and given is None:
             raise ChimeError(
                 "no-evidence",
@@ -161,9 +163,12 @@ class VmRequests:
             vm, desired=Desired.STOPPED, graceful_s=graceful_s, revision=self._ctx.bump(vm.node)
         )
         self._ctx.tables.vms.put(changed)
-        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         timeout_s = graceful_s + self._ctx.policy.operation_timeout_s
-        op = self._parts.begin("stop", vm.uuid, f"stop {vm.name}", actor, (step,), changed.revision, now, timeout_s)
+        label = f"stop {vm.name}"
+        op = self._parts.begin(
+            OperationKind.STOP, vm.uuid, label, actor, (step,), changed.revision, now, timeout_s
+        )
         return Done(plan, op)
 
     def _vm_reboot(self, body: m.VmReboot, actor: str, now: float) -> Done:
@@ -175,14 +180,14 @@ class VmRequests:
         if body.dry_run:
             return Done(plan)
         timeout_s = self._ctx.policy.command_timeout_s
-        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
-        op = self._parts.begin("reboot", vm.uuid, f"reboot {vm.name}", actor, (step,), 0, now, timeout_s)
+        step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        op = self._parts.begin(OperationKind.REBOOT, vm.uuid, f"reboot {vm.name}", actor, (step,), 0, now, timeout_s)
         command = r.Command(
             id=f"{op.id}-{self._ctx.tables.meta.generation}",
             node=vm.node,
             uuid=vm.uuid,
             epoch=vm.epoch,
-            kind="reboot",
+            kind=CommandKind.REBOOT,
             force=body.force,
             revision=self._ctx.bump(vm.node),
             timeout_s=timeout_s,
@@ -214,8 +219,8 @@ class VmRequests:
             return Done(plan, warnings=warnings)
         changed = msgspec.structs.replace(vm, desired=Desired.DELETED)
         self._ctx.tables.vms.put(changed)
-        step = m.Step(name=f"on {vm.node}", state=StepState.RUNNING)
-        op = self._parts.begin("delete", vm.uuid, f"delete {vm.name}", actor, (step,), 0, now)
+        step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
+        op = self._parts.begin(OperationKind.DELETE, vm.uuid, f"delete {vm.name}", actor, (step,), 0, now)
         changed = find_vm(self._ctx, vm.uuid)
         inventory.release(self._ctx, vm.node, changed, vm.epoch)
         if absent:

@@ -23,6 +23,11 @@ CREATE_S = (0.05, 3.0)  # less than AgentPolicy.settle_s
 POLL_S = 0.2  # how often a settling migration, or a target that hangs, is looked at
 
 
+def late_act(what: str, uuid: str) -> fx.Overdue:
+    """What the core hears when an action on the VM does not return."""
+    return fx.Overdue(fx.Call.ACT, f"{what} {uuid}", uuid)
+
+
 class Calls:
     """The calls of one action. What has no time of its own is done at once."""
 
@@ -73,7 +78,7 @@ class Calls:
             self._host.hangs_in_start = False
             self._host.hang()
         self._goes_on, looked_at = True, self._engine.now
-        self._agent.call(f"start of {uuid}", lambda: self._again(lambda: self._create(uuid, looked_at)))
+        self._agent.call(late_act("start of", uuid), lambda: self._again(lambda: self._create(uuid, looked_at)))
 
     def _create(self, uuid: str, looked_at: float) -> None:
         self._hypervisor.begin_start(uuid)

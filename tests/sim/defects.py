@@ -747,7 +747,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "released-epoch-is-no-word",
         "chimed.core.arrivals",
-        "    return owners.problem == IGNORED or (facts",
+        "    return owners.problem == Problem.STALE_EPOCH or (facts",
         "    return (facts",
         "S1: after a restore a VM is started beside the copy that runs where it had left to",
     ),
@@ -804,9 +804,9 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "silence-of-libvirt-ends-its-fault",
         "agentd.core.agent",
-        '        self._faults.returned("connect", now)\n        self._faults.returned("scan", now)\n',
-        '        self._faults.returned("connect", now)\n        self._faults.returned("scan", now)\n'
-        "        self._faults.over(LIBVIRT_AWAY, now)\n",
+        "        self._faults.returned(fx.Call.CONNECT, now)\n        self._faults.returned(fx.Call.SCAN, now)\n",
+        "        self._faults.returned(fx.Call.CONNECT, now)\n        self._faults.returned(fx.Call.SCAN, now)\n"
+        "        self._faults.over(FaultCode.LIBVIRT_UNREACHABLE, now)\n",
         "a node that sees nothing flaps between well and broken, and gets VMs that it cannot start",
     ),
 )

@@ -18,7 +18,7 @@ from agentd.core.facts import Lifecycle
 from agentd.hypervisor import HypervisorError
 from agentd.snapshot import SnapshotError, decode, encode
 from tests.fakes.names import address_of, key_of, uuid_of
-from tests.sim.calls import Calls
+from tests.sim.calls import Calls, late_act
 from tests.sim.engine import Clock, Engine, Violation
 from tests.sim.hypervisor import SimHypervisor
 from tests.sim.network import Network
@@ -346,7 +346,7 @@ class Agent:
 
     # --- libvirt ------------------------------------------------------------------------------------------------------
 
-    def call(self, what: str, call: Callable[[], None]) -> None:
+    def call(self, late: fx.Overdue, call: Callable[[], None]) -> None:
         """`call` reaches libvirt a little later; while libvirt hangs it waits there, also when the agent dies, and is
         overdue at some time."""
         host, boots, waits = self.host, self.host.boots, [False]
@@ -365,7 +365,7 @@ class Agent:
 
         def overdue() -> None:
             if host.hung is not None and run in host.hung:
-                self.give(fx.Overdue(what))
+                self.give(late)
 
         self.engine.after(self.engine.rng.uniform(*CALL_S), run)
 
@@ -375,7 +375,7 @@ class Agent:
             self.host.oracle.agent_hands_over(self.host, act.uuid, act.left)
         if act.action == fx.Action.MIGRATE and act.attempt is not None:
             self.host.oracle.agent_migrates(self.host, act.uuid, act.attempt.id)
-        self.call(f"{act.action} of {act.uuid}", Calls(self, act).carry_out)
+        self.call(late_act(f"{act.action} of", act.uuid), Calls(self, act).carry_out)
 
     def acted(self, act: fx.Act, outcome: acting.Outcome) -> None:
         """It has ended: the agent sees what is there, and hears of it, if it is alive."""
@@ -388,7 +388,7 @@ class Agent:
             self._later(event)
 
     def _abort(self, effect: fx.AbortMigration) -> None:
-        self.call(f"abort of {effect.uuid}", lambda: self._abort_now(effect.uuid))
+        self.call(late_act("abort of", effect.uuid), lambda: self._abort_now(effect.uuid))
 
     def _abort_now(self, uuid: str) -> None:
         try:
@@ -397,14 +397,14 @@ class Agent:
             self.host.tell(f"abort: {problem}", uuid)
 
     def _scan(self, _effect: fx.Scan) -> None:
-        self.call("scan", self._scan_now)
+        self.call(fx.Overdue(fx.Call.SCAN, "scan"), self._scan_now)
 
     def _scan_now(self) -> None:
         started = self.host.clock.now()
         self._later(fx.Scanned(self.host.hypervisor.scan(), started))
 
     def _connect(self, _effect: fx.ConnectHypervisor) -> None:
-        self.call("connect", self._connect_now)
+        self.call(fx.Overdue(fx.Call.CONNECT, "connect"), self._connect_now)
 
     def _connect_now(self) -> None:
         if not self.alive:

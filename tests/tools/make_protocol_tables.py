@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect as i
 
 from tests.tools.protocol_words import CHANGED, FIELDS, RESULTS
-from wire import codec, messages, types
+from wire import codec, messages, types, words
 from wire.errors import CODES
 from wire.verbs import VERBS, Role
 
@@ -78,14 +78,33 @@ def _constraint(meta: msgspec.Meta) -> str:
 
 def enums() -> str:
     """The values of each enum, with the meaning that stands beside them in the code."""
-    rows = []
-    for name, kind in vars(types).items():
-        if isinstance(kind, type) and issubclass(kind, enum.StrEnum) and kind is not enum.StrEnum:
-            for value, meaning in re.findall(
-                r'^ +[A-Z]\w* = "(.+?)"(?:  # (.*))?$', inspect.getsource(kind), re.M
-            ):
-                rows.append((name, f"`{value}`", meaning))
+    rows = [
+        (name, f"`{value}`", meaning)
+        for name, kind in vars(types).items()
+        if isinstance(kind, type) and issubclass(kind, enum.StrEnum) and kind is not enum.StrEnum
+        for value, meaning in meanings(kind).items()
+    ]
     return table(("type", "value", "meaning"), rows)
+
+
+def meanings(kind: type[enum.StrEnum]) -> dict[str, str]:
+    """What stands beside each value of an enum in the code."""
+    return dict(re.findall(r'^ +[A-Z]\w* = "(.+?)"(?:  # (.*))?$', inspect.getsource(kind), re.M))
+
+
+def codes(kind: type[enum.StrEnum]) -> str:
+    """A set of the vocabulary."""
+    return table(("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in meanings(kind).items()])
+
+
+def alarms() -> str:
+    """The alarms: of what, and how urgent."""
+    known = meanings(words.AlarmCode)
+    rows = [
+        (f"`{code}`", info.subject, info.severity or "of the worst fault", known[code])
+        for code, info in words.ALARMS.items()
+    ]
+    return table(("code", "of", "severity", "meaning"), rows)
 
 
 def verbs() -> str:
@@ -197,6 +216,12 @@ TABLES = {
     "limits": limits,
     "scalars": scalars,
     "enums": enums,
+    "problems": lambda: codes(words.Problem),
+    "events": lambda: codes(words.EventCode),
+    "commands": lambda: codes(words.CommandKind),
+    "operations": lambda: codes(words.OperationKind),
+    "node faults": lambda: codes(words.FaultCode),
+    "alarms": alarms,
     "verbs": verbs,
     "errors": errors,
     "agent messages": lambda: of_role(Role.AGENT),

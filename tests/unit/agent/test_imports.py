@@ -16,6 +16,7 @@ from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import BOOT_1, PEER, World
 from wire import messages as m
 from wire.types import AdminState, Desired, Observed
+from wire.words import Problem
 
 NAME = "theirs"
 XML = f"<domain><name>{NAME}</name><uuid>{VM_1}</uuid><on_crash>restart</on_crash></domain>"
@@ -112,7 +113,7 @@ def test_what_changed_since_the_survey_is_refused_and_left_alone(theirs: World, 
     change(theirs)  # type: ignore[operator]
     theirs.run(1.0)
     give(theirs, imported())
-    theirs.run_until(lambda: problem(theirs) == adoption.REFUSED)
+    theirs.run_until(lambda: problem(theirs) == Problem.ADOPTION_REFUSED)
     assert says in theirs.server.reports[VM_1].detail
     before = dict(theirs.hv.domains)
     given_back(theirs)
@@ -122,7 +123,7 @@ def test_what_changed_since_the_survey_is_refused_and_left_alone(theirs: World, 
 def test_a_failed_call_is_tried_again_and_is_no_refusal(theirs: World) -> None:
     theirs.hv.fail_next("adopt")
     give(theirs, imported())
-    theirs.run_until(lambda: problem(theirs) == adoption.PENDING)
+    theirs.run_until(lambda: problem(theirs) == Problem.NOT_ADOPTED)
     theirs.run(60.0)
     assert problem(theirs) == "" and changing(theirs) == ["adopt", "adopt"]
 

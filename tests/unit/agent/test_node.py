@@ -189,8 +189,8 @@ def test_row_18_hung_libvirt_is_a_fault_and_heartbeats_go_on(running: World) -> 
 
 
 def test_overdue_connect_is_no_vm(world: World) -> None:
-    world.give(fx.Overdue("connect"))
-    world.give(fx.Overdue("check of the host"))
+    world.give(fx.Overdue(fx.Call.CONNECT, "connect"))
+    world.give(fx.Overdue(fx.Call.CHECK, "check of the host"))
     assert not world.agent.vms.facts
     world.server.drain()
     world.poke()

@@ -33,6 +33,10 @@ OVERDUE_S = 10.0
 MAX_TICKS_AT_ONCE = 40
 
 
+def _late(what: str, uuid: str) -> fx.Overdue:
+    return fx.Overdue(fx.Call.ACT, f"{what} {uuid}", uuid)
+
+
 class KilledError(Exception):
     """The agent dies here."""
 
@@ -183,13 +187,13 @@ class World:
         elif isinstance(effect, fx.Act):
             self._do_act(effect)
         elif isinstance(effect, fx.AbortMigration):
-            self._call(ACT_S, f"abort of {effect.uuid}", lambda: self.hv.abort_migration(effect.uuid))
+            self._call(ACT_S, _late("abort of", effect.uuid), lambda: self.hv.abort_migration(effect.uuid))
         elif isinstance(effect, fx.Scan):
-            self._call(SCAN_S, "scan", self._scan)
+            self._call(SCAN_S, fx.Overdue(fx.Call.SCAN, "scan"), self._scan)
         elif isinstance(effect, fx.LookForeign):
-            self._call(SCAN_S, "survey", lambda: self._survey(effect.survey))
+            self._call(SCAN_S, fx.Overdue(fx.Call.SURVEY, "survey"), lambda: self._survey(effect.survey))
         elif isinstance(effect, fx.ConnectHypervisor):
-            self._call(SCAN_S, "connect", self._connect)
+            self._call(SCAN_S, fx.Overdue(fx.Call.CONNECT, "connect"), self._connect)
         elif isinstance(effect, fx.CheckHost):
             self.tell(0.01, fx.HostChecked((), m.Load(), m.HostFacts(hostname="n1")))
         elif isinstance(effect, fx.Reconnect):
@@ -201,7 +205,7 @@ class World:
 
     # --- libvirt ------------------------------------------------------------------------------------------
 
-    def _call(self, delay_s: float, what: str, call: Callable[[], None]) -> None:
+    def _call(self, delay_s: float, late: fx.Overdue, call: Callable[[], None]) -> None:
         life, done = self._life, [False]
 
         def run() -> None:
@@ -215,7 +219,7 @@ class World:
 
         def overdue() -> None:
             if not done[0] and life == self._life and self.core:
-                self.give(fx.Overdue(what))
+                self.give(late)
 
         self.later(delay_s, run)
         self.later(delay_s + OVERDUE_S, overdue)
@@ -228,7 +232,7 @@ class World:
 
     def _do_act(self, act: fx.Act) -> None:
         call = {fx.Action.MIGRATE: self._migrate, fx.Action.SETTLE: self._settle_move}.get(act.action, self._act)
-        self._call(ACT_S, f"{act.action} of {act.uuid}", lambda: call(act))
+        self._call(ACT_S, _late(f"{act.action} of", act.uuid), lambda: call(act))
 
     def _act(self, act: fx.Act) -> None:
         self._acted(act, self._carry_out(act))
