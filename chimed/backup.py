@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -32,6 +35,8 @@ from chimed.database import (
     remove_files,
     sync_directory,
 )
+
+R = TypeVar("R", bound=r.Row)
 
 
 def back_up(path: Path | str, destination: Path | str, overwrite: bool = False) -> None:
@@ -102,10 +107,22 @@ def _renew(part: Path, present: int) -> int:
         text = connection.execute("SELECT row FROM meta").fetchone()[0]
         nodes = tuple(name for (name,) in connection.execute("SELECT name FROM nodes ORDER BY name"))
         old = msgspec.json.decode(text, type=r.Meta)
-        meta = recovery.begun(old, present, nodes)
+        meta = recovery.begun(old, present, nodes, secrets.token_hex(8))
         connection.execute("UPDATE meta SET row = ?", (msgspec.json.encode(meta).decode(),))
+        _change(connection, "nodes", "name", r.Node, recovery.held_node)
+        _change(connection, "vms", "uuid", r.Vm, recovery.held_vm)
         connection.execute("COMMIT")
     return meta.generation
+
+
+def _change(connection: sqlite3.Connection, table: str, key: str, kind: type[R], change: Callable[[R], R]) -> None:
+    """Every row of a table as it counts after a restore."""
+    for name, text in connection.execute(f"SELECT {key}, row FROM {table}").fetchall():
+        row = msgspec.json.decode(text, type=kind)
+        changed = change(row)
+        if changed != row:
+            new = msgspec.json.encode(changed).decode()
+            connection.execute(f"UPDATE {table} SET row = ? WHERE {key} = ?", (new, name))
 
 
 def _present_generation(path: Path) -> int:

@@ -6,7 +6,9 @@ not happen and the server grants nothing until it can again. Nothing is decided 
 
 from __future__ import annotations
 
+import contextlib
 import random
+import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import msgspec
 import structlog
 
 from chimed.core import effects as fx
+from chimed.core import rows as r
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
 from chimed.core.tables import Tables
@@ -22,7 +25,7 @@ from chimed.database import StoreConflict, StoreError
 from chimed.icmp import Pinger, PingOutcome
 from chimed.store import PRUNE_STEP, Retention, Store
 from chimed.transport import Incoming, Router, SendOutcome, WakeUp
-from wire import codec
+from wire import codec, seals
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.notify import Notifier
@@ -248,8 +251,21 @@ class Daemon:
         self._send(fx.Send(effect.route, m.Ok(result={"items": items}), effect.id))
 
 
-def make_core(store: Store, policy: Policy, clock: Callable[[], float] = time.monotonic) -> ServerCore:
-    """The core with everything that the store holds."""
+def make_core(
+    store: Store, policy: Policy, secret_key: str, clock: Callable[[], float] = time.monotonic
+) -> ServerCore:
+    """The core with everything that the store holds. `secret_key`: the server's, from which the key of seals follows."""
     tables = Tables()
     tables.load(store.load())
-    return ServerCore(tables, policy, random.SystemRandom(), time.time, clock())
+    _name_history(store, tables)
+    return ServerCore(tables, policy, random.SystemRandom(), time.time, clock(), seals.key_from(secret_key))
+
+
+def _name_history(store: Store, tables: Tables) -> None:
+    """A database of an earlier version has no name for its history yet; on a full disk it gets one next time."""
+    if tables.meta.history:
+        return
+    named = msgspec.structs.replace(tables.meta, history=secrets.token_hex(8))
+    with contextlib.suppress(StoreError):
+        store.commit([r.Change("meta", (), named)], [])
+        tables.load([named])

@@ -29,6 +29,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -94,7 +95,7 @@ def _run(config: Config) -> int:
     notifier = notify.take_environment(os.environ)
     server_keys = keys.load(config.key_file, keys.Kind.SERVER)
     with Store.open(config.database) as store:
-        core = make_core(store, config.policy(__version__))
+        core = make_core(store, config.policy(__version__), server_keys.pair().secret)
         gc.freeze()  # what was loaded stays: a collection that walked 20,000 rows would stop the loop for it
         router = Router(server_keys.pair())
         pinger = Pinger()
@@ -142,7 +143,7 @@ def _init(config: Config, operator: str, operator_key: str | None) -> int:
     keys.save(place, bundle)
     try:
         with Store.create(config.database) as store:
-            store.commit([r.Change("meta", (), r.Meta()), r.Change("operators", (operator,), row)], [])
+            store.commit([r.Change("meta", (), r.Meta(history=secrets.token_hex(8))), r.Change("operators", (operator,), row)], [])
     except StoreError:
         place.unlink()
         raise

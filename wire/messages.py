@@ -95,8 +95,21 @@ class HostFacts(Base, frozen=True, kw_only=True):
     business_interface: w.Line = ""
 
 
+class Point(Base, frozen=True, kw_only=True):
+    """Where in the server's history an inventory stands: `history`, a random name that goes with the number
+    `generation`; `life`, the name of one life of the server's process; the node's `revision`. `seal`: by which a server
+    knows later that one with its key said so, also when its own database is older. Opaque to an agent but for the
+    order: a higher generation is newer; in the same generation and history, a higher revision."""
+
+    history: w.Opaque
+    generation: w.Count
+    life: w.Opaque
+    revision: w.Count
+    seal: w.Opaque
+
+
 class Hello(Base, frozen=True, kw_only=True):
-    """First message of an agent on a connection."""
+    """First message of an agent on a connection. `newest`: where the newest inventory stands that it has applied."""
 
     versions: Annotated[tuple[w.Count, ...], w.Few]
     node: w.Name
@@ -104,10 +117,12 @@ class Hello(Base, frozen=True, kw_only=True):
     incarnation: w.Token
     nonce: w.Token
     host: HostFacts = field(default_factory=HostFacts)
+    newest: Point | None = None
 
 
 class Welcome(Base, frozen=True, kw_only=True):
-    """Answer to hello: opens a session. Every later message of the agent names it."""
+    """Answer to hello: opens a session. Every later message of the agent names it. An agent that has applied something
+    newer than `generation`, `history` and `revision` say takes no inventory from this server."""
 
     version: w.Count
     session: w.Token
@@ -117,6 +132,7 @@ class Welcome(Base, frozen=True, kw_only=True):
     generation: w.Count
     revision: w.Count
     server_version: w.Line = ""
+    history: w.Opaque = ""
 
 
 class Fault(Base, frozen=True, kw_only=True):
@@ -170,8 +186,9 @@ class Pull(Base, frozen=True, kw_only=True):
 
 
 class NodeOrder(Base, frozen=True, kw_only=True):
-    """What the server wants of the node. `drain_serial` grows by one at each drain. `hold`: start nothing for now (what
-    runs goes on): the server recovers from a restore and may not know who owns what."""
+    """What the server wants of the node. `drain_serial` grows by one at each drain. `hold`: start and stop nothing for
+    now (what runs goes on; releases are carried out): the server recovers from a restore and may not know who owns
+    what."""
 
     admin_state: w.AdminState
     drain_serial: w.Count
@@ -184,7 +201,9 @@ class Assignment(Base, frozen=True, kw_only=True):
     `failed`. `create_disks`: it is new, so disks with a size may be made if they do not exist; never afterwards.
     `attempt`: a migration away from here that the server holds for undecided: nothing is started meanwhile. `arrival`:
     the attempt whose paused copy here is the VM; a paused copy of any other attempt is not. `adopt`: it is imported:
-    the domain that is there is taken over as it is, its metadata apart."""
+    the domain that is there is taken over as it is, its metadata apart. `hold`: it is neither started nor stopped for
+    now, whatever `desired` says: a person has to confirm what a restored database wants. `seal`: shows later that this
+    node was given the VM in this epoch; known to the server and the node alone."""
 
     uuid: w.Uuid
     name: w.Name
@@ -197,6 +216,8 @@ class Assignment(Base, frozen=True, kw_only=True):
     adopt: bool = False
     attempt: w.Line = ""
     arrival: w.Line = ""
+    hold: bool = False
+    seal: w.Opaque = ""
     spec: VmSpec
 
 
@@ -234,12 +255,15 @@ class MigrationProgress(Base, frozen=True, kw_only=True):
 
 
 class MigrationReport(Base, frozen=True, kw_only=True):
-    """What a node says of an attempt to migrate a VM. `peer`: the other end, a node's name or an address."""
+    """What a node says of an attempt to migrate a VM. `peer`: the other end, a node's name or an address. Of a copy
+    that has arrived, from its metadata: `voucher`, and the `address` of the target that it was made out for."""
 
     attempt: w.Token
     phase: w.MigrationPhase
     peer: w.Line = ""
     detail: w.Text = ""
+    voucher: w.Opaque = ""
+    address: w.Line = ""
     progress: MigrationProgress | None = None
 
 
@@ -269,13 +293,17 @@ class Command(Base, frozen=True, kw_only=True):
 
 
 class Inventory(Base, frozen=True, kw_only=True):
-    """Answer to pull: one page, ordered by revision. `more`: pull again since `revision`."""
+    """Answer to pull: one page, ordered by revision. `more`: pull again since `revision`. `history`, `life` and `seal`,
+    with `generation` and `revision`, are the point that the agent has reached when it has applied the last page."""
 
     session: w.Token
     nonce: w.Token
     generation: w.Count
     node: NodeOrder
     revision: w.Count
+    history: w.Opaque = ""
+    life: w.Opaque = ""
+    seal: w.Opaque = ""
     more: bool = False
     vms: Annotated[tuple[Assignment, ...], w.Many] = ()
     releases: Annotated[tuple[Release, ...], w.Many] = ()
@@ -286,7 +314,9 @@ class VmReport(Base, frozen=True, kw_only=True):
     """What the agent sees of one VM. `revision` is that of the assignment it acts upon; 0: it holds none.
     `epoch` is the highest epoch of the VM that this node ever held. `start_serial`: the start request it
     acted upon. `halted`: the guest powered itself off and its policy is to stay off. `restarts`: after
-    crashes, in this epoch. `migration`: the last attempt to migrate it, while it matters."""
+    crashes, in this epoch. `migration`: the last attempt to migrate it, while it matters. `seal`: of the assignment in
+    this epoch, or of the domain's metadata: without it a word about a VM that the server's database gives to another
+    node is no more than a sighting."""
 
     uuid: w.Uuid
     epoch: w.Epoch
@@ -299,6 +329,7 @@ class VmReport(Base, frozen=True, kw_only=True):
     detail: w.Text = ""
     name: w.Line = ""
     migration: MigrationReport | None = None
+    seal: w.Opaque = ""
 
 
 class AgentEvent(Base, frozen=True, kw_only=True):

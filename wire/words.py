@@ -34,6 +34,7 @@ class FaultCode(StrEnum):
     PING_UNAVAILABLE = "ping-unavailable"  # said by the server: whether the node answers ping is not known
     LIBVIRT_UNREACHABLE = "libvirt-unreachable"  # libvirt does not answer
     LIBVIRT_SLOW = "libvirt-slow"  # a call of libvirt has not returned in time
+    SERVER_BEHIND = "server-behind"  # the server that answers knows less than the agent was told before
     SNAPSHOT_NOT_WRITABLE = "snapshot-not-writable"  # the agent cannot record changes
 
 
@@ -81,12 +82,15 @@ class AlarmCode(StrEnum):
     """Conditions that are alarms (`AlarmView.code`)."""
 
     MASS_UNREACHABLE = "mass-unreachable"  # so many nodes are lost together that it is likely the server's network
+    SERVER_BEHIND = "server-behind"  # agents have shown something newer than the server's database
+    RECOVERY_HELD = "recovery-held"  # what a restored database wants waits for a person's word
     NODE_UNREACHABLE = "node-unreachable"  # the node sends no heartbeats and does not answer ping
     AGENT_LOST = "agent-lost"  # the node sends no heartbeats, though ping is not known to fail
     NODE_ERROR = "node-error"  # the node reports faults
     NODE_NOTICE = "node-notice"  # the node reports something worth knowing that is no fault
     NODE_KEY_CLONED = "node-key-cloned"  # a second host that is alive uses the node's key
     WRONG_NODE = "wrong-node"  # the node's key is used to speak as another node
+    FALSE_WORD = "false-word"  # the node shows a seal that no server with this key has made
     VM_DUPLICATE = "vm-duplicate"  # the VM runs on its owner and on another node
     VM_MISPLACED = "vm-misplaced"  # the VM runs on a node that does not own it
     VM_UNKNOWN = "vm-unknown"  # a node has a managed VM that the database does not know
@@ -112,12 +116,15 @@ class AlarmInfo(NamedTuple):
 
 ALARMS: dict[AlarmCode, AlarmInfo] = {
     AlarmCode.MASS_UNREACHABLE: AlarmInfo(AlarmSubject.SERVER, Severity.CRITICAL),
+    AlarmCode.SERVER_BEHIND: AlarmInfo(AlarmSubject.SERVER, Severity.CRITICAL),
+    AlarmCode.RECOVERY_HELD: AlarmInfo(AlarmSubject.SERVER, Severity.WARNING),
     AlarmCode.NODE_UNREACHABLE: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
     AlarmCode.AGENT_LOST: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
     AlarmCode.NODE_ERROR: AlarmInfo(AlarmSubject.NODE, None),
     AlarmCode.NODE_NOTICE: AlarmInfo(AlarmSubject.NODE, Severity.INFO),
     AlarmCode.NODE_KEY_CLONED: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
     AlarmCode.WRONG_NODE: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
+    AlarmCode.FALSE_WORD: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
     AlarmCode.VM_DUPLICATE: AlarmInfo(AlarmSubject.VM, Severity.CRITICAL),
     AlarmCode.VM_MISPLACED: AlarmInfo(AlarmSubject.VM, Severity.CRITICAL),
     AlarmCode.VM_UNKNOWN: AlarmInfo(AlarmSubject.VM, Severity.WARNING),

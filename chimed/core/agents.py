@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import alarms, copies, evidence, inventory, operations, recovery
+from chimed.core import alarms, behind, copies, evidence, inventory, operations, recovery
 from chimed.core import effects as fx
 from chimed.core import rows as r
 from chimed.core.facts import Facts
@@ -70,11 +70,15 @@ class Agents:
                 "unsupported-version", f"the server speaks version {PROTOCOL_VERSION}", versions=[PROTOCOL_VERSION]
             )
         self._admit(body, now)
+        self._note_newest(node_name, body, now)
         session = self._sessions.open(body, event.route, self._ctx.token(), now)
         self._surveys.interrupted(node_name)
         self._note_host(node_name, body, event)
         self._liveness.heard(node_name, now)
         self._health.sync([node_name], now)
+        if recovery.may_begin(self._facts):
+            self.begin_recovery("every node is heard")
+            raise ChimeError("stale-session", "the server begins a recovery: say hello again")
         return m.Welcome(
             version=PROTOCOL_VERSION,
             session=session.id,
@@ -82,9 +86,29 @@ class Agents:
             heartbeat_s=self._ctx.policy.heartbeat_s,
             max_frame_bytes=self._ctx.policy.max_frame_bytes,
             generation=self._ctx.tables.meta.generation,
+            history=self._ctx.tables.meta.history,
             revision=self._node(node_name).revision,
             server_version=self._ctx.policy.version,
         )
+
+    def _note_newest(self, node_name: str, body: m.Hello, now: float) -> None:
+        """What the agent was given last: it may be more than this database knows."""
+        point = body.newest
+        if point is None:
+            return
+        if not behind.is_sealed(self._ctx, node_name, point):
+            text = f"node {node_name} shows an inventory that no server with this key has given it"
+            self._health.suspect(node_name, AlarmCode.FALSE_WORD, text, now)
+            return
+        newer = behind.newer(self._ctx, self._node(node_name), point)
+        if newer:
+            behind.noted(self._ctx, point.generation, newer)
+
+    def begin_recovery(self, why: str) -> None:
+        """Sessions end, so that every agent says hello to the new generation."""
+        recovery.begin(self._ctx, why)
+        for node in list(self._ctx.tables.nodes):
+            self._sessions.drop(node.name)
 
     def _admit(self, body: m.Hello, now: float) -> None:
         policy = self._ctx.policy
@@ -157,6 +181,8 @@ class Agents:
         if body.seq <= session.seq or body.boot_id != session.boot_id or body.incarnation != session.incarnation:
             self._ctx.counters["heartbeats-stale"] += 1
             return None
+        if body.revision > node.revision:
+            raise ChimeError("stale-session", "that revision was not given by this database: say hello again")
         changed = body.faults != session.faults or session.seq == 0
         session.seq, session.heard, session.revision, session.load = body.seq, now, body.revision, body.load
         session.faults = body.faults
@@ -192,6 +218,8 @@ class Agents:
             return None
         if body.generation != self._ctx.tables.meta.generation:
             raise ChimeError("stale-session", "the report belongs to another generation: say hello again")
+        if body.revision > self._node(node_name).revision:
+            raise ChimeError("stale-session", "that revision was not given by this database: say hello again")
         if not body.full and len(session.reports) + len(body.vms) > MAX_REPORTED:
             raise ChimeError("invalid", f"{node_name} reports more than {MAX_REPORTED} VMs: send a full report")
         first = body.full and not session.reported
@@ -204,6 +232,7 @@ class Agents:
             self._progress_op(inventory.confirm_release(self._ctx, node_name, release))
         copies.reconcile(self._facts, session, changed | set(session.reports) if body.full else changed)
         self._note_drain(node_name, session, body)
+        recovery.settle_node(self._facts, self._node(node_name))
         if body.full:
             self._note_full(node_name, session, body, first)
         for result in body.results:
@@ -236,7 +265,7 @@ class Agents:
         if recovery.no_longer_waits_for(self._ctx, [node_name]):
             self.recovered()
         meta = self._ctx.tables.meta
-        if meta.generation > 1 and not meta.recovering:
+        if meta.generation > 1 and not meta.holding:
             copies.raise_ignored(self._ctx, session, body.revision)
 
     def recovered(self) -> None:

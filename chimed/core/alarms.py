@@ -15,7 +15,7 @@ from wire.text import clean_text
 from wire.types import Health, Observed, Severity
 from wire.words import ALARM_OF, ALARMS, AlarmCode, AlarmSubject, FaultCode
 
-SUSPICIONS = frozenset({AlarmCode.NODE_KEY_CLONED, AlarmCode.WRONG_NODE})
+SUSPICIONS = frozenset({AlarmCode.NODE_KEY_CLONED, AlarmCode.WRONG_NODE, AlarmCode.FALSE_WORD})
 OF_FAULTS = frozenset({AlarmCode.NODE_ERROR, AlarmCode.NODE_NOTICE})
 NODE_CODES = frozenset(code for code, info in ALARMS.items() if info.subject == AlarmSubject.NODE)
 COPIES = frozenset({AlarmCode.VM_DUPLICATE, AlarmCode.VM_MISPLACED})
@@ -133,7 +133,7 @@ def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]
 
 def _elsewhere(facts: Facts, vm: r.Vm, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:
     alive = [(s, report) for s, report in sightings if s.node != vm.node and report.observed in ALIVE]
-    others = sorted(s.node for s, report in alive if not arrivals.is_expected(facts, vm, report))
+    others = sorted(s.node for s, report in alive if not arrivals.is_expected(facts, vm, s.node, report))
     ctx = facts.ctx
     if not others:
         return {}

@@ -106,7 +106,7 @@ def stays(ctx: Context, row: r.Migration, why: str) -> None:
 def arrive(ctx: Context, vm: r.Vm, target: str, attempt: str, why: str, runs: bool = False) -> None:
     """The copy on `target` is the VM from now on. One that does not run (`runs`) waits for the end of the recovery
     after a restore: a node that has not reported yet may have the VM in a later epoch."""
-    if ctx.tables.meta.recovering and not runs:
+    if ctx.tables.meta.holding and not runs:
         return
     row = ctx.tables.migrations.get(vm.uuid)
     if row is not None and (row.attempt, row.target) == (attempt, target):

@@ -7,6 +7,7 @@ alarm is raised once while its condition holds; every change by a person or the 
 from __future__ import annotations
 
 import random
+import traceback
 from collections import Counter
 from collections.abc import Callable
 
@@ -46,10 +47,15 @@ class Policy(Struct, frozen=True):
 
 
 class Context:
-    """Shared state of one server process. `now` is monotonic seconds, `wall` the wall clock for display."""
+    """Shared state of one server process. `wall` is the wall clock for display, `seal_key` the key of its seals.
+    `life`: the random name of this process' life; `began_at`: the revisions of the nodes when it began."""
 
-    def __init__(self, tables: Tables, policy: Policy, rng: random.Random, wall: Callable[[], float]) -> None:
-        self.tables, self.policy, self.rng, self.wall = tables, policy, rng, wall
+    def __init__(
+        self, tables: Tables, policy: Policy, rng: random.Random, wall: Callable[[], float], seal_key: bytes
+    ) -> None:
+        self.tables, self.policy, self.rng, self.wall, self.seal_key = tables, policy, rng, wall, seal_key
+        self.life = self.token()
+        self.began_at = {node.name: node.revision for node in tables.nodes}
         self.counters: Counter[str] = Counter()
         self.read_only = ""  # why nothing can be recorded now; empty while all is well
         self.read_only_since = 0.0  # wall clock
@@ -71,6 +77,21 @@ class Context:
     def token(self) -> str:
         """A fresh opaque name."""
         return f"{self.rng.getrandbits(64):016x}"
+
+    def contained(self, what: str, do: Callable[[], object]) -> bool:
+        """Does one thing of many. An exception in it is a bug of ours and fails this thing alone: what it has changed
+        is undone, it is told, and the rest goes on. Returns whether it was done."""
+        wanted, cause = len(self.out), self.cause
+        try:
+            with self.tables.part():
+                do()
+        except Exception as bug:
+            del self.out[wanted:]
+            self.cause = cause
+            self.counters["internal-errors"] += 1
+            self.log("error", f"{what}: a bug in the server: {''.join(traceback.format_exception(bug)[-3:])}")
+            return False
+        return True
 
     # --- audit --------------------------------------------------------------------------------------------------------
 

@@ -2,16 +2,17 @@
 
 Rules: the owner's word counts in the present epoch; whoever else has a copy gets a release for it; of a VM that nobody
 knows any more the newest holder keeps it; an epoch that an agent holds is never undercut; owner and epoch follow an
-agent's higher epoch only after a restore, when the database is the one that is behind.
+agent's higher epoch only during the recovery after a restore, and only with proof that it was given (`proofs`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import msgspec
 
-from chimed.core import alarms, arrivals, attempts, inventory, networks
+from chimed.core import alarms, arrivals, attempts, behind, inventory, networks, proofs, recovery
 from chimed.core import rows as r
 from chimed.core.arrivals import Verdict
 from chimed.core.context import EPOCHS_PER_GENERATION, Context
@@ -29,38 +30,44 @@ def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
     """Compares what the node of `session` reports of these VMs with what should be. What the others have said of them
     may mean something else now."""
     for uuid in sorted(uuids):
-        report, vm = session.reports.get(uuid), facts.ctx.tables.vms.get(uuid)
-        if report is not None and vm is not None:
-            _look(facts, vm, session.node, report)
-            row = facts.ctx.tables.migrations.get(uuid)
-            if row is not None:
-                attempts.decide(facts, row)
-            _has_failed(facts, session.node, report)
-            _look_at_others(facts, uuid, session.node)
-        elif vm is None:
-            _settle_unknown(facts, uuid)
-        alarms.sync_vm(facts, uuid)
+        facts.ctx.contained(f"what {session.node} says of {uuid}", functools.partial(_settle, facts, session, uuid))
+
+
+def _settle(facts: Facts, session: Session, uuid: str) -> None:
+    report, vm = session.reports.get(uuid), facts.ctx.tables.vms.get(uuid)
+    if report is not None and vm is not None:
+        _look(facts, vm, session.node, report)
+        recovery.settle_vm(facts, facts.ctx.tables.vms.get(uuid) or vm)
+        row = facts.ctx.tables.migrations.get(uuid)
+        if row is not None:
+            attempts.decide(facts, row)
+        _has_failed(facts, session.node, report)
+        _look_at_others(facts, uuid, session.node)
+    elif vm is None:
+        _settle_unknown(facts, uuid)
+    alarms.sync_vm(facts, uuid)
 
 
 def look_elsewhere(facts: Facts, node_name: str) -> None:
     """The node is lost: copies of its VMs may mean something else now."""
     for vm in facts.ctx.tables.vms.by("node", node_name):
-        _look_at_others(facts, vm.uuid, node_name)
+        what = f"copies of {vm.name}"
+        facts.ctx.contained(what, functools.partial(_look_at_others, facts, vm.uuid, node_name))
 
 
 def undecided(facts: Facts, node_name: str) -> list[r.Vm]:
     """VMs of other nodes that this one has a copy of, by a migration of which nobody can tell yet how it ended."""
     others = [vm for vm in facts.ctx.tables.vms if vm.node != node_name and vm.desired != Desired.DELETED]
     said = [(vm, report) for vm in others if (report := facts.said(node_name, vm.uuid)) is not None]
-    return [vm for vm, copy in said if arrivals.mark(copy) and arrivals.judge(facts, vm, copy) in _UNDECIDED]
+    return [vm for vm, copy in said if arrivals.mark(copy) and arrivals.judge(facts, vm, node_name, copy) in _UNDECIDED]
 
 
 def _settle_unknown(facts: Facts, uuid: str) -> None:
     """A VM that a restored database does not know: who holds it in an older epoch than another lost it in the history
     that is undone, and would start it once the recovery is over."""
-    highest = facts.ctx.tables.meta.generation * EPOCHS_PER_GENERATION
-    said = [(session, report) for session, report in facts.sessions.sightings(uuid) if report.epoch <= highest]
-    newest = max((report.epoch for _, report in said if _is_owners(report)), default=0)
+    said = facts.sessions.sightings(uuid)
+    owners = (report for session, report in said if _is_owners(facts.ctx, session.node, report))
+    newest = max((report.epoch for report in owners), default=0)
     for session, report in said:
         if report.revision > 0 and report.epoch < newest:
             inventory.release_any(facts.ctx, session.node, uuid, report.name, report.epoch)
@@ -74,13 +81,40 @@ def _look_at_others(facts: Facts, uuid: str, node_name: str) -> None:
 
 
 def _look(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
-    if report.epoch > facts.ctx.tables.meta.generation * EPOCHS_PER_GENERATION:
-        facts.ctx.counters["impossible-epochs"] += 1
+    ctx = facts.ctx
+    if report.epoch > vm.epoch and not ctx.tables.meta.recovering:
+        _newer(facts, vm, node_name, report)
+    elif report.epoch > _highest(ctx):
+        ctx.counters["impossible-epochs"] += 1
     elif vm.node == node_name:
-        _from_owner(facts.ctx, vm, report)
+        _from_owner(ctx, vm, report)
         _has_left(facts, report)
     else:
         _from_other(facts, vm, node_name, report)
+
+
+def _highest(ctx: Context) -> int:
+    """No server of this generation has given a later epoch."""
+    return ctx.tables.meta.generation * EPOCHS_PER_GENERATION
+
+
+def _newer(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
+    """An epoch that this database has not seen, and no restore is being recovered from. One of an earlier generation is
+    of a history that was undone: its copy has to go. One of this generation that a server with this key has given shows
+    that this database is behind; without that it is a lie, or the word of an owner about its own VM."""
+    ctx, before = facts.ctx, (facts.ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
+    if report.epoch > before and proofs.was_given(ctx, node_name, report):
+        text = f"{node_name} was given {vm.name} in epoch {report.epoch}, and this database knows only {vm.epoch}"
+        behind.noted(ctx, ctx.tables.meta.generation, text)
+    elif report.epoch > before:
+        ctx.counters["impossible-epochs"] += 1
+    elif vm.node == node_name:
+        _from_owner(ctx, vm, report)
+        _has_left(facts, report)
+    elif not arrivals.mark(report) or arrivals.left(report):
+        inventory.release(ctx, node_name, vm, report.epoch)
+    else:
+        _from_copy(facts, vm, node_name, report)
 
 
 def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
@@ -90,7 +124,10 @@ def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
         report = session.reports.get(vm.uuid)
         held = report is not None and (report.revision > 0 or arrivals.left(report) is not None)
         if not held and vm.revision <= revision and vm.desired != Desired.DELETED and not _of_this_generation(ctx, vm):
+            if vm.desired == Desired.RUNNING:
+                vm = msgspec.structs.replace(vm, held=r.Held.START)
             inventory.raise_epoch(ctx, vm, ctx.next_epoch(vm), "its owner does not follow the restored epoch")
+            recovery.sync_alarm(ctx)
 
 
 def _of_this_generation(ctx: Context, vm: r.Vm) -> bool:
@@ -132,7 +169,7 @@ def _has_failed(facts: Facts, node_name: str, report: VmReport) -> None:
     vm, row = ctx.tables.vms.get(report.uuid), ctx.tables.migrations.get(report.uuid)
     if said is None or vm is None or vm.node != node_name or vm.failed == said.attempt:
         return
-    if row is not None or ctx.tables.meta.recovering or not _has_stayed(report):
+    if row is not None or ctx.tables.meta.holding or not _has_stayed(report):
         return
     target = networks.other_node_at(ctx.tables.nodes, said.peer, vm.node)
     if target is None:
@@ -158,7 +195,7 @@ def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Non
         ctx.counters["impossible-epochs"] += _of_this_generation(ctx, vm)
     elif report.epoch <= vm.epoch or arrivals.mark(report):
         _from_copy(facts, vm, node_name, report)
-    elif _is_owners(report):
+    elif _is_owners(ctx, node_name, report):
         inventory.adopt(ctx, vm, node_name, report.epoch)
 
 
@@ -170,12 +207,9 @@ def _is_given_back(ctx: Context, vm: r.Vm) -> bool:
 
 
 def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
-    verdict = arrivals.judge(facts, vm, report)
+    verdict = arrivals.judge(facts, vm, node_name, report)
     if verdict is Verdict.RELEASE:
-        if report.epoch == vm.epoch and not arrivals.left(report):
-            inventory.end_copy(facts.ctx, vm, node_name, "has a stale copy")
-        else:
-            inventory.release(facts.ctx, node_name, vm, report.epoch)
+        _copy_goes(facts, vm, node_name, report)
     elif verdict is Verdict.MOVE:
         why = f"{node_name} has it, {vm.node} has not"
         attempts.arrive(facts.ctx, vm, node_name, arrivals.mark(report), why, report.observed == Observed.RUNNING)
@@ -184,7 +218,18 @@ def _from_copy(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None
         facts.ctx.tables.vms.put(msgspec.structs.replace(vm, doubt=arrivals.mark(report), revision=revision))
 
 
-def _is_owners(report: VmReport) -> bool:
-    """Whether an epoch that the restored database has not seen makes the node the owner: it holds the VM, or runs it
-    and has lost its snapshot."""
-    return report.revision > 0 or report.observed in alarms.ALIVE
+def _copy_goes(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
+    """Where an owner has sent a copy, it may send another: that one comes in a later epoch. What was only sighted costs
+    the owner nothing."""
+    sent = report.epoch == vm.epoch and not arrivals.left(report) and arrivals.is_proven(facts, vm, node_name, report)
+    if sent:
+        inventory.end_copy(facts.ctx, vm, node_name, "has a stale copy")
+    else:
+        inventory.release(facts.ctx, node_name, vm, report.epoch)
+
+
+def _is_owners(ctx: Context, node_name: str, report: VmReport) -> bool:
+    """Whether an epoch that the restored database has not seen makes the node the owner: it was given the VM in that
+    epoch, and holds it, or runs it and has lost its snapshot."""
+    is_there = report.revision > 0 or report.observed in alarms.ALIVE
+    return is_there and report.epoch <= _highest(ctx) and proofs.was_given(ctx, node_name, report)

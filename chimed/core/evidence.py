@@ -27,6 +27,7 @@ def drained(ctx: Context, node: r.Node, graceful_s: float) -> r.Node:
         msgspec.structs.replace(
             _without(node),
             admin_state=AdminState.DRAINED,
+            held=False,
             drain_serial=node.drain_serial + 1,
             drain_graceful_s=graceful_s,
         )
@@ -51,7 +52,7 @@ def drained_again(ctx: Context, node_name: str, vm: r.Vm) -> None:
 
 def opened(ctx: Context, node: r.Node, state: AdminState) -> r.Node:
     """The node leaves the drain."""
-    ctx.tables.nodes.put(msgspec.structs.replace(_without(node), admin_state=state))
+    ctx.tables.nodes.put(msgspec.structs.replace(_without(node), admin_state=state, held=False))
     ctx.bump(node.name)
     changed = ctx.tables.nodes.get(node.name)
     assert changed is not None

@@ -6,6 +6,7 @@ about a node's key is an alarm while it is fresh, however often it is repeated.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -19,6 +20,7 @@ from wire.types import Health, Severity
 from wire.words import AlarmCode, FaultCode
 
 SUSPICION_S = 60.0
+AGAIN_S = 10.0
 
 
 class NodeHealth:
@@ -29,6 +31,7 @@ class NodeHealth:
     ) -> None:
         self._ctx, self._sessions, self._liveness, self._progress = ctx, sessions, liveness, progress
         self._suspicions: dict[tuple[str, AlarmCode], tuple[float, str]] = {}
+        self._again: dict[str, float] = {}
 
     def sync(self, names: Iterable[str], now: float) -> None:
         """Looks at these nodes again; of others too when the judgement about many of them changes."""
@@ -36,14 +39,19 @@ class NodeHealth:
             return
         todo = dict.fromkeys(names)
         for name in todo:
-            self._sync_health(name, now)
+            self._contained(name, now, functools.partial(self._sync_health, name, now))
         before = self._ctx.alarm_active(AlarmCode.MASS_UNREACHABLE, alarms.SERVER)
         mass = alarms.sync_mass(self._ctx)
         if mass != before:
             lost = self._ctx.tables.nodes.by("health", Health.UNREACHABLE)
             todo.update(dict.fromkeys(node.name for node in lost))
         for name in todo:
-            self._sync_alarms(name, mass)
+            self._contained(name, now, functools.partial(self._sync_alarms, name, mass))
+
+    def _contained(self, node_name: str, now: float, do: Callable[[], None]) -> None:
+        """What trips over one node is tried again for that node, and the others are looked at all the same."""
+        if not self._ctx.contained(f"health of {node_name}", do):
+            self._again[node_name] = now + AGAIN_S
 
     def suspect(self, node_name: str, code: AlarmCode, text: str, now: float) -> None:
         """Something wrong was tried with the node's key: an alarm, until it has not been tried for a while."""
@@ -55,18 +63,24 @@ class NodeHealth:
         """The node was removed."""
         for code in alarms.SUSPICIONS:
             self._suspicions.pop((node_name, code), None)
+        self._again.pop(node_name, None)
 
     def next_deadline(self) -> float:
         """When `tick` has something to do."""
-        return min((until for until, _ in self._suspicions.values()), default=NEVER)
+        ends = (until for until, _ in self._suspicions.values())
+        return min((*ends, *self._again.values()), default=NEVER)
 
     def tick(self, now: float) -> None:
-        """Ends suspicions that are old."""
-        if self._suspicions and now >= self.next_deadline():
-            old = [key for key, (until, _) in self._suspicions.items() if now >= until]
-            for key in old:
-                del self._suspicions[key]
-            self.sync((name for name, _ in old), now)
+        """Ends suspicions that are old, and looks again at nodes that were tripped over."""
+        if now < self.next_deadline():
+            return
+        old = [key for key, (until, _) in self._suspicions.items() if now >= until]
+        again = [name for name, at in self._again.items() if now >= at]
+        for key in old:
+            del self._suspicions[key]
+        for name in again:
+            del self._again[name]
+        self.sync([*(name for name, _ in old), *again], now)
 
     def of(self, node: r.Node) -> tuple[Health, tuple[str, ...]]:
         """Health and reasons of a node as of now."""
@@ -97,7 +111,7 @@ class NodeHealth:
         self._ctx.audit("chimed", "node-health", node_name, text)
         self._ctx.log("info" if health == Health.NORMAL else "warning", f"node {node_name}: {text}")
         self._ctx.tables.nodes.put(msgspec.structs.replace(node, health=health, reasons=reasons))
-        self._progress(node_name, now)
+        self._ctx.contained(f"what waits for {node_name}", functools.partial(self._progress, node_name, now))
 
     def _sync_alarms(self, node_name: str, mass: bool) -> None:
         node, session = self._ctx.tables.nodes.get(node_name), self._sessions.get(node_name)

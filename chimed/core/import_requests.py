@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import imports
+from chimed.core import imports, inventory
 from chimed.core import rows as r
 from chimed.core.queries import find_node, find_vm
 from chimed.core.request_parts import Done, RequestParts
@@ -68,7 +68,7 @@ class ImportRequests:
         named = self._ctx.tables.vms.first("name", body.name)
         if named is not None:
             raise ChimeError("exists", f"a VM named {body.name} exists already on {named.node}")
-        if self._ctx.tables.releases.by("uuid", body.uuid):
+        if inventory.is_unconfirmed(self._ctx, body.uuid):
             raise ChimeError("conflict", f"a node has not confirmed yet that it has given up {body.uuid}")
 
     def _check_node(self, name: str) -> None:
@@ -99,6 +99,7 @@ class ImportRequests:
                 op = self._ctx.tables.operations.get(vm.operation)
                 return Done([f"{vm.name} is being given back already"], op, changed=False)
         node = self._parts.commandable(vm)
+        self._parts.confirmed(vm)
         self._parts.here(vm)
         plan = [f"gives {vm.name} back: it stays on {node.name} as it is, and Chime forgets it"]
         warnings = ["nothing starts it again from then on when it ends or its node boots: not Chime, and not libvirt"]

@@ -13,6 +13,7 @@ from chimed.core import rows as r
 from chimed.core.alarms import VM_CODES
 from chimed.core.context import Context
 from wire import messages as m
+from wire import seals
 from wire.types import Desired
 
 PAGE_BYTES = 400_000
@@ -28,14 +29,14 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
     assert node is not None
     changed: list[tuple[int, m.Assignment | m.Release | m.Command]] = []
     changed += [
-        (vm.revision, _assignment(vm))
+        (vm.revision, _assignment(ctx, vm))
         for vm in tables.vms.by("node", node_name)
         if vm.revision > since and vm.desired != Desired.DELETED
     ]
     changed += [
         (release.revision, m.Release(uuid=release.uuid, epoch=release.epoch, keep=release.keep))
         for release in tables.releases.by("node", node_name)
-        if release.revision > since
+        if release.revision > since and not _is_held_back(ctx, release)
     ]
     changed += [
         (command.revision, _command(command, left_s))
@@ -46,17 +47,21 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
     taken = _fit(changed)
     more = len(taken) < len(changed)
     parts = [part for _, part in taken]
+    meta, revision = tables.meta, taken[-1][0] if more else node.revision
     return m.Inventory(
         session=session,
         nonce=nonce,
-        generation=tables.meta.generation,
+        generation=meta.generation,
+        history=meta.history,
+        life=ctx.life,
+        seal=seals.of_point(ctx.seal_key, node_name, meta.history, meta.generation, ctx.life, revision),
         node=m.NodeOrder(
             admin_state=node.admin_state,
             drain_serial=node.drain_serial,
             drain_graceful_s=node.drain_graceful_s,
-            hold=tables.meta.recovering,
+            hold=meta.holding or node.held,
         ),
-        revision=taken[-1][0] if more else node.revision,
+        revision=revision,
         more=more,
         vms=tuple(p for p in parts if isinstance(p, m.Assignment)),
         releases=tuple(p for p in parts if isinstance(p, m.Release)),
@@ -78,7 +83,13 @@ def _fit(
     return taken
 
 
-def _assignment(vm: r.Vm) -> m.Assignment:
+def _is_held_back(ctx: Context, release: r.Release) -> bool:
+    """A restored database wants the VM deleted, which waits for a person's word."""
+    vm = ctx.tables.vms.get(release.uuid)
+    return vm is not None and vm.held == r.Held.DELETE and vm.node == release.node
+
+
+def _assignment(ctx: Context, vm: r.Vm) -> m.Assignment:
     return m.Assignment(
         uuid=vm.uuid,
         name=vm.name,
@@ -91,6 +102,8 @@ def _assignment(vm: r.Vm) -> m.Assignment:
         adopt=vm.adopt,
         attempt=vm.attempt,
         arrival=vm.arrival,
+        hold=vm.held != r.Held.NOTHING,
+        seal=seals.of_assignment(ctx.seal_key, vm.uuid, vm.epoch, vm.node),
         spec=vm.spec,
     )
 
@@ -133,6 +146,12 @@ def release_any(ctx: Context, node_name: str, uuid: str, name: str, epoch: int, 
     row = r.Release(node=node_name, uuid=uuid, epoch=epoch, revision=ctx.bump(node_name), name=name, keep=keep)
     ctx.tables.releases.put(row)
     ctx.audit("chimed", "release", uuid, f"{node_name} no longer owns it up to epoch {epoch}")
+
+
+def is_unconfirmed(ctx: Context, uuid: str) -> bool:
+    """Whether a node has yet to confirm that it has given up the VM. One that was removed gives it up when it is added
+    again, and by then another VM of that UUID has later epochs."""
+    return any(ctx.tables.nodes.get(release.node) is not None for release in ctx.tables.releases.by("uuid", uuid))
 
 
 def move(ctx: Context, vm: r.Vm, target: str, why: str, arrival: str = "") -> r.Vm:

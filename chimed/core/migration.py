@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import arrivals, attempts, imports, inventory, networks, placement
+from chimed.core import arrivals, attempts, imports, inventory, networks, placement, recovery
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -90,6 +90,9 @@ def _objection(facts: Facts, vm: r.Vm, node: r.Node, moving: r.Moving) -> str | 
         return "has no KVM, which it runs by"
     if networks.address_on(node, moving.network) is None:
         return f"has no address on the network {moving.network}"
+    release = facts.ctx.tables.releases.get(node.name, vm.uuid)
+    if release is not None and release.epoch >= vm.epoch:
+        return "has still to remove another copy of it"
     return None
 
 
@@ -194,8 +197,10 @@ def _next(facts: Facts, op: r.Operation, number: int, vm: r.Vm, step: r.Step) ->
     node = ctx.tables.nodes.get(vm.node)
     if node is None or (node.admin_state == AdminState.DRAINED and vm.desired == Desired.RUNNING):
         return _as(step, StepState.SKIPPED, f"{vm.node} was drained")
-    if ctx.tables.meta.recovering:
+    if ctx.tables.meta.holding:
         return _as(step, StepState.WAITING, "until the recovery after a restore is over")
+    if vm.held != r.Held.NOTHING:
+        return _as(step, StepState.SKIPPED, recovery.IN_WORDS[vm.held])
     if report is None:
         return _as(step, StepState.WAITING, f"{vm.node} is not heard")
     if vm.desired == Desired.RUNNING and report.observed in PASSING:

@@ -30,6 +30,7 @@ class MigrationRequests:
     def _vm_migrate(self, body: m.VmMigrate, actor: str, now: float) -> Done:
         vm = find_vm(self._ctx, body.vm)
         self._parts.commandable(vm)
+        self._parts.confirmed(vm)
         self._parts.settled()
         live = migration.is_live(self._facts, vm)
         if why := migration.local_disks(vm, live, body.options):

@@ -33,11 +33,12 @@ def address_on(node: r.Node, network: str) -> str | None:
 
 def other_node_at(nodes: Iterable[r.Node], peer: str, node_name: str) -> r.Node | None:
     """The one node of that name, or with that address; None: nobody knows which it is, or it is `node_name` itself."""
-    found = [node for node in nodes if peer == node.name or peer in _addresses(node)]
+    found = [node for node in nodes if peer == node.name or peer in addresses(node)]
     return found[0] if len(found) == 1 and found[0].name != node_name else None
 
 
-def _addresses(node: r.Node) -> set[str]:
+def addresses(node: r.Node) -> set[str]:
+    """Every address that the node is known by."""
     return {node.address, node.ping_address, *(known.address for known in node.networks)} - {""}
 
 

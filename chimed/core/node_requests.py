@@ -57,7 +57,11 @@ class NodeRequests:
         if body.dry_run:
             return Done(plan)
         node = r.Node(
-            name=body.name, public_key=body.public_key, ping_address=body.address or "", created=self._ctx.wall()
+            name=body.name,
+            public_key=body.public_key,
+            ping_address=body.address or "",
+            created=self._ctx.wall(),
+            revision=self._ctx.tables.meta.forgotten_revision + 1,
         )
         self._ctx.tables.nodes.put(node)
         self._ctx.audit(actor, "node-added", body.name)
@@ -82,7 +86,10 @@ class NodeRequests:
         plan = [f"removes node {node.name}; its key is refused from now on"]
         warnings = []
         if releases:
-            warnings = [f"{node.name} never confirmed the removal of {len(releases)} moved VMs: wipe it before reuse"]
+            warnings = [
+                f"{node.name} never confirmed the removal of {len(releases)} moved VMs: a node of this name that is "
+                "added again is told to remove them"
+            ]
         if body.dry_run:
             return Done(plan, warnings=warnings)
         self._forget(node)
@@ -108,8 +115,8 @@ class NodeRequests:
 
     def _forget(self, node: r.Node) -> None:
         tables = self._ctx.tables
-        for release in tables.releases.by("node", node.name):
-            tables.releases.delete(release)
+        highest = max(tables.meta.forgotten_revision, node.revision)
+        tables.meta = msgspec.structs.replace(tables.meta, forgotten_revision=highest)
         for command in tables.commands.by("node", node.name):
             tables.commands.delete(command)
         tables.nodes.delete(node)
@@ -148,7 +155,7 @@ class NodeRequests:
             self._parts.unlocked(node)
         self._check_evidence(node, body.evidence)
         live = self._facts.is_live(node.name)
-        if node.admin_state == AdminState.DRAINED and (node.evidence is not None or not live):
+        if node.admin_state == AdminState.DRAINED and not node.held and (node.evidence is not None or not live):
             return self._drain_again(node, body, actor)
         plan, warnings = self._drain_plan(node, live, body.evidence)
         if evacuation is not None:
@@ -215,6 +222,9 @@ class NodeRequests:
         if node.admin_state != AdminState.DRAINED:
             text = f"{node.name} is {node.admin_state}: drain it first (chime-tool node drain {node.name})"
             raise ChimeError("refused-unsafe", text)
+        if node.held:
+            text = f"the database was restored, and may be wrong about {node.name} being drained: drain it again first"
+            raise ChimeError("refused-unsafe", f"{text} (chime-tool node drain {node.name})")
         if node.evidence is None and body.evidence is None:
             raise ChimeError("no-evidence", evidence.missing(node))
         if node.evidence is None:

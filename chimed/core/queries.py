@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from chimed.core import effects as fx
-from chimed.core import explain
+from chimed.core import explain, recovery
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -15,9 +15,10 @@ from chimed.core.surveys import Surveys
 from chimed.core.views import Views
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import OperationState, Severity
+from wire.types import Health, OperationState, Severity
 
 R = TypeVar("R")
+MAX_HELD = 500
 
 
 def find_node(ctx: Context, name: str) -> r.Node:
@@ -69,14 +70,27 @@ class Queries:
         return {
             "version": self._ctx.policy.version,
             "generation": meta.generation,
-            "recovering": meta.recovering,
-            "waiting_for": list(meta.waiting_for),
+            "history": meta.history,
+            "recovering": meta.holding,
+            "behind": meta.ahead_text,
+            "waiting_for": list(meta.waiting_for) if meta.recovering else self._absent(),
+            "held_vms": [
+                {"name": vm.name, "uuid": vm.uuid, "node": vm.node, "wants": vm.held, "why": recovery.IN_WORDS[vm.held]}
+                for vm in recovery.held_vms(self._ctx)[:MAX_HELD]
+            ],
+            "held_nodes": [node.name for node in recovery.held_nodes(self._ctx)[:MAX_HELD]],
             "read_only": bool(self._ctx.read_only),
             "uptime_s": round(now - self._started, 3),
             "nodes": len(self._ctx.tables.nodes),
             "vms": len(self._ctx.tables.vms),
             "counters": dict(sorted(self._ctx.counters.items())),
         }
+
+    def _absent(self) -> list[str]:
+        """Nodes that have to be heard before a database that is behind can be brought up to date."""
+        meta, nodes = self._ctx.tables.meta, self._ctx.tables.nodes
+        known = (node.name for node in nodes if node.health != Health.UNKNOWN)
+        return sorted(name for name in known if not self._facts.is_live(name)) if meta.behind else []
 
     def _nodes(self, body: m.NodeList, now: float, _event: fx.Received) -> Any:
         return _page(self._ctx.tables.nodes, body, lambda n: n.name, lambda n: self._views.node(n, now))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import arrivals, attempts, inventory, placement
+from chimed.core import arrivals, attempts, inventory, placement, recovery
 from chimed.core import rows as r
 from chimed.core.alarms import ALIVE
 from chimed.core.context import Context
@@ -101,11 +101,14 @@ def _step(facts: Facts, op: r.Operation, node: r.Node, step: r.Step, targets: _T
 
 
 def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: r.Step, targets: _Targets) -> r.Step:
+    if facts.ctx.tables.meta.holding:
+        text = "until the recovery after a restore is over"
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     if node.evidence is None:
         text = f"the evidence that {node.name} runs none of its VMs was withdrawn: its agent has to prove it again"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
-    if facts.ctx.tables.meta.recovering:
-        text = "until the recovery after a restore is over"
+    if vm.held != r.Held.NOTHING:
+        text = f"{recovery.IN_WORDS[vm.held]}: confirm it (chime-tool recovery show)"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     if facts.is_live(node.name) and not facts.in_session(node.name):
         text = f"{node.name} is back: its report is awaited"

@@ -1,8 +1,9 @@
-"""After a restore: until every node has told what it holds, nobody starts anything and no VM changes its owner.
+"""After a restore: until every node has told what it holds, nothing is started or stopped, and no VM changes its owner.
 
-The database is behind then: it may give a VM to a node that lost it since the backup. So inventories carry `hold`,
-which the agents' guard obeys; running VMs go on. The hold ends with the last report, or with an operator's word for the
-nodes that cannot report.
+The database is behind then: it may give a VM to a node that lost it since the backup, or want a VM stopped that was
+started since. So inventories carry `hold`, which the agents obey; running VMs go on. The hold ends with the last
+report, or with an operator's word for the nodes that cannot report. What the database then still wants to stop, to
+drain, to delete, or to start although its node gave it up, waits on for a person's word (`Held`).
 """
 
 from __future__ import annotations
@@ -11,14 +12,69 @@ from collections.abc import Iterable
 
 import msgspec
 
+from chimed.core import behind
 from chimed.core import rows as r
 from chimed.core.context import Context
+from chimed.core.evidence import OFF
+from chimed.core.facts import Facts
+from chimed.core.rows import Held
+from wire.types import AdminState, Desired, Health, Severity
+from wire.words import ALARMS, AlarmCode
+
+_WANTS = {Desired.STOPPED: Held.STOP, Desired.DELETED: Held.DELETE, Desired.RUNNING: Held.NOTHING}
+IN_WORDS = {
+    Held.STOP: "the restored database wants it stopped",
+    Held.DELETE: "the restored database wants it deleted",
+    Held.START: "its node gave it up after the backup was taken: it may be on a node that this database does not know",
+}
 
 
-def begun(meta: r.Meta, present: int, names: Iterable[str]) -> r.Meta:
+# --- how it begins ----------------------------------------------------------------------------------------------------
+
+
+def begun(meta: r.Meta, present: int, names: Iterable[str], history: str) -> r.Meta:
     """The restored `meta` as it counts from now on: a generation above its own and that of the database which is
-    replaced (`present`), and all nodes to wait for."""
-    return msgspec.structs.replace(meta, generation=max(meta.generation, present) + 1, waiting_for=tuple(names))
+    replaced (`present`), with a history of its own, and all nodes to wait for."""
+    generation = max(meta.generation, present, meta.ahead) + 1
+    return msgspec.structs.replace(
+        meta, generation=generation, history=history, waiting_for=tuple(names), ahead=0, ahead_text=""
+    )
+
+
+def held_vm(vm: r.Vm) -> r.Vm:
+    """The VM's row as it counts after a restore."""
+    return msgspec.structs.replace(vm, held=_WANTS[vm.desired])
+
+
+def held_node(node: r.Node) -> r.Node:
+    """The node's row as it counts after a restore: what was evidence when the backup was taken is none now."""
+    if node.admin_state != AdminState.DRAINED:
+        return node
+    return msgspec.structs.replace(node, held=True, evidence=None, evidence_boot_id="", evidence_comment="")
+
+
+def may_begin(facts: Facts) -> bool:
+    """Whether the database is behind, and every node that was ever heard is there to say what it has: then no other
+    server has them."""
+    nodes = [node for node in facts.ctx.tables.nodes if node.health != Health.UNKNOWN]
+    return facts.ctx.tables.meta.behind and all(facts.is_live(node.name) for node in nodes)
+
+
+def begin(ctx: Context, why: str) -> None:
+    """A database that is behind counts as restored from now on. The caller ends all sessions, so that agents hear of
+    the new generation."""
+    tables = ctx.tables
+    tables.meta = begun(tables.meta, tables.meta.ahead, sorted(node.name for node in tables.nodes), ctx.token())
+    for vm in list(tables.vms):
+        tables.vms.put(held_vm(vm))
+    for node in list(tables.nodes):
+        tables.nodes.put(held_node(node))
+    ctx.audit("chimed", "recovery-begun", behind.SERVER, f"generation {tables.meta.generation}: {why}")
+    ctx.log("warning", f"recovery begins in generation {tables.meta.generation}: {why}")
+    behind.sync_alarm(ctx)
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
 
 
 def no_longer_waits_for(ctx: Context, names: Iterable[str]) -> bool:
@@ -34,4 +90,81 @@ def no_longer_waits_for(ctx: Context, names: Iterable[str]) -> bool:
     ctx.audit("chimed", "recovered", "server", "no node is waited for any more")
     for node in list(ctx.tables.nodes):
         ctx.bump(node.name)
+    sync_alarm(ctx)
     return True
+
+
+# --- what waits for a person ------------------------------------------------------------------------------------------
+
+
+def held_vms(ctx: Context) -> list[r.Vm]:
+    """VMs with which nothing is done before a person has confirmed it, by name."""
+    return sorted((vm for what in IN_WORDS for vm in ctx.tables.vms.by("held", what)), key=lambda vm: vm.name)
+
+
+def held_nodes(ctx: Context) -> list[r.Node]:
+    """Nodes that are not drained before a person has confirmed it, by name."""
+    return sorted(ctx.tables.nodes.by("held", True), key=lambda node: node.name)
+
+
+def settle_vm(facts: Facts, vm: r.Vm) -> None:
+    """What need not be asked is not held: its owner says that it does not run."""
+    report = facts.report(vm)
+    if vm.held == Held.STOP and report is not None and report.observed in OFF:
+        confirm_vm(facts.ctx, vm)
+
+
+def settle_node(facts: Facts, node: r.Node) -> None:
+    """A drain that stops nothing need not be asked for."""
+    session = facts.sessions.get(node.name)
+    if not node.held or session is None or not facts.in_session(node.name):
+        return
+    if all(report.observed in OFF for report in session.reports.values()):
+        confirm_node(facts.ctx, node)
+
+
+def confirm_vm(ctx: Context, vm: r.Vm) -> r.Vm:
+    """What the database wants of the VM counts again."""
+    if vm.held == Held.NOTHING:
+        return vm
+    free = msgspec.structs.replace(vm, held=Held.NOTHING, revision=ctx.bump(vm.node))
+    ctx.tables.vms.put(free)
+    release = ctx.tables.releases.get(vm.node, vm.uuid)
+    if release is not None:  # it was held back, and comes with a revision that is later than what the agent has
+        ctx.tables.releases.put(msgspec.structs.replace(release, revision=ctx.bump(vm.node)))
+    sync_alarm(ctx)
+    return free
+
+
+def confirm_node(ctx: Context, node: r.Node) -> r.Node:
+    """What the database wants of the node counts again."""
+    if not node.held:
+        return node
+    ctx.tables.nodes.put(msgspec.structs.replace(node, held=False))
+    ctx.bump(node.name)
+    sync_alarm(ctx)
+    free = ctx.tables.nodes.get(node.name)
+    assert free is not None
+    return free
+
+
+def confirm_all(ctx: Context) -> None:
+    """A person wants everything that the restored database says."""
+    for vm in held_vms(ctx):
+        confirm_vm(ctx, vm)
+    for node in held_nodes(ctx):
+        confirm_node(ctx, node)
+
+
+def sync_alarm(ctx: Context) -> None:
+    """The alarm is there while something waits for a person and no node is waited for."""
+    tables = ctx.tables
+    vms = sum(tables.vms.count_by("held", what) for what in IN_WORDS)
+    nodes = tables.nodes.count_by("held", True)
+    text = (
+        f"{vms} VMs and {nodes} nodes wait for a person's word: the restored database may be wrong about them "
+        "(chime-tool recovery show)"
+    )
+    waits, code = bool(vms or nodes) and not tables.meta.holding, AlarmCode.RECOVERY_HELD
+    wanted = {code: (ALARMS[code].severity or Severity.WARNING, text)} if waits else {}
+    ctx.sync_alarms(behind.SERVER, wanted, frozenset({code}))

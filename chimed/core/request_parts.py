@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
-from chimed.core import arrivals, operations
+from chimed.core import arrivals, operations, recovery
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -30,7 +31,8 @@ class Done(Struct):
 
 class RequestParts:
     """The parts of the core that requests use. `watch(op, now)` minds an operation's time-out; `forget_node(name)` ends
-    all that is known of a node besides its row; `recovered()` looks again at what was said in a recovery."""
+    all that is known of a node besides its row; `recovered()` looks again at what was said in a recovery;
+    `begin_recovery(why)` begins one."""
 
     def __init__(
         self,
@@ -40,9 +42,11 @@ class RequestParts:
         watch: Callable[[r.Operation, float], None],
         forget_node: Callable[[str], None],
         recovered: Callable[[], None],
+        begin_recovery: Callable[[str], None],
     ) -> None:
         self.ctx, self.facts, self.views = ctx, facts, views
         self.watch, self.forget_node, self.recovered = watch, forget_node, recovered
+        self.begin_recovery = begin_recovery
 
     def begin(
         self, kind: OperationKind, subject: str, label: str, actor: str, steps: tuple[r.Step, ...], serial: int,
@@ -92,7 +96,7 @@ class RequestParts:
         """The node of a VM that takes commands now. Raises `ChimeError` else."""
         node = find_node(self.ctx, vm.node)
         self.decided(vm)
-        if vm.desired == Desired.DELETED:
+        if vm.desired == Desired.DELETED and vm.held != r.Held.DELETE:
             raise ChimeError("conflict", f"{vm.name} is being deleted")
         if node.lock:
             op = self.ctx.tables.operations.get(node.lock)
@@ -107,13 +111,31 @@ class RequestParts:
 
     def settled(self) -> None:
         """Raises `ChimeError` recovering after a restore until all nodes have reported."""
-        waiting = self.ctx.tables.meta.waiting_for
+        meta = self.ctx.tables.meta
+        if meta.behind:
+            raise ChimeError("recovering", f"this database is behind: {meta.ahead_text} (chime-tool recovery show)")
+        waiting = meta.waiting_for
         if waiting:
             raise ChimeError(
                 "recovering",
                 f"the database was restored: until {', '.join(waiting[:10])} have reported, no VM may change its owner "
                 "(or attest with: chime-tool recovery confirm)",
             )
+
+    def confirmed(self, vm: r.Vm) -> None:
+        """Raises `ChimeError` recovering while a person has to confirm what a restored database wants of the VM."""
+        if vm.held != r.Held.NOTHING:
+            text = f"{vm.name} is held: {recovery.IN_WORDS[vm.held]}"
+            raise ChimeError("recovering", f"{text}. Start, stop or delete it, or see chime-tool recovery show")
+
+    def revived(self, vm: r.Vm) -> r.Vm:
+        """The VM as a person wants it who starts or stops it: what a restored database wanted counts no more."""
+        if vm.held != r.Held.DELETE:
+            return msgspec.structs.replace(vm, held=r.Held.NOTHING)
+        release = self.ctx.tables.releases.get(vm.node, vm.uuid)
+        if release is not None:
+            self.ctx.tables.releases.delete(release)
+        return msgspec.structs.replace(vm, held=r.Held.NOTHING, epoch=self.ctx.next_epoch(vm))
 
     def new_key(self, public_key: str) -> None:
         """Raises `ChimeError` exists when somebody has this key."""

@@ -127,8 +127,10 @@ class Requests:
 
     def _recovery_confirm(self, body: m.RecoveryConfirm, actor: str, _now: float) -> Done:
         meta = self._ctx.tables.meta
+        if meta.behind:
+            return self._recovery_begin(body, actor)
         if not meta.recovering:
-            return Done(["the server is not recovering"], changed=False)
+            return self._confirm_held(body, actor)
         names = ", ".join(meta.waiting_for)
         if not body.dry_run:
             self._ctx.audit(actor, "recovery-confirmed", "server", f"without {names}: {body.comment}")
@@ -136,3 +138,27 @@ class Requests:
             self._parts.recovered()
         return Done([f"ends the recovery though {names} have not reported: you attest that they run no VM that the "
                      "restored database gives to another node"])  # fmt: skip
+
+    def _recovery_begin(self, body: m.RecoveryConfirm, actor: str) -> Done:
+        plan = [f"begins a recovery though not all nodes are heard, since {self._ctx.tables.meta.ahead_text}",
+                "you attest that no other chimed gives orders with this key"]  # fmt: skip
+        if not body.dry_run:
+            self._ctx.audit(actor, "recovery-confirmed", "server", body.comment)
+            self._parts.begin_recovery(f"{actor} says that no other server gives orders")
+        return Done(plan)
+
+    def _confirm_held(self, body: m.RecoveryConfirm, actor: str) -> Done:
+        vms, nodes = recovery.held_vms(self._ctx), recovery.held_nodes(self._ctx)
+        if not vms and not nodes:
+            return Done(["the server is not recovering, and nothing waits for a word"], changed=False)
+        plan = [f"{_DOES[vm.held]} {vm.name} on {vm.node}" for vm in vms]
+        plan += [f"drains {node.name}: its VMs are stopped" for node in nodes]
+        if not body.dry_run:
+            names = ", ".join([*(vm.name for vm in vms), *(node.name for node in nodes)])
+            self._ctx.audit(actor, "recovery-confirmed", "server", f"{names}: {body.comment}")
+            recovery.confirm_all(self._ctx)
+        return Done(plan)
+
+
+_DOES = {r.Held.STOP: "stops", r.Held.DELETE: "deletes", r.Held.START: "starts"}
+"""What is done with a VM that was held."""

@@ -22,25 +22,51 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class Meta(Row, frozen=True, kw_only=True):
-    """One row. `generation` grows at each restore. `waiting_for`: after a restore, the nodes that have not reported
-    yet; until it is empty no VM changes its owner. `forgotten_epoch`: the highest that a VM had which is not in the
-    database any more."""
+    """One row. `generation` grows at each restore, and `history` is a random name that goes with it: the same number
+    may be given twice. `waiting_for`: after a restore, the nodes that have not reported yet; until it is empty no VM
+    changes its owner. `ahead`: the generation in which an agent has shown something newer than this database, or of
+    another history; 0: none; `ahead_text` says what it was. `forgotten_epoch`, `forgotten_revision`: the highest that a
+    VM or a node had which is not in the database any more."""
 
     generation: int = 1
+    history: str = ""
     waiting_for: tuple[str, ...] = ()
+    ahead: int = 0
+    ahead_text: str = ""
     next_operation: int = 1
     next_alarm: int = 1
     forgotten_epoch: int = 0
+    forgotten_revision: int = 0
 
     @property
     def recovering(self) -> bool:
-        """Whether a restore is being recovered from."""
+        """Whether a restore is being recovered from: owners follow what agents have."""
         return bool(self.waiting_for)
+
+    @property
+    def behind(self) -> bool:
+        """Whether agents know more than this database: it must not decide anything before a recovery."""
+        return self.ahead > 0
+
+    @property
+    def holding(self) -> bool:
+        """Whether nothing may be started or stopped and no VM may change its owner by this database alone."""
+        return self.recovering or self.behind
+
+
+class Held(StrEnum):
+    """What a restored database wants of a VM that waits for a person's word."""
+
+    NOTHING = ""
+    STOP = "stop"  # it is said to be stopped, and may run
+    DELETE = "delete"  # it is said to be deleted, and may run
+    START = "start"  # its node gave it up after the backup was taken: it may be on a node that is not known here
 
 
 class Node(Row, frozen=True, kw_only=True):
     """A compute node. `revision` grows with each change of what its agent should know; the evidence belongs to
-    `drain_serial`, and evidence `agent` to `evidence_boot_id` too."""
+    `drain_serial`, and evidence `agent` to `evidence_boot_id` too. `held`: a restored database wants it drained, which
+    waits for a person's word."""
 
     name: str
     public_key: str
@@ -63,6 +89,7 @@ class Node(Row, frozen=True, kw_only=True):
     agent_version: str = ""
     networks: tuple[HostNetwork, ...] = ()
     business_interface: str = ""
+    held: bool = False
     lock: str = ""
     last_operation: str = ""
     created: float = 0.0
@@ -73,7 +100,8 @@ class Vm(Row, frozen=True, kw_only=True):
     `exists`: it ran once or had another owner, so that its disks exist and are never made again. `adopt`: it was
     imported where it is: its owner takes over the domain that is there. `attempt`: the open migration away from its
     owner; `arrival`: the attempt by which it came to its owner; `doubt`: one that its owner was asked about, because
-    another node has a copy that names it; `failed`: the newest that failed, whose target was told to end its copy."""
+    another node has a copy that names it; `failed`: the newest that failed, whose target was told to end its copy.
+    `held`: what is not done with it before a person has confirmed it."""
 
     uuid: str
     name: str
@@ -90,13 +118,15 @@ class Vm(Row, frozen=True, kw_only=True):
     arrival: str = ""
     doubt: str = ""
     failed: str = ""
+    held: Held = Held.NOTHING
     operation: str = ""
     last_operation: str = ""
     created: float = 0.0
 
 
 class Release(Row, frozen=True, kw_only=True):
-    """Node `node` no longer owns the VM up to `epoch`. Lives until that node confirms. `keep`: its domain stays."""
+    """Node `node` no longer owns the VM up to `epoch`. Lives until a node of that name confirms, also when it was
+    removed and may come back. `keep`: its domain stays."""
 
     node: str
     uuid: str

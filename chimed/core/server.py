@@ -7,6 +7,7 @@ its requests with an error. See `agents` for nodes, `requests` and `queries` for
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,9 @@ from wire.types import Health, OperationState
 from wire.verbs import TYPE_OF, VERBS, Role
 
 SWEEP_S = 1.0
+REST_S = 10.0
+TRIPPED = "the server tripped over it, see its log; what it has done so far stays"
+"""The outcome of an operation whose handling raised an exception."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -43,13 +47,20 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class ServerCore:
-    """One life of the server. `now` is monotonic seconds; `wall` gives the time of day for the audit trail."""
+    """One life of the server. `now` is monotonic seconds; `wall` gives the time of day for the audit trail; `seal_key`
+    is the key of its seals (`wire.seals.key_from`)."""
 
     def __init__(
-        self, tables: Tables, policy: Policy, rng: random.Random, wall: Callable[[], float], now: float
+        self,
+        tables: Tables,
+        policy: Policy,
+        rng: random.Random,
+        wall: Callable[[], float],
+        now: float,
+        seal_key: bytes,
     ) -> None:
         self.tables, self.policy = tables, policy
-        self.ctx = Context(tables, policy, rng, wall)
+        self.ctx = Context(tables, policy, rng, wall, seal_key)
         self.sessions = Sessions(policy.challenge_s)
         self.liveness = Liveness(policy.heartbeat_s, policy.missed_heartbeats, policy.ping_tries, policy.ping_timeout_s)
         self.facts = Facts(self.ctx, self.sessions, self.liveness)
@@ -60,10 +71,12 @@ class ServerCore:
         self._queries = Queries(self.ctx, self.facts, views, surveys, now)
         self._requests = Requests(
             RequestParts(
-                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.recovered
+                self.ctx, self.facts, views, self._watch_operation, self._forget_node, self._agents.recovered,
+                self._agents.begin_recovery,
             )
         )
         self._next_sweep = NEVER
+        self._rests: dict[str, float] = {}  # operations that were tripped over and cannot end yet, and until when
         self._last_now = now
         for node in tables.nodes:
             if node.health != Health.UNKNOWN:
@@ -197,16 +210,23 @@ class ServerCore:
             waiting.append(node.lock)
         wide = {op.id: op for kind in progress.WIDE for op in self.tables.operations.by("open_kind", kind)}
         waiting = [op_id for op_id in waiting if op_id not in wide]
-        waiting += [op.id for op in wide.values() if progress.concerns(self.facts, op, node_name)]
+        waiting += [op.id for op in wide.values() if self._concerns(op, node_name)]
         for op_id in waiting:
             self._progress(op_id)
 
+    def _concerns(self, op: r.Operation, node_name: str) -> bool:
+        try:
+            return progress.concerns(self.facts, op, node_name)
+        except Exception:  # then it trips over it in its own turn, and ends
+            return True
+
     def _progress(self, op_id: str) -> None:
         op = self.tables.operations.get(op_id)
-        if op is None or op.state != OperationState.RUNNING:
+        if op is None or op.state != OperationState.RUNNING or self._last_now < self._rests.get(op_id, 0.0):
             return
-        progress.progress(self.facts, op)
-        if op.kind in progress.WIDE and self.tables.operations.get(op_id) is not op:
+        if not self.ctx.contained(f"{op.id} ({op.label})", lambda: progress.progress(self.facts, op)):
+            self._tripped_over(op)
+        elif op.kind in progress.WIDE and self.tables.operations.get(op_id) is not op:
             self.ctx.deadlines[op_id] = self._last_now + op.timeout_s  # the time of a step begins with it
 
     def _sweep(self, now: float) -> None:
@@ -219,11 +239,23 @@ class ServerCore:
             current = self.tables.operations.get(op.id)
             if current is None or current.state != OperationState.RUNNING or now < self.ctx.deadlines[op.id]:
                 continue
-            why = progress.overdue(self.facts, current)
-            if why is not None:
-                operations.fail(self.ctx, current, *why)
-            else:  # it waits, for room or for evidence
-                self.ctx.deadlines[op.id] = now + op.timeout_s
+            if not self.ctx.contained(f"{op.id} ({op.label})", functools.partial(self._overdue, current, now)):
+                self._tripped_over(current)
+
+    def _tripped_over(self, op: r.Operation) -> None:
+        """It fails; while a migration of its is open that has to be decided first, as its source says."""
+        if self.tables.migrations.by("operation", op.id):
+            self._rests[op.id] = self._last_now + REST_S
+        else:
+            self._rests.pop(op.id, None)
+            operations.fail(self.ctx, op, TRIPPED, code="internal")
+
+    def _overdue(self, op: r.Operation, now: float) -> None:
+        why = progress.overdue(self.facts, op)
+        if why is not None:
+            operations.fail(self.ctx, op, *why)
+        else:  # it waits, for room or for evidence
+            self.ctx.deadlines[op.id] = now + op.timeout_s
 
     # --- storage ------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ happened. Rows are never changed in place. Indexes are kept by `put` and `delete
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -39,15 +40,18 @@ class Table(Generic[R]):
         self._rows: dict[Key, R] = {}
         self._journal: Any = journal
         self._indexes: dict[str, dict[Any, dict[Key, R]]] = {}
+        self._sparse: set[str] = set()
         self._watcher: Callable[[R | None, R | None], None] | None = None
 
     def watch(self, watcher: Callable[[R | None, R | None], None]) -> None:
         """Calls `watcher(old, new)` at each change, also at loading and at rollback: for running totals."""
         self._watcher = watcher
 
-    def index(self, field: str) -> None:
-        """Keeps rows findable by `field`."""
+    def index(self, field: str, sparse: bool = False) -> None:
+        """Keeps rows findable by `field`; `sparse`: only those where it is not empty or false."""
         self._indexes[field] = {}
+        if sparse:
+            self._sparse.add(field)
 
     def key_of(self, row: R) -> Key:
         """The primary key of `row`."""
@@ -109,11 +113,11 @@ class Table(Generic[R]):
             self._watcher(old, row)
         for field, index in self._indexes.items():
             value = getattr(old, field) if old is not None else None
-            if old is not None and (row is None or getattr(row, field) != value):
+            if old is not None and value in index and (row is None or getattr(row, field) != value):
                 index[value].pop(key)
                 if not index[value]:
                     del index[value]
-            if row is not None:
+            if row is not None and (getattr(row, field) or field not in self._sparse):
                 index.setdefault(getattr(row, field), {})[key] = row
         if row is not None:
             self._rows[key] = row
@@ -136,9 +140,11 @@ class Tables:
         self.answers: Table[r.Answer] = Table(r.Answer, self._journal)
         self.nodes.index("public_key")
         self.nodes.index("health")
+        self.nodes.index("held", sparse=True)
         self.operators.index("public_key")
         self.vms.index("node")
         self.vms.index("name")
+        self.vms.index("held", sparse=True)
         self.releases.index("node")
         self.releases.index("uuid")
         self.commands.index("node")
@@ -218,7 +224,24 @@ class Tables:
 
     def rollback(self) -> None:
         """The turn could not be saved: everything is as before it."""
+        self._undo_journal()
+        self._events.clear()
+
+    @contextlib.contextmanager
+    def part(self) -> Iterator[None]:
+        """A part of the turn that may fail: what it has changed is taken back when an exception leaves it."""
+        before, events = dict(self._journal), len(self._events)
+        self._journal.clear()
+        try:
+            yield
+        except BaseException:
+            self._undo_journal()
+            del self._events[events:]
+            raise
+        finally:
+            self._journal.update(before)  # what the turn had before the part, it had before the turn
+
+    def _undo_journal(self) -> None:
         for (kind, key), row in reversed(self._journal.items()):
             self._by_kind[kind].restore(key, row)
         self._journal.clear()
-        self._events.clear()

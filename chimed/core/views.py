@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimed.core import arrivals, migration, placement
+from chimed.core import arrivals, migration, placement, recovery
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.facts import Facts
@@ -40,6 +40,8 @@ class Views:
     def _whereabouts(self, vm: r.Vm) -> str:
         """What is to be said of a VM besides what its owner's agent says."""
         row = self._ctx.tables.migrations.get(vm.uuid)
+        if vm.held != r.Held.NOTHING:
+            return f"held until a person confirms: {recovery.IN_WORDS[vm.held]}"
         if not self._facts.is_live(vm.node):
             return f"{vm.node} is not heard" + (f"; it was being migrated to {row.target}" if row else "")
         if row is not None:

@@ -43,7 +43,7 @@ class VmRequests:
             raise ChimeError("exists", f"a VM named {body.name} exists already")
         if body.uuid is not None and self._ctx.tables.vms.get(body.uuid):
             raise ChimeError("exists", f"a VM with UUID {body.uuid} exists already")
-        if body.uuid is not None and self._ctx.tables.releases.by("uuid", body.uuid):
+        if body.uuid is not None and inventory.is_unconfirmed(self._ctx, body.uuid):
             raise ChimeError("conflict", f"UUID {body.uuid} was used by a VM that a node has not removed yet")
         node_name = self._place_new(body)
         if body.uuid is not None:
@@ -108,6 +108,7 @@ class VmRequests:
             return Done(plan)
         if away:
             self._ctx.audit(actor, "evidence-operator", vm.uuid, body.comment or "attested that it runs nowhere else")
+        vm = self._parts.revived(vm)
         changed = msgspec.structs.replace(
             vm, desired=Desired.RUNNING, start_serial=vm.start_serial + 1, revision=self._ctx.bump(vm.node)
         )
@@ -159,6 +160,7 @@ class VmRequests:
         plan = [f"stops {vm.name} on {vm.node}{how}"]
         if body.dry_run:
             return Done(plan)
+        vm = self._parts.revived(vm)
         changed = msgspec.structs.replace(
             vm, desired=Desired.STOPPED, graceful_s=graceful_s, revision=self._ctx.bump(vm.node)
         )
@@ -174,6 +176,7 @@ class VmRequests:
     def _vm_reboot(self, body: m.VmReboot, actor: str, now: float) -> Done:
         vm = find_vm(self._ctx, body.vm)
         self._parts.commandable(vm)
+        self._parts.confirmed(vm)
         if self._views.vm(vm).observed != Observed.RUNNING:
             raise ChimeError("conflict", f"{vm.name} does not run: it is {self._views.vm(vm).observed}")
         plan = [f"{'resets' if body.force else 'reboots'} {vm.name} on {vm.node}"]
@@ -203,7 +206,7 @@ class VmRequests:
         absent = proven and not self._facts.is_live(node.name)
         self._parts.decided(vm)
         self._parts.here(vm)
-        if vm.desired == Desired.DELETED and not absent:
+        if vm.desired == Desired.DELETED and vm.held == r.Held.NOTHING and not absent:
             op = self._ctx.tables.operations.get(vm.operation)
             return Done([f"{vm.name} is being deleted already"], op, changed=False)
         if not absent:
@@ -217,11 +220,14 @@ class VmRequests:
             plan.append(f"leaves its disks: {', '.join(disks)}")
         if body.dry_run:
             return Done(plan, warnings=warnings)
-        changed = msgspec.structs.replace(vm, desired=Desired.DELETED)
+        changed = msgspec.structs.replace(vm, desired=Desired.DELETED, held=r.Held.NOTHING)
         self._ctx.tables.vms.put(changed)
         step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         op = self._parts.begin(OperationKind.DELETE, vm.uuid, f"delete {vm.name}", actor, (step,), 0, now)
         changed = find_vm(self._ctx, vm.uuid)
+        held_back = self._ctx.tables.releases.get(vm.node, vm.uuid)
+        if held_back is not None and vm.held == r.Held.DELETE:
+            self._ctx.tables.releases.delete(held_back)  # it is given again, in a revision that is read
         inventory.release(self._ctx, vm.node, changed, vm.epoch)
         if absent:
             inventory.forget(self._ctx, changed, f"its node {vm.node} runs none of its VMs (evidence {node.evidence})")

@@ -58,6 +58,9 @@ class FakeDomain:
             attempt="" if stamp is None else stamp.attempt,
             origin="" if stamp is None else stamp.origin,
             job=self.job,
+            seal="" if stamp is None else stamp.seal,
+            voucher="" if stamp is None else stamp.voucher,
+            address="" if stamp is None else stamp.address,
         )
 
 
@@ -164,7 +167,7 @@ class FakeHypervisor:
             self._create_disks(vm)
             self._check_files(xml)
             domain = self.domains.setdefault(vm.uuid, FakeDomain(vm.uuid, vm.name))
-            domain.xml, domain.stamp = xml, domain_xml.Stamp(vm.epoch, vm.revision)
+            domain.xml, domain.stamp = xml, domain_xml.stamp_of(vm)
             domain.persistent, domain.autostart = True, False
         self._tell(vm.uuid, Happening.DEFINED)
 
@@ -192,7 +195,7 @@ class FakeHypervisor:
                 raise InvalidVm(f"no domain {vm.uuid} is defined on this node any more")
             if domain.stamp is None:
                 self._check_same(domain, vm)
-            domain.stamp, domain.autostart = domain_xml.Stamp(vm.epoch, vm.revision, adopted=True), False
+            domain.stamp, domain.autostart = domain_xml.stamp_of(vm, adopted=True), False
 
     def _check_same(self, domain: FakeDomain, vm: Assignment) -> None:
         if not domain.persistent:
@@ -318,7 +321,7 @@ class FakeHypervisor:
         if uuid in self.moves or source.job:
             raise HypervisorError(f"cannot migrate {uuid}: a migration of it is under way")
         peer = self.reach(order.address)
-        stamp = source.stamp and source.stamp._replace(attempt=attempt, origin=origin)
+        stamp = source.stamp and source.stamp.copied(attempt, origin, order.address)
         copy = FakeDomain(uuid, source.name, source.xml, stamp, DomainState.PAUSED, persistent=False, job=True)
         peer._receive(copy, order.options.local_disks)
         source.job = True

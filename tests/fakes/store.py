@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from chimed.core import recovery
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
 from chimed.database import StoreConflict, StoreError
@@ -31,6 +32,20 @@ class FakeDisk:
         self.next_event = 1
         self.fault = ""
         self.commits = 0
+        self.histories = 1
+
+    def restore(self, tables: dict[str, dict[Any, r.Row]]) -> None:
+        """As `chimed.backup.restore` puts a backup in the place of what is here."""
+        present = self.tables["meta"][()]
+        self.tables = {name: dict(rows) for name, rows in tables.items()}
+        nodes, vms, meta = self.tables["nodes"], self.tables["vms"], self.tables["meta"][()]
+        assert isinstance(present, r.Meta) and isinstance(meta, r.Meta)
+        for key, node in nodes.items():
+            nodes[key] = recovery.held_node(node)  # type: ignore[arg-type]
+        for key, vm in vms.items():
+            vms[key] = recovery.held_vm(vm)  # type: ignore[arg-type]
+        names, self.histories = sorted(name for (name,) in nodes), self.histories + 1
+        self.tables["meta"][()] = recovery.begun(meta, present.generation, names, f"history-{self.histories}")
 
 
 class FakeStore:

@@ -34,7 +34,7 @@ def daemon_with_history() -> tuple[Daemon, Any, FakeStore, list[float]]:
         actor="admin", created=1.0, ended=2.0, timeout_s=60.0,
     )  # fmt: skip
     store.commit([r.Change("operations", ("op-1",), old)])
-    core = make_core(store, Policy(), lambda: clock[0])  # type: ignore[arg-type]
+    core = make_core(store, Policy(), "secret", lambda: clock[0])  # type: ignore[arg-type]
     parts: Any = (core, store, silent, silent)
     return Daemon(*parts, Retention(operations=0), clock=lambda: clock[0]), core, store, clock
 

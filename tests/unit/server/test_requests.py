@@ -219,7 +219,7 @@ def test_what_is_so_already_is_said_and_changes_nothing() -> None:
         (m.NodeDrain, {"name": "spare"}, "spare is drained already (evidence agent)"),
         (m.NodeDrain, {"name": "dead"}, "dead is drained already (no evidence yet)"),
         (m.OpCancel, {"id": ended["id"]}, f"{ended['id']} has ended already: succeeded"),
-        (m.RecoveryConfirm, {"comment": "sure"}, "the server is not recovering"),
+        (m.RecoveryConfirm, {"comment": "sure"}, "the server is not recovering, and nothing waits for a word"),
     ]
     for kind, fields, words in cases:
         before, lines = world.saved(), len(world.disk.events)

@@ -298,8 +298,8 @@ def test_the_end_of_a_recovery_by_removing_the_last_node_that_is_waited_for(worl
 @pytest.mark.parametrize(("present", "generation"), [(0, 6), (5, 6), (9, 10)])
 def test_a_restore_begins_a_generation_above_both_databases(present: int, generation: int) -> None:
     meta = r.Meta(generation=5, next_operation=7, waiting_for=("old",))
-    assert recovery.begun(meta, present, ["n1", "n2"]) == r.Meta(
-        generation=generation, next_operation=7, waiting_for=("n1", "n2")
+    assert recovery.begun(meta, present, ["n1", "n2"], "h2") == r.Meta(
+        generation=generation, history="h2", next_operation=7, waiting_for=("n1", "n2")
     )
 
 

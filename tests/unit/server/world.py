@@ -20,9 +20,12 @@ from chimed.database import StoreError
 from tests.fakes.names import key_of, uuid_of
 from tests.fakes.store import FakeDisk, FakeStore
 from wire import messages as m
+from wire import seals
 from wire.types import MigrationPhase, Observed, OperationState
 
 WALL = 1_800_000_000.0
+ADDRESS = "10.0.0.1"
+SEAL_KEY = seals.key_from("the server's secret key")
 
 
 SPEC = m.VmSpec(vcpus=1, memory_mib=1024, disks=(m.Disk(path="/srv/shared.qcow2"),))
@@ -45,6 +48,11 @@ class Refused(Exception):
         self.code, self.body = body.code, body
 
 
+def seal_of(uuid: str, epoch: int, node: str) -> str:
+    """What the server gave the node with the VM."""
+    return seals.of_assignment(SEAL_KEY, uuid, epoch, node)
+
+
 class World:
     """`nodes`: names of nodes that are registered; their agents are not up before `start`."""
 
@@ -59,6 +67,7 @@ class World:
         self.pings: dict[str, int] = {}
         self.unping: set[str] = set()  # nodes that no ping can be sent to
         self.logs: list[str] = []
+        self.may_trip = False  # a bug of the server was put in
         self.answers: dict[bytes, list[tuple[m.Base, str]]] = {}
         self._serial = 0
         rows: list[r.Row] = [r.Operator(name="op", public_key=key_of("op"), created=0.0)]
@@ -80,7 +89,8 @@ class World:
         tables = Tables()
         tables.load(self.store.load())
         return ServerCore(
-            tables, self.policy, random.Random(self.rng.random()), lambda: WALL + self.now + self.wall_shift, self.now
+            tables, self.policy, random.Random(self.rng.random()), lambda: WALL + self.now + self.wall_shift, self.now,
+            SEAL_KEY,
         )
 
     def crash(self) -> None:
@@ -165,7 +175,7 @@ class World:
         self._serial += 1
         route, correlation = route or who.encode(), f"c{self._serial}"
         self.answers.pop(route, None)
-        self.turn(fx.Received(key_of(who), route, body, correlation, lambda: "10.0.0.1"), **turn)
+        self.turn(fx.Received(key_of(who), route, body, correlation, lambda: ADDRESS), **turn)
         for answer, answered in self.answers.get(route, []):
             if answered == correlation:
                 if isinstance(answer, m.ErrorBody):
@@ -253,6 +263,8 @@ class World:
     def check(self) -> None:
         """The invariants of the design, on what is committed."""
         tables = self.disk.tables
+        if not self.may_trip:
+            assert self.core.ctx.counters["internal-errors"] == 0, self.logs[-1:]
         if not self.disk.fault:
             for name, rows in tables.items():
                 table = {row_key: row for row_key, row in self._memory(name).items()}
@@ -368,6 +380,7 @@ class Agent:
         self.commands: list[m.Command] = []
         self.order = m.NodeOrder(admin_state="enabled", drain_serial=0)  # type: ignore[arg-type]
         self.strays: dict[str, tuple[int, str]] = {}
+        self.origins: dict[str, str] = {}  # whose the stray was, if not this node's
         self.said: dict[str, m.MigrationReport] = {}  # of migrations away from here
         self.gone: dict[str, int] = {}  # VMs that have left, and their epoch
         self.arrivals: dict[str, Arrival] = {}
@@ -551,13 +564,13 @@ class Agent:
         if uuid in self.unadopted:
             return m.VmReport(
                 uuid=uuid, epoch=held.epoch, revision=held.revision, observed=Observed.STOPPED, name=held.name,
-                problem=self.unadopted[uuid][0], detail=self.unadopted[uuid][1],
+                problem=self.unadopted[uuid][0], detail=self.unadopted[uuid][1], seal=held.seal,
             )  # fmt: skip
         observed = Observed.FAILED if failed else Observed.RUNNING if uuid in self.running else Observed.STOPPED
         return m.VmReport(
             uuid=uuid, epoch=held.epoch, revision=held.revision, observed=observed, start_serial=held.start_serial,
             problem=self.why_failed if failed else "", detail=failed or "", name=held.name, halted=uuid in self.halted,
-            migration=self.said.get(uuid),
+            migration=self.said.get(uuid), seal=held.seal,
         )  # fmt: skip
 
     # --- migration ----------------------------------------------------------------------------------------------------
@@ -589,17 +602,26 @@ class Agent:
     def _others(self) -> list[m.VmReport]:
         """What this node has of VMs that it does not hold."""
         reports = [
-            m.VmReport(uuid=uuid, epoch=epoch, revision=0, observed=Observed(state), name="stray")
+            m.VmReport(
+                uuid=uuid, epoch=epoch, revision=0, observed=Observed(state), name="stray",
+                seal=seal_of(uuid, epoch, self.origins.get(uuid, self.name)),
+            )
             for uuid, (epoch, state) in self.strays.items()
         ]
         reports += [
-            m.VmReport(uuid=uuid, epoch=epoch, revision=0, observed=Observed.STOPPED, migration=self.said[uuid])
+            m.VmReport(
+                uuid=uuid, epoch=epoch, revision=0, observed=Observed.STOPPED, migration=self.said[uuid],
+                seal=seal_of(uuid, epoch, self.name),
+            )
             for uuid, epoch in self.gone.items()
         ]
         reports += [
             m.VmReport(
                 uuid=uuid, epoch=arrival.epoch, revision=0, observed=Observed(arrival.observed),
-                migration=m.MigrationReport(attempt=arrival.attempt, phase=MigrationPhase.ARRIVED, peer=arrival.origin),
+                migration=m.MigrationReport(
+                    attempt=arrival.attempt, phase=MigrationPhase.ARRIVED, peer=arrival.origin, address=ADDRESS,
+                    voucher=seals.voucher(seal_of(uuid, arrival.epoch, arrival.origin), arrival.attempt, ADDRESS),
+                ),
             )
             for uuid, arrival in self.arrivals.items()
             if uuid not in self.held

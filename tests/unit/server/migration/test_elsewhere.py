@@ -177,6 +177,7 @@ def test_by_hand_without_a_mark(world: World) -> None:
     epoch = owner(world)[1]
     agent = world.agents["n1"]
     world.agents["n2"].strays[WEB] = (epoch, "running")
+    world.agents["n2"].origins[WEB] = "n1"
     agent.kill()
     world.run(60)
     world.agents["n2"].report()
@@ -198,6 +199,7 @@ def test_by_hand_while_an_order_is_open(world: World) -> None:
     agent = world.agents["n1"]
     agent.running.clear()
     world.agents["n3"].strays[WEB] = (epoch, "running")
+    world.agents["n3"].origins[WEB] = "n1"
     del agent.said[WEB]
     away = msgspec.structs.replace(agent.vm_report(WEB), observed=Observed.STOPPED, problem="migrated-away")
     agent.report(vms=(away,))
@@ -378,6 +380,7 @@ def test_by_hand_while_its_node_cannot_tell_whether_an_order_was_carried_out(wor
     epoch = owner(world)[1]
     world.agents["n1"].begin_alone(WEB, "unknown", "")
     world.agents["n2"].strays[WEB] = (epoch, "running")
+    world.agents["n2"].origins[WEB] = "n1"
     said(world, "n1")
     said(world, "n2")
     assert owner(world) == ("n1", epoch) and not world.tables().releases.by("uuid", WEB)
@@ -387,10 +390,12 @@ def test_a_copy_without_a_mark_of_one_that_has_left(world: World) -> None:
     epoch = owner(world)[1]
     leave_alone(world, "10.9.9.9")
     world.agents["n2"].strays[WEB] = (epoch, "paused")
+    world.agents["n2"].origins[WEB] = "n1"
     said(world, "n1")
     said(world, "n2")
     assert owner(world) == ("n1", epoch) and not world.tables().releases.by("uuid", WEB)
     world.agents["n2"].strays[WEB] = (epoch, "running")
+    world.agents["n2"].origins[WEB] = "n1"
     said(world, "n2")
     assert owner(world) == ("n2", epoch + 1)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.unit.server.migration.steps import attempt, leave, lose, migrate, owner, said, state, step, waiting
-from tests.unit.server.world import World, uuid_of
+from tests.unit.server.world import World, seal_of, uuid_of
 from wire import messages as m
 
 WEB = uuid_of("web")
@@ -16,11 +16,7 @@ WEB = uuid_of("web")
 
 def restore(world: World, backup: Any) -> None:
     """The server is restored from an old backup."""
-    from chimed.core import recovery
-
-    world.disk.tables = {name: dict(rows) for name, rows in backup.items()}
-    meta = world.disk.tables["meta"][()]
-    world.disk.tables["meta"][()] = recovery.begun(meta, 1, world.agents)  # type: ignore[arg-type]
+    world.disk.restore(backup)
     world.epochs.clear()
     world.revisions.clear()
     world.owners.clear()
@@ -78,7 +74,9 @@ def test_a_restore_whose_vm_has_gone_on(world: World, phase: str) -> None:
     epoch = owner(world)[1]
     agent, last = world.agents["n1"], world.agents["n3"]
     world.agents["n2"].arrive(WEB, epoch, attempt(world))
-    last.held[WEB] = msgspec.structs.replace(agent.held[WEB], epoch=epoch + 2, attempt="")
+    last.held[WEB] = msgspec.structs.replace(
+        agent.held[WEB], epoch=epoch + 2, attempt="", seal=seal_of(WEB, epoch + 2, "n3")
+    )
     last.highest[WEB] = epoch + 2
     last.running.add(WEB)
     if phase == "left":
@@ -149,7 +147,13 @@ def test_a_rebuild_waits_for_the_recovery(world: World) -> None:
     assert step(world, answer) == ("waiting", "until the recovery after a restore is over")
     world.do(m.RecoveryConfirm, comment="all is well")
     world.run(20)
-    assert state(world, answer)[0] == "succeeded"
+    assert step(world, answer)[1].startswith("the evidence that n1 runs none of its VMs was withdrawn")
+    world.do(m.OpCancel, id=answer["operation"]["id"])
+    assert world.refuse(m.NodeRebuild, name="n1", evidence="operator").code == "refused-unsafe"
+    world.do(m.NodeDrain, name="n1", evidence="operator")
+    again = world.do(m.NodeRebuild, name="n1")
+    world.run(20)
+    assert state(world, again)[0] == "succeeded"
 
 
 def test_a_restore_whose_source_is_forgotten(world: World) -> None:
