@@ -17,6 +17,7 @@ import structlog
 import zmq
 
 from agentd import __version__, host
+from agentd.boot import boot_id
 from agentd.checks.finding import find
 from agentd.checks.runner import Runner
 from agentd.config import Config
@@ -54,7 +55,7 @@ class Daemon:
             ),
         )
         self._core = AgentCore(
-            durable, host.boot_id(), uuid.uuid4().hex[:16], policy, random.SystemRandom(), host.boottime()
+            durable, boot_id(), uuid.uuid4().hex[:16], policy, random.SystemRandom(), host.boottime()
         )
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._workers = Workers(

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from agentd.hypervisor import InvalidVm
+from wire import seals
 from wire.messages import Assignment, Boot, Disk, Network
 from wire.types import NetworkKind, VirtType
 
@@ -33,13 +34,30 @@ ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 class Stamp(NamedTuple):
     """What Chime's metadata says of a domain. `attempt`, `origin`: it is the copy that this attempt to migrate the VM
-    has made, from that node; a definition by Chime has none. `adopted`: the rest of its definition is its maker's."""
+    has made, from that node, with a `voucher` for the target at `address`; a definition by Chime has none, but the
+    `seal` of its assignment. `adopted`: the rest of its definition is its maker's."""
 
     epoch: int
     revision: int
     attempt: str = ""
     origin: str = ""
     adopted: bool = False
+    seal: str = ""
+    voucher: str = ""
+    address: str = ""
+
+    def copied(self, attempt: str, origin: str, address: str) -> Stamp:
+        """What the copy says that is sent to `address`: never the seal itself, which is the owner's alone."""
+        voucher = seals.voucher(self.seal, attempt, address) if self.seal else ""
+        return self._replace(attempt=attempt, origin=origin, seal="", voucher=voucher, address=address)
+
+    def attributes(self) -> dict[str, str]:
+        """As the element has them."""
+        named = {
+            "epoch": str(self.epoch), "revision": str(self.revision), "attempt": self.attempt, "from": self.origin,
+            "adopted": "yes" if self.adopted else "", "seal": self.seal, "voucher": self.voucher, "to": self.address,
+        }  # fmt: skip
+        return {name: value for name, value in named.items() if value}
 
 
 # --- building ---------------------------------------------------------------------------------------------
@@ -52,35 +70,49 @@ def build(vm: Assignment, virt_type: VirtType) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
-def metadata_element(epoch: int, revision: int, adopted: bool = False) -> str:
+def stamp_of(vm: Assignment, adopted: bool = False) -> Stamp:
+    """What the metadata says of a domain that is defined, or taken over, by this assignment."""
+    return Stamp(vm.epoch, vm.revision, adopted=adopted, seal=vm.seal)
+
+
+def metadata_element(vm: Assignment, adopted: bool = False) -> str:
     """Our metadata element without its namespace, as `setMetadata` wants it."""
-    element = ET.Element("vm", epoch=str(epoch), revision=str(revision))
-    if adopted:
-        element.set("adopted", "yes")
-    return ET.tostring(element, encoding="unicode")
+    return ET.tostring(ET.Element("vm", stamp_of(vm, adopted).attributes()), encoding="unicode")
 
 
-def marked(xml: str, attempt: str, origin: str) -> str:
-    """The XML of a domain that libvirt gave, with a mark in our metadata: what its copy on the target is to be. Raises
-    InvalidVm if it has no metadata of ours."""
+def marked(xml: str, attempt: str, origin: str, address: str) -> str:
+    """The XML of a domain that libvirt gave, with a mark in our metadata: what its copy on the target at `address` is
+    to be. Raises InvalidVm if it has no metadata of ours."""
     domain = parse(xml)
     ours = domain.find(f"./metadata/{_OURS}")
     if ours is None:
         raise InvalidVm("the domain has no metadata of Chime: it cannot be migrated by Chime")
-    ours.set("attempt", attempt)
-    ours.set("from", origin)
+    stamp = _read(ours)
+    if stamp is None:
+        raise InvalidVm("the domain's metadata of Chime names no epoch: it cannot be migrated by Chime")
+    ours.attrib.clear()
+    ours.attrib.update(stamp.copied(attempt, origin, address).attributes())
     return ET.tostring(domain, encoding="unicode")
 
 
 def read_metadata(text: str) -> Stamp | None:
     """What our metadata element says; None if it has no epoch or revision."""
     try:
-        element = ET.fromstring(text)
-        numbers = int(element.get("epoch", "")), int(element.get("revision", ""))
-        adopted = element.get("adopted") == "yes"
-        return Stamp(*numbers, element.get("attempt", ""), element.get("from", ""), adopted)
-    except (ET.ParseError, ValueError):
+        return _read(ET.fromstring(text))
+    except ET.ParseError:
         return None
+
+
+def _read(element: ET.Element) -> Stamp | None:
+    def said(name: str) -> str:
+        return element.get(name, "")
+
+    try:
+        numbers = int(said("epoch")), int(said("revision"))
+    except ValueError:
+        return None
+    adopted = said("adopted") == "yes"
+    return Stamp(*numbers, said("attempt"), said("from"), adopted, said("seal"), said("voucher"), said("to"))
 
 
 def _from_spec(vm: Assignment, virt_type: VirtType) -> ET.Element:
@@ -171,7 +203,7 @@ def _number_cards(domain: ET.Element, vm_uuid: str) -> None:
 
 
 def _stamp(metadata: ET.Element, vm: Assignment) -> None:
-    ET.SubElement(metadata, _OURS, epoch=str(vm.epoch), revision=str(vm.revision))
+    ET.SubElement(metadata, _OURS, stamp_of(vm).attributes())
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:

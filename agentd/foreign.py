@@ -94,7 +94,7 @@ def check(handle: Any, vm: Assignment) -> None:
 
 def stamp(handle: Any, vm: Assignment) -> None:
     """Puts our mark on the domain, as one that was taken over."""
-    element = domain_xml.metadata_element(vm.epoch, vm.revision, adopted=True)
+    element = domain_xml.metadata_element(vm, adopted=True)
     handle.setMetadata(_ELEMENT, element, "chime", domain_xml.NAMESPACE, sum(_places(handle)))
 
 

@@ -6,7 +6,6 @@ import ipaddress
 import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,17 +14,11 @@ from wire.messages import HostFacts, HostNetwork, Load
 
 MIB = 1024 * 1024
 MAX_NETWORKS = 256
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boottime() -> float:
     """Seconds since the host booted, suspend included: the clock of every duration."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def boot_id() -> str:
-    """The id of this boot of the host."""
-    return BOOT_ID.read_text().strip().lower()
 
 
 def host_facts(kvm: bool, hypervisor: str, agent_version: str, business_interface: str) -> HostFacts:

@@ -66,6 +66,9 @@ def domain_of(handle: Any, persistent: bool, alone: bool = False) -> Domain:
         origin="" if stamp is None else stamp.origin,
         job=job,
         adopted=stamp is not None and stamp.adopted,
+        seal="" if stamp is None else stamp.seal,
+        voucher="" if stamp is None else stamp.voucher,
+        address="" if stamp is None else stamp.address,
     )
 
 

@@ -238,7 +238,7 @@ class LibvirtDriver:
         with _explained(f"migrate {uuid}"):
             if not self._is_active(uuid):
                 raise HypervisorError(f"cannot migrate {uuid}: it does not run on this node")
-            marks = attempt, origin
+            marks = attempt, origin, order.address
             with own_connection(self._uri) as conn:
                 domain = conn.lookupByUUIDString(uuid)
                 libvirt_migration.migrate(
@@ -320,7 +320,7 @@ def configured(config: Config) -> LibvirtDriver:
 
 
 def _stamp_running(domain: Any, vm: Assignment) -> None:
-    element = domain_xml.metadata_element(vm.epoch, vm.revision)
+    element = domain_xml.metadata_element(vm)
     kind, live = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
     try:
         domain.setMetadata(kind, element, "chime", domain_xml.NAMESPACE, live)

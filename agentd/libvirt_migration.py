@@ -84,12 +84,12 @@ def migrate(
     domain: Any,
     settings: Settings,
     order: MigrationOrder,
-    marks: tuple[str, str],
+    marks: tuple[str, str, str],
     find: Callable[[], Any | None],
     on_progress: Callable[[MigrationProgress], None],
 ) -> None:
-    """Migrates `domain`, a handle on a connection of its own. `marks`: the attempt and this node. `find` gives a handle
-    on another connection. Raises HypervisorError."""
+    """Migrates `domain`, a handle on a connection of its own. `marks`: the attempt, this node, the target's
+    address. `find` gives a handle on another connection. Raises HypervisorError."""
     uuid, address = domain.UUIDString(), order.address
     flags, parameters = FLAGS | _flags(order.options), _parameters(domain, order, marks)
     with opened(settings.uri, address) as conn, storage.prepared(domain, settings, order, conn) as copied:
@@ -115,7 +115,7 @@ def _flags(options: MigrationOptions) -> int:
     return int(flags)
 
 
-def _parameters(domain: Any, order: MigrationOrder, marks: tuple[str, str]) -> dict[str, Any]:
+def _parameters(domain: Any, order: MigrationOrder, marks: tuple[str, str, str]) -> dict[str, Any]:
     secure = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
     live = domain.XMLDesc(secure)
     defined = domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE)

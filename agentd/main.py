@@ -32,9 +32,8 @@ from typing import Any
 import msgspec
 from docopt import DocoptExit, docopt
 
-from agentd import __version__, logs
+from agentd import __version__, logs, snapshot
 from agentd.config import Config, load_config
-from agentd.snapshot import Snapshot, SnapshotError
 from wire import curve, keys, notify
 from wire.errors import ChimeError
 from wire.usage import usage_line
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except ChimeError as error:
         print(f"agentd: {error.message}", file=sys.stderr)
         return 2 if error.code == "invalid" else 1
-    except SnapshotError as error:
+    except snapshot.SnapshotError as error:
         print(f"agentd: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -91,12 +90,12 @@ def _run(config: Config) -> int:
     bundle = keys.load(config.key_file, keys.Kind.NODE)
     if not bundle.endpoint or not bundle.server_public_key:
         raise ChimeError("invalid", f"{config.key_file} does not name the server: agentd join its bundle")
-    snapshot = Snapshot(Path(config.state_dir), bundle.name)
-    snapshot.lock()
+    state = snapshot.of(config, bundle.name)
+    state.lock()
     from agentd.daemon import Daemon  # only now: the commands above need neither libvirt nor psutil
     from agentd.libvirt_driver import configured
 
-    Daemon(config, bundle, configured(config), snapshot).run(notifier)
+    Daemon(config, bundle, configured(config), state).run(notifier)
     sys.stderr.flush()
     os._exit(0)  # a libvirt call that hangs must not keep the process; everything is saved already
 
@@ -112,10 +111,22 @@ def _join(config: Config, source: str, force: bool) -> int:
     if bundle.secret_key is None:
         bundle = msgspec.structs.replace(bundle, secret_key=_own_secret(config, bundle))
     Path(config.key_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if force or not Path(config.key_file).exists():
+        _leave_state(config, bundle)
     keys.save(config.key_file, bundle, overwrite=force)
     _pending(config).unlink(missing_ok=True)
     print(f"this is node {bundle.name} of the server at {bundle.endpoint}; key in {config.key_file}", file=sys.stderr)
     return 0
+
+
+def _leave_state(config: Config, bundle: keys.KeyFile) -> None:
+    """Whoever gives the node a key may have given its VMs to others before."""
+    try:
+        old = keys.load(config.key_file, keys.Kind.NODE)
+    except (OSError, ChimeError):
+        old = None
+    same = old is not None and (old.name, old.server_public_key) == (bundle.name, bundle.server_public_key)
+    snapshot.of(config, bundle.name).joined(foreign=not same)
 
 
 def _read_bundle(source: str) -> str:

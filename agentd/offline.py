@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from agentd import host
+from agentd import snapshot
+from agentd.boot import boot_id
 from agentd.config import Config
 from agentd.core import adoption, status
 from agentd.core.durable import Durable
 from agentd.core.facts import HostScan, VmFacts
 from agentd.hypervisor import Hypervisor, HypervisorError
-from agentd.snapshot import Snapshot
 from wire import keys
 from wire.errors import ChimeError
 from wire.words import FaultCode
@@ -47,11 +46,11 @@ class Offline:
     def __init__(self, config: Config) -> None:
         self._config = config
         node = keys.load(config.key_file, keys.Kind.NODE).name
-        self._snapshot = Snapshot(Path(config.state_dir), node)
+        self._snapshot = snapshot.of(config, node)
         self._snapshot.lock("chime-agent")
         try:
             self.durable, why = self._snapshot.load()
-            if why:
+            if why and not self.durable.put_back:
                 raise ChimeError("internal", f"{why}; stop the VMs with virsh, and see to it that agentd does not run")
             self.hypervisor = connect(config)
             self.connected_at = time.monotonic()
@@ -92,7 +91,7 @@ class Offline:
             "local_drain": self.durable.local_drain,
             "faults": [] if scan.libvirt_ok else [_libvirt_fault(scan.error)],
             "vms": [self._vm(uuid, scan) for uuid in sorted(_managed(self.durable, scan))],
-            **status.migrations(self.durable, host.boot_id(), {}, seen),
+            **status.migrations(self.durable, boot_id(), {}, seen),
         }
 
     def _vm(self, uuid: str, scan: HostScan) -> dict[str, Any]:

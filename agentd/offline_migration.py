@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from agentd import host
+from agentd.boot import boot_id
 from agentd.core import guard, leaving
 from agentd.core.facts import VmFacts
 from agentd.hypervisor import HypervisorError, NoArrival
@@ -42,7 +42,7 @@ def migrate(
     """Migrates one VM, and waits for the outcome until `until` (monotonic seconds)."""
     hypervisor = offline.hypervisor
     seen, with_disks = hypervisor.inspect(uuid), order.options.local_disks
-    why = leaving.objection(offline.durable, uuid, host.boot_id(), seen, with_disks)
+    why = leaving.objection(offline.durable, uuid, boot_id(), seen, with_disks)
     if why is not None:
         return Ended(None, why)
     offline.record(leaving.begin(offline.durable, uuid, leaving.ordered(attempt_id, order)))
@@ -119,7 +119,7 @@ def _decided(offline: Offline, uuid: str, until: float) -> Ended:
         return _hand_over(offline, uuid, until)
     detail = held.attempt.detail if held.attempt is not None else ""
     facts = offline.hypervisor.inspect(uuid)
-    if guard.resume_refusal(offline.durable, uuid, host.boot_id(), facts) is None:
+    if guard.resume_refusal(offline.durable, uuid, boot_id(), facts) is None:
         try:
             offline.hypervisor.resume(uuid)
         except HypervisorError as problem:

@@ -3,6 +3,8 @@
 One line of header (format, version, checksum) and the body as JSON. Written to a temporary file, synced, renamed, and
 the directory synced: a reader finds the old content or the new, never a mix. A file that is damaged, newer, or of
 another node is put aside and refused: the agent then adopts what runs and starts nothing before the server confirms.
+Each content has a number, one higher than the one before, and the newest is noted with the boot id in a file where a
+boot clears it: a lower one was put back by somebody, and counts only when the server has confirmed the inventory anew.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ import os
 import struct
 import time
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
+from agentd.boot import boot_id
+from agentd.config import Config
 from agentd.core.durable import SNAPSHOT_VERSION, Durable
 
 MAGIC = "chime-agent-snapshot"
@@ -45,17 +50,39 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     magic: str
     version: int
     checksum: str
+    serial: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-def encode(durable: Durable) -> bytes:
-    """The content of the file."""
+class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What this boot has seen: the number of the newest snapshot."""
+
+    boot_id: str
+    serial: int
+
+
+def encode(durable: Durable, serial: int) -> bytes:
+    """The content of the file, with its number."""
     body = msgspec.json.encode(durable)
-    header = Header(MAGIC, SNAPSHOT_VERSION, hashlib.blake2b(body, digest_size=32).hexdigest())
+    header = Header(MAGIC, SNAPSHOT_VERSION, _checksum(body, serial), serial)
     return msgspec.json.encode(header) + b"\n" + body + b"\n"
 
 
-def decode(content: bytes, node: str) -> Durable:
-    """The snapshot in `content`. Raises SnapshotError."""
+def _checksum(body: bytes, serial: int) -> str:
+    """Of the content and its number; content of an earlier version has none."""
+    return hashlib.blake2b(body, digest_size=32, salt=serial.to_bytes(16, "big")).hexdigest()
+
+
+def aged(durable: Durable, serial: int, noted: int) -> tuple[Durable, str]:
+    """The state as it counts, and why it does not count as it is: it is older than what this boot has `noted`. What
+    was drained on the node by then may have been ended since: the server knows."""
+    if serial >= noted:
+        return durable, ""
+    old = msgspec.structs.replace(durable, put_back=True, confirmed_boot="", local_drain=False)
+    return old, f"it is number {serial}, and this boot has seen number {noted}: an older state was put back"
+
+
+def decode(content: bytes, node: str) -> tuple[Durable, int]:
+    """The snapshot in `content`, and its number. Raises SnapshotError."""
     first, _, rest = content.partition(b"\n")
     try:
         header = msgspec.json.decode(first, type=Header)
@@ -66,7 +93,7 @@ def decode(content: bytes, node: str) -> Durable:
     if header.version > SNAPSHOT_VERSION:
         raise SnapshotError(f"it has version {header.version}, this agentd knows {SNAPSHOT_VERSION}")
     body = rest.removesuffix(b"\n")
-    if hashlib.blake2b(body, digest_size=32).hexdigest() != header.checksum:
+    if _checksum(body, header.serial) != header.checksum:
         raise SnapshotError("its checksum is wrong: it was cut off or changed")
     try:
         durable = msgspec.json.decode(body, type=Durable)
@@ -74,7 +101,12 @@ def decode(content: bytes, node: str) -> Durable:
         raise SnapshotError(f"its content is not valid: {error}") from None
     if durable.node != node:
         raise SnapshotError(f"it belongs to node {durable.node}, this is {node}")
-    return durable
+    return durable, header.serial
+
+
+def of(config: Config, node: str) -> Snapshot:
+    """The snapshot of the node with this configuration. What a boot clears is beside the local socket."""
+    return Snapshot(Path(config.state_dir), node, Path(config.socket).with_suffix(".newest"), boot_id())
 
 
 def locked(state_dir: Path) -> bool:
@@ -99,11 +131,13 @@ def _taken(fd: int) -> bool:
 
 
 class Snapshot:
-    """The file in the agent's state directory, and the lock that keeps a second agent out."""
+    """The file in the agent's state directory, and the lock that keeps a second agent out. `note`: where the number of
+    the newest is noted for this boot, in a directory that a boot clears; None: nowhere."""
 
-    def __init__(self, state_dir: Path, node: str) -> None:
-        self.path = state_dir / "snapshot"
-        self._node = node
+    def __init__(self, state_dir: Path, node: str, note: Path | None = None, boot_id: str = "") -> None:
+        self.path, self._joined = state_dir / "snapshot", state_dir / "joined"
+        self._node, self._note, self._boot_id = node, note, boot_id
+        self._serial = 0
         self._lock: int | None = None
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -132,19 +166,58 @@ class Snapshot:
             os.close(self._lock)
             self._lock = None
 
+    def joined(self, foreign: bool) -> None:
+        """The node has a key anew, so that somebody may have given its VMs to others: from the next start on what is
+        here starts nothing before the server has confirmed it, or (`foreign`: it is of another node or server) is put
+        aside. An agent that runs now goes on with the key that it has."""
+        if self.path.exists():
+            self._joined.write_text("foreign" if foreign else "same", encoding="ascii")
+            self._sync_directory()
+
+    def _left(self, durable: Durable, why: str) -> tuple[Durable, str]:
+        """The state as it counts after the node got another key."""
+        try:
+            foreign = self._joined.read_text(encoding="ascii", errors="replace") != "same"
+        except FileNotFoundError:
+            return durable, why
+        if foreign and self.path.exists():
+            why = f"snapshot {self.path} is of another node or server: kept as {self._put_aside()}"
+        if foreign:
+            durable = Durable(node=self._node)
+        elif durable.generation:
+            durable = msgspec.structs.replace(durable, put_back=True, confirmed_boot="")
+            why = why or f"snapshot {self.path}: the node has another key since: the server has to confirm it"
+        with contextlib.suppress(SnapshotError):  # else it counts so again at the next start
+            self.save(durable)
+            self._joined.unlink()
+        return durable, why
+
+    def _put_aside(self) -> str:
+        aside = self.path.with_name(f"snapshot.refused-{time.time_ns()}")
+        os.replace(self.path, aside)
+        return aside.name
+
     def load(self) -> tuple[Durable, str]:
-        """What was saved, or an empty state with the reason why it could not be used (it is kept beside)."""
+        """The state as it counts now, and in a line why it does not count as it was saved, if so. Call it with the
+        lock."""
+        return self._left(*self._read())
+
+    def _read(self) -> tuple[Durable, str]:
+        """What was saved, or an empty state with the reason why it could not be used (it is kept beside); or what was
+        put back, with the reason why it does not count as it is."""
         empty = Durable(node=self._node)
+        noted = self._serial = self._noted()
         try:
             if self.path.stat().st_size > MAX_BYTES:
                 raise SnapshotError("it is too large")
-            return decode(self.path.read_bytes(), self._node), ""
+            durable, serial = decode(self.path.read_bytes(), self._node)
+            self._serial = max(serial, noted)
+            durable, why = aged(durable, serial, noted)
+            return durable, f"snapshot {self.path}: {why}" if why else ""
         except FileNotFoundError:
             return empty, ""
         except (SnapshotError, OSError) as error:
-            aside = self.path.with_name(f"snapshot.refused-{time.time_ns()}")
-            os.replace(self.path, aside)
-            return empty, f"snapshot {self.path} refused: {error}; kept as {aside.name}"
+            return empty, f"snapshot {self.path} refused: {error}; kept as {self._put_aside()}"
 
     def save(self, durable: Durable) -> None:
         """Durable when this returns. Raises SnapshotError; the old content is then still there, or, when only the very
@@ -153,13 +226,35 @@ class Snapshot:
         try:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
-                file.write(encode(durable))
+                file.write(encode(durable, self._serial + 1))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, self.path)
+            self._serial += 1
             self._sync_directory()
         except OSError as error:
             raise SnapshotError(f"{self.path}: {error.strerror or error}") from None
+        self._note_it()
+
+    def _noted(self) -> int:
+        """The number of the newest snapshot that this boot has seen; 0: none."""
+        if self._note is None:
+            return 0
+        try:
+            note = msgspec.json.decode(self._note.read_bytes(), type=Note)
+        except (OSError, ValueError):
+            return 0
+        return note.serial if note.boot_id == self._boot_id else 0
+
+    def _note_it(self) -> None:
+        """Without a sync: what is noted has to survive this process, and not the boot. When it cannot be noted, an
+        older state is recognised that much worse; that is no reason to stop guarding VMs."""
+        if self._note is None:
+            return
+        part = self._note.with_name(f"{self._note.name}.part")
+        with contextlib.suppress(OSError):
+            part.write_bytes(msgspec.json.encode(Note(self._boot_id, self._serial)))
+            os.replace(part, self._note)
 
     def _sync_directory(self) -> None:
         fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -65,7 +65,7 @@ class AgentCore:
         self.link = Link(durable.node, boot_id, incarnation, m.HostFacts(), rng, policy.link)
         self.commands = Commands(durable)
         self.migrations = Migrations()
-        self._new_boot = durable.confirmed_boot != boot_id
+        self._new_boot = durable.confirmed_boot != boot_id or durable.put_back
         self._as_recovered = self._draft = self._recovered()
         self._waiting: list[fx.Effect] = []
         self._mark = (self.outbox.mark(), self.commands.mark())
@@ -188,7 +188,9 @@ class AgentCore:
                 return []
             self.outbox.new_session()
             self._server_knows_local_drain = self._pull_clears_local_drain = False
-            return self.link.welcome(body, now)
+            why = inventory.older(self.durable, body.generation, body.history, body.revision)
+            self._judge_server(why, now)
+            return self.link.welcome(body, now, bool(why))
         if isinstance(body, m.HeartbeatAck):
             self.link.ack(body, now)
         elif isinstance(body, m.Inventory):
@@ -209,12 +211,19 @@ class AgentCore:
             self.outbox.not_sent()
         return out
 
+    def _judge_server(self, why: str, now: float) -> None:
+        """`why`: it must not be followed; empty: it may."""
+        if why:
+            self._faults.met(FaultCode.SERVER_BEHIND, f"{why}; nothing of what it says is followed", now)
+        else:
+            self._faults.over(FaultCode.SERVER_BEHIND, now)
+
     def _on_disconnected(self, event: fx.Disconnected, now: float) -> list[fx.Effect]:
         return self.link.disconnected(event.why, now)
 
     def _pull(self, now: float) -> list[fx.Effect]:
         self._pull_clears_local_drain = self._server_knows_local_drain
-        same = self.link.generation == self.durable.generation
+        same = (self.link.generation, self.link.history) == (self.durable.generation, self.durable.history)
         complete = self.link.state == LinkState.READY and same
         return self.link.pull(self.durable.revision if complete else 0, now)
 
@@ -222,13 +231,20 @@ class AgentCore:
         out, pages = self.link.page(body, now)
         if not pages:
             return out
-        if pages[-1].generation != self.durable.generation and not self.link.full_pull:
+        last, full = pages[-1], self.link.full_pull
+        if (last.generation, last.history) != (self.durable.generation, self.durable.history) and not full:
             return self.link.pull(0, now)
+        if why := inventory.older(self.durable, last.generation, last.history, last.revision):
+            self._judge_server(why, now)
+            return self.link.is_older()
+        cannot_know = self.durable.generation == 0 or self.durable.put_back
         known = self._draft.held.keys()
-        self._draft, ignored = inventory.merge(self._draft, pages, self._boot_id, self._pull_clears_local_drain)
+        self._draft, ignored = inventory.merge(
+            self._draft, pages, self._boot_id, self._pull_clears_local_drain, full
+        )
         self.vms.sightings.assigned(self._draft.held.keys() - known - self.vms.in_flight.keys(), now)
         commands = tuple(command for page in pages for command in page.commands)
-        if self.durable.generation == 0:  # the first inventory of all, or the journal was lost with the snapshot
+        if cannot_know:  # the first inventory of all, or the journal was lost with the snapshot
             self.commands.cannot_know(commands)
             commands = ()
         self._draft = self.commands.arrived(commands, self._draft, self.link.asked_at)
@@ -424,6 +440,7 @@ class AgentCore:
         return [fx.Scan()]
 
     def _talk(self, now: float) -> list[fx.Effect]:
+        self.link.newest = self.durable.newest
         out = self.link.tick(now) if self._host_known else []
         if self.link.beat_due(now):
             out += self.link.beat(self.durable.revision, self.outbox.told_digest, self._faults.all(), self._load, now)

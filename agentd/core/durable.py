@@ -9,10 +9,12 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from wire.messages import Assignment, CommandResult, MigrationOptions, NodeOrder
+from wire.messages import Assignment, CommandResult, MigrationOptions, NodeOrder, Point
 from wire.types import AdminState, MigrationPhase
 
-SNAPSHOT_VERSION = 2  # 1 knew no migrations: an older agent would start what is leaving
+SNAPSHOT_VERSION = 3
+"""1 knew no migrations: an older agent would start what is leaving. 2 did not know what the server's newest inventory
+no longer names: an older agent would start that."""
 MAX_JOURNAL = 200
 
 
@@ -36,7 +38,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
 class Left(Struct, frozen=True, kw_only=True):
     """A VM that has left by `attempt`, in `epoch`: its process and definition here are gone, and a tombstone stands.
-    `handed_over`: its copy on the target was told to run, or is not there (`detail`)."""
+    `handed_over`: its copy on the target was told to run, or is not there (`detail`). `seal`: of its assignment."""
 
     attempt: str
     epoch: int
@@ -45,6 +47,7 @@ class Left(Struct, frozen=True, kw_only=True):
     address: str
     handed_over: bool = False
     detail: str = ""
+    seal: str = ""
 
     @property
     def peer(self) -> str:
@@ -63,6 +66,8 @@ class Held(Struct, frozen=True, kw_only=True):
     run elsewhere, and only another start request, or seeing it run here, ends that doubt.
     `defined`: it was defined here once, so that its disks exist and are never made again.
     `attempt`: the last try to migrate it away.
+    `named`: the newest full inventory names it. One that it does not name is not started any more: what became of it
+    was decided without this node. Only a release removes it.
     """
 
     vm: Assignment
@@ -75,6 +80,7 @@ class Held(Struct, frozen=True, kw_only=True):
     defined: bool = False
     detail: str = ""
     attempt: Attempt | None = None
+    named: bool = True
 
     @property
     def halted(self) -> bool:
@@ -105,7 +111,7 @@ class Held(Struct, frozen=True, kw_only=True):
         """The same VM as the server wants it now, without a release in between: what happened to it counts, also in
         another epoch. Another start request clears what ended it."""
         restarts = self.restarts if vm.epoch == self.vm.epoch else 0
-        now = msgspec.structs.replace(self, vm=vm, restarts=restarts)
+        now = msgspec.structs.replace(self, vm=vm, restarts=restarts, named=True)
         if vm.start_serial == self.vm.start_serial:
             return now
         return msgspec.structs.replace(now, halted_serial=-1, failed_serial=-1, started_serial=-1, detail="")
@@ -114,13 +120,15 @@ class Held(Struct, frozen=True, kw_only=True):
 class Tombstone(Struct, frozen=True, kw_only=True):
     """A release: this node may never run the VM in `epoch` or below. `done`: domain and process are gone.
     `acked`: the server has recorded that. `keep`: the VM was given back: only our metadata has to be gone. `left_to`:
-    the node or address to which it had left when the release came; the server may not have heard of that."""
+    the node or address to which it had left when the release came; the server may not have heard of that. `seal`: of
+    the assignment that it ended: a restored server may not know that this node had the VM."""
 
     epoch: int
     done: bool = False
     acked: bool = False
     keep: bool = False
     left_to: str = ""
+    seal: str = ""
 
 
 class Journaled(Struct, frozen=True, kw_only=True):
@@ -132,12 +140,17 @@ class Journaled(Struct, frozen=True, kw_only=True):
 
 
 class Durable(Struct, frozen=True, kw_only=True):
-    """Everything the agent must still know after a crash."""
+    """Everything the agent must still know after a crash. `generation`, `history`, `life`, `revision` and `seal` say
+    where the newest inventory stands that was applied. `put_back`: this state is older than what this boot has seen."""
 
     node: str
     generation: int = 0
+    history: str = ""
+    life: str = ""
     revision: int = 0
+    seal: str = ""
     confirmed_boot: str = ""
+    put_back: bool = False
     order: NodeOrder = NodeOrder(admin_state=AdminState.ENABLED, drain_serial=0)
     local_drain: bool = False
     local_drain_graceful_s: float = 60.0
@@ -145,6 +158,15 @@ class Durable(Struct, frozen=True, kw_only=True):
     tombstones: dict[str, Tombstone] = {}
     left: dict[str, Left] = {}
     journal: dict[str, Journaled] = {}
+
+    @property
+    def newest(self) -> Point | None:
+        """Where the newest inventory stands, for the server; None if a server of an earlier version gave it."""
+        if not self.seal:
+            return None
+        return Point(
+            history=self.history, generation=self.generation, life=self.life, revision=self.revision, seal=self.seal
+        )
 
     @property
     def drained(self) -> bool:

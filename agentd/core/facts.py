@@ -49,7 +49,8 @@ class Happening(StrEnum):
 class Domain(Struct, frozen=True):
     """One libvirt domain. `epoch` is from Chime's metadata, None if it has none; `io_error`: paused by a disk error.
     `attempt`, `origin`: it came by this attempt to migrate it, from that node, says its metadata. `job`: libvirt is
-    migrating it now, in or out. `adopted`: it was taken over as it was: its definition is its maker's."""
+    migrating it now, in or out. `adopted`: it was taken over as it was: its definition is its maker's. `seal`: of the
+    assignment by which it was defined; a copy has a `voucher` for the target at `address` instead."""
 
     uuid: str
     name: str
@@ -63,6 +64,9 @@ class Domain(Struct, frozen=True):
     origin: str = ""
     job: bool = False
     adopted: bool = False
+    seal: str = ""
+    voucher: str = ""
+    address: str = ""
 
     @property
     def active(self) -> bool:

@@ -94,8 +94,14 @@ def _not_wanted(durable: Durable, held: Held, boot_id: str) -> str | None:
         return "it is being migrated away"
     if durable.confirmed_boot != boot_id:
         return "the server has not confirmed the inventory since this host booted"
+    if durable.put_back:
+        return "this node's state is older than what this boot has seen: the server has to confirm it"
     if durable.order.hold:
         return "the server recovers from a restore, and starts nothing until all nodes have reported"
+    if held.vm.hold:
+        return "the server was restored, and a person has to confirm what it wants of this VM"
+    if not held.named:
+        return "the newest inventory of the server does not name it"
     if durable.drained:
         return "the node is drained"
     if held.vm.desired != Desired.RUNNING:

@@ -141,6 +141,7 @@ def _left(durable: Durable, held: Held, attempt: Attempt) -> Durable:
         target=attempt.target,
         address=attempt.address,
         handed_over=not attempt.address,
+        seal=held.vm.seal,
     )
     gone = durable.without_held(uuid).with_tombstone(uuid, Tombstone(epoch=epoch, done=True, acked=not asked))
     return gone.with_left(uuid, left)

@@ -8,6 +8,8 @@ The link decides when to speak and what to believe; what is said about VMs comes
       ^                |                     |                             |
       +------ time-out, stale-session, missed acknowledgements -----------+
 
+    greeting, pulling, ready --the server knows less than this node has followed--> older (heartbeats only)
+
 A pull that is not answered is repeated in the same session; so is one whose inventory could not be saved.
 """
 
@@ -38,19 +40,27 @@ class LinkState(StrEnum):
     GREETING = "greeting"  # hello sent
     PULLING = "pulling"  # session open, inventory not complete yet
     READY = "ready"  # inventory applied
+    OLDER = "older"  # session open with a server that knows less than this node has followed: heartbeats only
 
 
 TRANSITIONS: dict[LinkState, dict[LinkState, str]] = {
     LinkState.IDLE: {LinkState.GREETING: "hello sent"},
-    LinkState.GREETING: {LinkState.PULLING: "welcome", LinkState.IDLE: "no answer, refused, or connection lost"},
+    LinkState.GREETING: {
+        LinkState.PULLING: "welcome",
+        LinkState.OLDER: "welcome of a server that is behind this node",
+        LinkState.IDLE: "no answer, refused, or connection lost",
+    },
     LinkState.PULLING: {
         LinkState.READY: "last page applied",
+        LinkState.OLDER: "an inventory that is behind this node",
         LinkState.IDLE: "no answer, session refused, or connection lost",
     },
     LinkState.READY: {
         LinkState.PULLING: "a new generation, or the inventory could not be saved",
+        LinkState.OLDER: "an inventory that is behind this node",
         LinkState.IDLE: "no answer, session refused, or connection lost",
     },
+    LinkState.OLDER: {LinkState.IDLE: "session refused (the server recovers), or connection lost"},
 }
 """Every change of state that there is, and why."""
 
@@ -75,6 +85,8 @@ class Link:
         self.session = ""
         self.heartbeat_s = 15.0
         self.generation = 0
+        self.history = ""
+        self.newest: m.Point | None = None  # where the newest inventory stands that was applied and saved
         self.newest_revision = 0
         self.pulled_revision = 0
         self.report_wanted = False
@@ -140,7 +152,7 @@ class Link:
 
     def beat_due(self, now: float) -> bool:
         """Whether a heartbeat should be sent now."""
-        return self.state in (LinkState.PULLING, LinkState.READY) and now >= self._next_beat
+        return self.state in (LinkState.PULLING, LinkState.READY, LinkState.OLDER) and now >= self._next_beat
 
     def drop(self, now: float, why: str, wait_s: float | None = None) -> list[Effect]:
         """Ends the session; hello again after `wait_s`, or a back-off that grows and is spread at random."""
@@ -169,6 +181,7 @@ class Link:
             incarnation=self._incarnation,
             nonce=self._nonce,
             host=self.host,
+            newest=self.newest,
         )
         return [Send(body, self._nonce)]
 
@@ -176,13 +189,21 @@ class Link:
         """Whether this answers the newest hello."""
         return self.state == LinkState.GREETING and body.nonce == self._nonce
 
-    def welcome(self, body: m.Welcome, now: float) -> list[Effect]:
-        """A session is open: pull everything."""
+    def welcome(self, body: m.Welcome, now: float, older: bool) -> list[Effect]:
+        """A session is open: pull everything. `older`: the server knows less than this node has followed."""
         self.session, self.heartbeat_s = body.session, max(body.heartbeat_s, MIN_HEARTBEAT_S)
-        self.generation, self.newest_revision = body.generation, body.revision
+        self.generation, self.history, self.newest_revision = body.generation, body.history, body.revision
         self.last_error = ""
         self._seq, self._report_seq, self._last_ack, self._next_beat = 0, 0, now, now
+        if older:
+            return self.is_older()
         return [Log("info", "link: session open"), *self.pull(0, now)]
+
+    def is_older(self) -> list[Effect]:
+        """The server knows less than this node has followed: it hears that the node lives, and no more."""
+        self._enter(LinkState.OLDER)
+        self._nonce, self._pages, self._report_seq = "", [], 0
+        return [Log("error", "link: the server that answers is older than what this node has followed")]
 
     # --- pull ---------------------------------------------------------------------------------------------------------
 
@@ -230,7 +251,7 @@ class Link:
         if body.more:
             return self._ask_page(body.revision, now), []
         pages, self._pages, self._nonce = self._pages, [], ""
-        self.generation = body.generation
+        self.generation, self.history = body.generation, body.history
         self.newest_revision = max(self.newest_revision, body.revision)
         self.pulled_revision, self._missed_pulls = body.revision, 0
         return [], pages
@@ -296,7 +317,7 @@ class Link:
 
     def poked(self, body: m.Poke) -> bool:
         """The server hints at news: pull, if it is our session."""
-        return bool(self.session) and body.session == self.session
+        return bool(self.session) and body.session == self.session and self.state != LinkState.OLDER
 
     # --- reports ------------------------------------------------------------------------------------------------------
 

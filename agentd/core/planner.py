@@ -10,6 +10,7 @@
     ours, a paused copy that came    resume, if it is the one that the VM came by; else destroy
     ours, paused as it did not leave resume, once
     ours, not defined or old         define (once the server has confirmed the inventory in this boot)
+    ours, held back                  nothing: neither started, stopped nor defined (`held_back`)
     ours, should run, off            start (if the guard has no objection; budget and back-off apply)
     ours, its domain is newer        nothing but a stop: the server has to learn of the higher epoch first
     not ours, not released           nothing: it may be an arrival or someone else's. A release speaks of no newer
@@ -47,6 +48,18 @@ def should_run(durable: Durable, held: Held) -> bool:
     """Whether the VM should run on this node now."""
     ended = held.halted or held.failed or held.moved
     return held.vm.desired == Desired.RUNNING and not durable.drained and not ended
+
+
+def held_back(durable: Durable, held: Held) -> str:
+    """Why the VM is left as it is, running or not, whatever its assignment says; empty: it is not. What a person drains
+    on the node itself is stopped all the same."""
+    if durable.local_drain:
+        return ""
+    if durable.put_back:
+        return "this node's state is older than what this boot has seen"
+    if durable.order.hold or held.vm.hold:
+        return "the server was restored: what it wants of the VM is not certain"
+    return "" if held.named else "the newest inventory of the server does not name it"
 
 
 def is_released(tombstone: Tombstone | None, held: Held | None) -> bool:
@@ -97,6 +110,8 @@ def plan(durable: Durable, facts: VmFacts, boot_id: str, stopping: Stopping | No
         return Plan(Action.SETTLE, "its migration is undecided")
     if facts.domain is not None and facts.domain.active:
         return _alive(durable, held, facts.domain, stopping, boot_id, now)
+    if why := held_back(durable, held):
+        return Plan(why=why)
     if held.vm.desired == Desired.DELETED or _is_newer(facts.domain, held):
         return Plan()
     wanted = should_run(durable, held)
@@ -112,6 +127,8 @@ def _alive(
 ) -> Plan:
     if is_leftover(domain, durable.tombstones.get(domain.uuid)):
         return Plan(Action.DESTROY, "a process of an epoch that this node released")
+    if why := held_back(durable, held):
+        return Plan(why=why)
     if domain.attempt and domain.job:
         return Plan(why="it is still coming")
     if domain.attempt and domain.state == DomainState.PAUSED:
@@ -213,6 +230,8 @@ def _off(durable: Durable, facts: VmFacts, held: Held | None, blocked: str) -> S
         return Sight(Observed.UNKNOWN, Problem.MIGRATED_AWAY, text)
     if not should_run(durable, held):
         return Sight(Observed.STOPPED)
+    if held.vm.hold or not held.named:
+        return Sight(Observed.STOPPED, detail=held_back(durable, held))
     if _is_newer(facts.domain, held):
         epoch = facts.domain.epoch if facts.domain else 0
         return Sight(Observed.STOPPED, Problem.NEWER_EPOCH, f"its domain carries epoch {epoch}")

@@ -94,9 +94,10 @@ def _held_report(
     problem, detail = adoption.problem(held, facts, blocked)
     if problem:
         sight = sight._replace(problem=problem, detail=detail)
+    epoch = max(durable.highest_epoch(held.vm.uuid), _marked(facts))
     return m.VmReport(
         uuid=held.vm.uuid,
-        epoch=max(durable.highest_epoch(held.vm.uuid), _marked(facts)),
+        epoch=epoch,
         revision=held.vm.revision,
         observed=sight.observed,
         start_serial=held.vm.start_serial,
@@ -106,7 +107,15 @@ def _held_report(
         detail=clean_text(sight.detail, MAX_DETAIL),
         name=held.vm.name,
         migration=None if held.attempt is None else _attempt_report(held.attempt, progress),
+        seal=_seal(held, facts, epoch),
     )
+
+
+def _seal(held: Held, facts: VmFacts, epoch: int) -> str:
+    """What shows that the VM was given to this node in the epoch that is reported."""
+    if epoch == held.vm.epoch:
+        return held.vm.seal
+    return facts.domain.seal if facts.domain is not None and facts.domain.epoch == epoch else ""
 
 
 def _attempt_report(attempt: Attempt, progress: m.MigrationProgress | None) -> m.MigrationReport:
@@ -137,6 +146,7 @@ def _left_report(durable: Durable, uuid: str, left: Left, seen: VmFacts | None) 
         detail="it was migrated away from here",
         name=left.name,
         migration=report,
+        seal=left.seal,
     )
 
 
@@ -158,7 +168,10 @@ def _stray(durable: Durable, seen: VmFacts) -> m.VmReport | None:
 
 
 def _not_held(durable: Durable, seen: VmFacts, problem: str = "", detail: str = "") -> m.VmReport:
-    sight = planner.observe(durable, seen, "")
+    sight, tombstone = planner.observe(durable, seen, ""), durable.tombstones.get(seen.uuid)
+    seal = seen.domain.seal if seen.domain is not None and _marked(seen) else ""
+    if not _marked(seen) and tombstone is not None:
+        seal = tombstone.seal
     return m.VmReport(
         uuid=seen.uuid,
         epoch=_marked(seen) or durable.highest_epoch(seen.uuid),
@@ -168,6 +181,7 @@ def _not_held(durable: Durable, seen: VmFacts, problem: str = "", detail: str = 
         detail=clean_text(sight.detail or detail, MAX_DETAIL),
         name=clean_line(seen.domain.name, 200) if seen.domain else "",
         migration=_arrival_report(seen),
+        seal=clean_line(seal, 64),
     )
 
 
@@ -175,7 +189,13 @@ def _arrival_report(seen: VmFacts) -> m.MigrationReport | None:
     attempt = clean_line(seen.domain.attempt, 64) if seen.domain is not None else ""
     if not attempt or seen.domain is None:
         return None
-    return m.MigrationReport(attempt=attempt, phase=MigrationPhase.ARRIVED, peer=clean_line(seen.domain.origin, 200))
+    return m.MigrationReport(
+        attempt=attempt,
+        phase=MigrationPhase.ARRIVED,
+        peer=clean_line(seen.domain.origin, 200),
+        voucher=clean_line(seen.domain.voucher, 64),
+        address=clean_line(seen.domain.address, 64),
+    )
 
 
 def fit(report: m.Report) -> m.Report:

@@ -177,7 +177,7 @@ class Killer(threading.Thread):
         """The snapshot is sound and knows all that was acknowledged; the VMs run on."""
         promises = [promise for promise in [*self.owner.promises.values()] if not promise.busy]
         kept = [(promise, promise.desired, promise.pid) for promise in promises]
-        now = snapshot.decode(self.paths[0].read_bytes(), self.owner.node)
+        now, _ = snapshot.decode(self.paths[0].read_bytes(), self.owner.node)
         assert not list(self.paths[-1].glob("snapshot.refused-*")), "a snapshot was refused"
         before, self._before = self._before, now
         fell = (now.generation, now.revision) < (before.generation, before.revision)

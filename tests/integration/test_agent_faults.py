@@ -160,8 +160,8 @@ def _spool(chime: Chime, raw: bytes) -> str:
 
 
 def _of_another_node(raw: bytes) -> bytes:
-    durable = snapshot.decode(raw, "n1")
-    return snapshot.encode(msgspec.structs.replace(durable, node="n9"))
+    durable, serial = snapshot.decode(raw, "n1")
+    return snapshot.encode(msgspec.structs.replace(durable, node="n9"), serial)
 
 
 def _newer(raw: bytes) -> bytes:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentd import host, local_agent, local_migrate, offline
+from agentd import local_agent, local_migrate, offline
+from agentd.boot import boot_id
 from agentd.core import effects as fx
 from agentd.core import leaving
 from agentd.core.durable import Attempt, Durable, Held, Tombstone
@@ -48,7 +49,7 @@ class Node:
         self.hv.peers[PEER] = self.peer
         for hypervisor in (self.hv, self.peer):
             hypervisor.connect(lambda event: None, lambda why: None)
-        durable = Durable(node="n1", confirmed_boot=host.boot_id())
+        durable = Durable(node="n1", confirmed_boot=boot_id())
         for vm in (assignment(), assignment(VM_2)):
             self.hv.define(vm)
             self.hv.start(vm.uuid)

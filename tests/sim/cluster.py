@@ -23,6 +23,7 @@ from wire import messages as m
 from wire.types import Desired, OnGuestShutdown, OperationState, Storage
 
 SETTLE_S = 90.0  # L1
+CONFIRM_S = 5.0  # how often a person looks whether something waits for a word, when all faults have stopped
 
 
 class VmPlan(msgspec.Struct):
@@ -169,6 +170,16 @@ class Cluster:
             self.network.heal(name)
         for host in self.hosts.values():
             self._end_faults_of(host)
+        self._confirm_until = self.engine.now + SETTLE_S - 1.0
+        self.engine.after(CONFIRM_S, self._confirm_held)
+
+    def _confirm_held(self) -> None:
+        """What a restored database wants, and nobody has confirmed yet: a person looks at the list, and wants it too."""
+        status = self.ask(m.ServerStatus())
+        if status and not status["recovering"] and (status["held_vms"] or status["held_nodes"]):
+            self.operator.request("recovery confirm", m.RecoveryConfirm, comment="the list was read")
+        if self.engine.now < self._confirm_until:
+            self.engine.after(CONFIRM_S, self._confirm_held)
 
     def _end_faults_of(self, host: Host) -> None:
         host.wanted, host.disk.full, host.faults = True, False, ()

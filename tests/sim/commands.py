@@ -221,7 +221,7 @@ _DAMAGES = {
     "empty": lambda content, rng: b"",
     "truncated": lambda content, rng: content[: rng.randrange(len(content) - 2)],
     "flipped": _flip,
-    "foreign": lambda content, rng: snapshot.encode(Durable(node="elsewhere")),
+    "foreign": lambda content, rng: snapshot.encode(Durable(node="elsewhere"), 1),
     "newer": lambda content, rng: content.replace(b'"version":1', b'"version":9', 1),
 }
 """What can be wrong with a snapshot."""

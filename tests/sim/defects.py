@@ -188,7 +188,7 @@ DEFECTS: tuple[Mutant, ...] = (
         "        msgspec.structs.replace(\n            node,\n",
         "S2: the node runs VMs again, and the next drain is proven before it began",
         also=(
-            ("chimed.core.evidence", "replace(_without(node), admin_state=state)", "replace(node, admin_state=state)"),
+            ("chimed.core.evidence", "replace(_without(node), admin_state=state, held=False)", "replace(node, admin_state=state)"),
         ),
     ),
     Mutant(
@@ -282,7 +282,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "release-confirmed-at-once",
         "agentd.core.inventory",
-        "        tombstone = Tombstone(epoch=release.epoch, keep=release.keep, left_to=left_to)\n",
+        "        tombstone = Tombstone(epoch=release.epoch, keep=release.keep, left_to=left_to, seal=seal)\n",
         "        tombstone = Tombstone(epoch=release.epoch, done=True)\n",
         "S2: confirmed before the domain is gone",
     ),
@@ -357,15 +357,15 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "restore-ends-no-generation",
         "chimed.core.recovery",
-        "generation=max(meta.generation, present) + 1, waiting_for=tuple(names))",
-        "waiting_for=tuple(names))",
+        "generation=generation, history=history, waiting_for=tuple(names), ",
+        "history=history, waiting_for=tuple(names), ",
         "S4: the restored history is not told from the one it replaces",
     ),
     Mutant(
         "recovery-waits-for-nobody",
         "chimed.core.recovery",
-        "waiting_for=tuple(names))",
-        "waiting_for=())",
+        "waiting_for=tuple(names), ",
+        "waiting_for=(), ",
         "S1: after a restore VMs start before all nodes have reported",
     ),
     Mutant(
@@ -601,7 +601,7 @@ DEFECTS: tuple[Mutant, ...] = (
         "        return Verdict.RELEASE if is_over else Verdict.WAIT\n",
         "        return Verdict.WAIT\n",
         "L1: a copy that nobody wants stays on the target for ever",
-        also=(("chimed.core.copies", "            _has_failed(facts, session.node, report)\n", ""),),
+        also=(("chimed.core.copies", "        _has_failed(facts, session.node, report)\n", ""),),
     ),
     Mutant(
         "copy-released-while-it-comes",
@@ -733,7 +733,7 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "copy-of-a-failed-migration-forgotten",
         "chimed.core.copies",
-        "            _has_failed(facts, session.node, report)\n",
+        "        _has_failed(facts, session.node, report)\n",
         "",
         "L1: a paused copy of a VM that was deleted meanwhile stays for ever",
     ),
@@ -761,8 +761,8 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "older-holder-keeps-what-the-database-does-not-know",
         "chimed.core.copies",
-        "            _settle_unknown(facts, uuid)\n",
-        "            pass\n",
+        "        _settle_unknown(facts, uuid)\n",
+        "        pass\n",
         "S1: after a restore two nodes run a VM that was created and moved since the backup",
     ),
     Mutant(

@@ -16,7 +16,7 @@ from agentd.core.agent import AgentCore, AgentPolicy
 from agentd.core.durable import Durable
 from agentd.core.facts import Lifecycle
 from agentd.hypervisor import HypervisorError
-from agentd.snapshot import SnapshotError, decode, encode
+from agentd.snapshot import SnapshotError, aged, decode, encode
 from tests.fakes.names import address_of, key_of, uuid_of
 from tests.sim.calls import Calls, late_act
 from tests.sim.engine import Clock, Engine, Violation
@@ -51,13 +51,17 @@ class SnapshotDisk:
         self._node = node
         self.content: bytes | None = None
         self.full = False
+        self.serial = 0
+        self.noted = 0  # under /run: what this boot has seen
 
     def load(self) -> tuple[Durable, str]:
         """As `Snapshot.load`."""
         if self.content is None:
             return Durable(node=self._node), ""
         try:
-            return decode(self.content, self._node), ""
+            durable, serial = decode(self.content, self._node)
+            self.serial = max(serial, self.noted)
+            return aged(durable, serial, self.noted)
         except SnapshotError as error:
             self.content = None
             return Durable(node=self._node), f"snapshot refused: {error}"
@@ -66,7 +70,9 @@ class SnapshotDisk:
         """Raises SnapshotError."""
         if self.full:
             raise SnapshotError("no space left on device")
-        self.content = encode(durable)
+        self.serial += 1
+        self.content = encode(durable, self.serial)
+        self.noted = self.serial
 
 
 class Host:
@@ -114,7 +120,7 @@ class Host:
             self.tell("loses power")
             if self.agent is not None:
                 self.agent.die(silently=True)
-            self.hung, self.hangs_in_start = None, False
+            self.hung, self.hangs_in_start, self.disk.noted = None, False, 0
             self.hypervisor.power_loss()
 
     def power_on(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from chimed.core import arrivals, recovery
+from chimed.core import arrivals
 from chimed.core import rows as r
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
@@ -23,12 +23,14 @@ from tests.fakes.names import address_of, key_of
 from tests.fakes.store import FakeDisk, FakeStore
 from tests.sim.engine import Clock, Engine, Violation
 from tests.sim.network import Network
+from wire import seals
 from wire.types import Observed
 
 if TYPE_CHECKING:
     from tests.sim.oracle import Oracle
 
 NAME = "chimed"
+SEAL_KEY = seals.key_from("the server's secret key")
 RESTART_S = (1.0, 5.0)
 PING_S = 0.002
 
@@ -131,7 +133,7 @@ class Process:
         tables = Tables()
         store = Store(world.disk, self)
         tables.load(store.load())
-        self.core = ServerCore(tables, world.policy, self.engine.rng, world.clock.wall, world.clock.now())
+        self.core = ServerCore(tables, world.policy, self.engine.rng, world.clock.wall, world.clock.now(), SEAL_KEY)
         self.router, self._pinger = Router(world.network, self), Pinger(self)
         self.daemon = Daemon(self.core, store, self.router, self._pinger, Retention(), world.clock.now)  # type: ignore[arg-type]
         self.daemon.allow_keys()
@@ -276,11 +278,7 @@ class ServerHost:
         self.wanted = False
         self.kill()
         tables, taken = self.backups[-1]
-        present = self.disk.tables["meta"][()].generation  # type: ignore[attr-defined]
-        self.disk.tables = {name: dict(rows) for name, rows in tables.items()}
-        names = sorted(name for (name,) in self.disk.tables["nodes"])
-        meta = self.disk.tables["meta"][()]
-        self.disk.tables["meta"][()] = recovery.begun(meta, present, names)  # type: ignore[arg-type]
+        self.disk.restore(tables)
         self.oracle.restored(self.disk, taken)
         self.tell(f"the backup of {taken:.0f} s is restored")
         self.wanted = True

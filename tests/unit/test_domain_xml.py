@@ -130,8 +130,8 @@ def test_refused_xml(xml: str, words: str) -> None:
 
 
 def test_metadata_is_read_back() -> None:
-    assert domain_xml.read_metadata(domain_xml.metadata_element(5, 6)) == domain_xml.Stamp(5, 6)
-    adopted = domain_xml.metadata_element(5, 6, adopted=True)
-    assert domain_xml.read_metadata(adopted) == domain_xml.Stamp(5, 6, adopted=True)
+    assert domain_xml.read_metadata(domain_xml.metadata_element(vm())) == domain_xml.stamp_of(vm())
+    adopted = domain_xml.metadata_element(vm(), adopted=True)
+    assert domain_xml.read_metadata(adopted) == domain_xml.stamp_of(vm(), adopted=True)
     assert domain_xml.read_metadata("<vm epoch='x'/>") is None
     assert domain_xml.read_metadata("junk") is None

@@ -18,17 +18,17 @@ SAVED = Durable(node="n1", revision=7, held={VM_1: Held(vm=assignment())}, tombs
 
 
 def test_snapshot_is_read_as_it_was_written() -> None:
-    assert snapshot.decode(snapshot.encode(SAVED), "n1") == SAVED
+    assert snapshot.decode(snapshot.encode(SAVED, 5), "n1") == (SAVED, 5)
 
 
 def test_each_flipped_bit_is_refused_or_changes_nothing() -> None:
     """Also where the header or the body is no text any more."""
-    content = snapshot.encode(SAVED)
+    content = snapshot.encode(SAVED, 5)
     for bit in range(8 * len(content)):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
         try:
-            assert snapshot.decode(bytes(damaged), "n1") == SAVED
+            assert snapshot.decode(bytes(damaged), "n1") == (SAVED, 5)
         except SnapshotError:
             pass
 
@@ -36,7 +36,7 @@ def test_each_flipped_bit_is_refused_or_changes_nothing() -> None:
 @pytest.mark.parametrize("cut", [0, 1, 20, 60, -2])
 def test_snapshot_that_was_cut_off_is_refused(cut: int) -> None:
     with pytest.raises(SnapshotError):
-        snapshot.decode(snapshot.encode(SAVED)[:cut], "n1")
+        snapshot.decode(snapshot.encode(SAVED, 5)[:cut], "n1")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_snapshot_that_was_cut_off_is_refused(cut: int) -> None:
     ],
 )
 def test_snapshot_that_cannot_be_trusted_is_refused_with_the_reason(header: bytes, why: str) -> None:
-    body = snapshot.encode(SAVED).partition(b"\n")[2]
+    body = snapshot.encode(SAVED, 5).partition(b"\n")[2]
     with pytest.raises(SnapshotError, match=why):
         snapshot.decode(header + b"\n" + body, "n1")
 
@@ -61,12 +61,12 @@ def test_snapshot_of_an_agent_that_knew_no_migrations_is_read() -> None:
     del body["held"][VM_1]["vm"]["attempt"], body["held"][VM_1]["vm"]["arrival"]
     old = msgspec.json.encode(body)
     header = snapshot.Header(snapshot.MAGIC, 1, hashlib.blake2b(old, digest_size=32).hexdigest())
-    assert snapshot.decode(msgspec.json.encode(header) + b"\n" + old + b"\n", "n1") == SAVED
+    assert snapshot.decode(msgspec.json.encode(header) + b"\n" + old + b"\n", "n1") == (SAVED, 0)
 
 
 def test_snapshot_of_another_node_is_refused() -> None:
     with pytest.raises(SnapshotError, match="belongs to node n1, this is n2"):
-        snapshot.decode(snapshot.encode(SAVED), "n2")
+        snapshot.decode(snapshot.encode(SAVED, 5), "n2")
 
 
 class Socket:
