@@ -203,9 +203,12 @@ def test_h5_a_dry_run_shows_what_a_vm_reaches_beyond_itself(monkeypatch: pytest.
 
 def test_h5_it_is_imported_with_the_flag_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     client = with_evil(monkeypatch)
-    assert not imports(tool("vm import n1 odd --yes", client))
+    ran = tool("vm import n1 odd --yes", client)
+    assert ran.code == 3 and not imports(ran)
+    ran = tool("vm import n1 --all --yes", client)
+    assert ran.code == 3 and [request.name for request in imports(ran)] == ["web"]
     ran = tool("vm import n1 odd --yes --allow-unsafe", client)
-    (request,) = imports(ran)
+    request = imports(ran)[-1]
     assert ran.code == 0 and request.allow_unsafe and f"warning: odd reaches beyond itself: {WARNINGS[0]}" in ran.err
 
 
