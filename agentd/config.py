@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from wire import types as w
 from wire.errors import ChimeError
+from wire.reach import EMULATORS, FORBIDDEN, Reach
 from wire.settings import Interval, LogFormat, LogLevel, Order, Percent, load_settings
 
 InterfaceName = Annotated[str, Meta(pattern=r"^[^\s/]{0,15}\Z", description="interface name")]
@@ -31,6 +32,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     virt_type: w.VirtType = w.VirtType.AUTO
     migration_uri: str = "qemu+tls://{host}/system"  # of the libvirt of another node
     shared_paths: Annotated[tuple[w.Path, ...], Meta(max_length=64)] = ()
+    emulators: Annotated[tuple[w.Path, ...], Meta(max_length=64)] = EMULATORS
+    forbidden_paths: Annotated[tuple[w.Path, ...], Meta(max_length=64)] = FORBIDDEN
+    vm_paths: Annotated[tuple[w.Path, ...], Meta(max_length=64)] = ()
+    vm_allow: tuple[Reach, ...] = ()
 
     audit_s: Interval = 60.0
     call_timeout_s: Interval = 30.0  # for one libvirt call; then libvirt counts as unreachable

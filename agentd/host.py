@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from wire.addresses import problem
 from wire.messages import HostFacts, HostNetwork, Load
 
 MIB = 1024 * 1024
@@ -47,7 +48,7 @@ def networks(addresses: Mapping[str, list[Any]]) -> tuple[HostNetwork, ...]:
 
 def _network(interface: str, address: str, netmask: str) -> list[HostNetwork]:
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if ip.is_loopback or ip.is_link_local:
+    if ip.is_loopback or ip.is_link_local or problem(str(ip)):
         return []
     prefix = int(ipaddress.ip_address(netmask)).bit_count()
     return [HostNetwork(interface=interface, address=str(ip), prefix=prefix)]

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentd import disks, domain_xml, foreign, libvirt_domains, libvirt_migration, target_check
+from agentd import disks, domain_xml, foreign, libvirt_domains, libvirt_migration, permitted, target_check
 from agentd.config import Config
 from agentd.core.facts import Domain, HostScan, Lifecycle, Process, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm
@@ -25,6 +25,7 @@ from agentd.libvirt_connection import Link, libvirt, one_line, own_connection
 from agentd.libvirt_target import Settings
 from agentd.processes import Processes
 from agentd.target_check import Findings
+from wire import reach
 from wire.messages import Assignment, ForeignVm, MigrationOrder, MigrationProgress
 from wire.types import VirtType
 
@@ -47,15 +48,18 @@ REFUSED_XML = (
 
 class LibvirtDriver:
     """`agentd.hypervisor.Hypervisor` on libvirt. `virt_type`: what VMs get that leave it open (`auto`: kvm
-    where the node offers it). `migration`: how others are reached. libvirt allows one embedded root for a process."""
+    where the node offers it). `migration`: how others are reached. `limits`: what VMs may reach on this node. libvirt
+    allows one embedded root for a process."""
 
     def __init__(
         self,
         uri: str = "qemu:///system",
         virt_type: VirtType = VirtType.AUTO,
         migration: Settings = Settings(),  # noqa: B008 - it is immutable
+        limits: reach.Limits = reach.DEFAULT,
     ) -> None:
         self._uri = uri
+        self._limits = limits
         self._migration = migration
         self._virt_type = virt_type
         self._processes = Processes()
@@ -137,6 +141,7 @@ class LibvirtDriver:
         with _explained(f"define {vm.name}"):
             defined = self._find(vm.uuid)
             xml = domain_xml.build(vm, self._default_type(vm))
+            permitted.check(xml, self._limits, vm.spec)
             disks.create_missing(vm.spec.disks, may_create=defined is None and vm.create_disks)
             _check_files(xml)
             domain = self._define_xml(xml)
@@ -162,6 +167,7 @@ class LibvirtDriver:
                 raise InvalidVm(f"no domain {vm.uuid} is defined on this node any more")
             if libvirt_domains.read_stamp(handle) is None:
                 foreign.check(handle, vm)
+                permitted.check(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), self._limits, vm.spec)
             foreign.stamp(handle, vm)
             libvirt_domains.never_autostart(handle)
 
@@ -178,7 +184,9 @@ class LibvirtDriver:
             domain = self._found(uuid)
             if domain.isActive():
                 raise HypervisorError(f"cannot start {uuid}: it is running already")
-            _check_files(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            permitted.check(xml, self._limits)
+            _check_files(xml)
             domain.create()
 
     def shutdown(self, uuid: str) -> None:
@@ -313,7 +321,8 @@ class LibvirtDriver:
 
 def configured(config: Config) -> LibvirtDriver:
     """The driver of a node with this configuration."""
-    return LibvirtDriver(config.libvirt_uri, config.virt_type, Settings(config.migration_uri, config.shared_paths))
+    settings = Settings(config.migration_uri, config.shared_paths)
+    return LibvirtDriver(config.libvirt_uri, config.virt_type, settings, permitted.limits_of(config))
 
 
 # --- small parts ------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ from agentd.config import Config, load_config
 from agentd.local_agent import node_status
 from agentd.local_progress import in_words
 from agentd.snapshot import SnapshotError
+from wire.addresses import problem
 from wire.errors import ChimeError
 from wire.types import UUID_PATTERN
 from wire.usage import usage_line
@@ -104,6 +105,8 @@ def _migrate(config: Config, args: dict[str, Any], timeout_s: float) -> int:
         address = str(ipaddress.ip_address(args["--dest"]))
     except ValueError:
         raise ChimeError("invalid", f"--dest {args['--dest']}: expected an IPv4 or IPv6 address") from None
+    if why := problem(address):
+        raise ChimeError("invalid", f"--dest {address} {why}")
     uuid = (args["--uuid"] or "").lower()
     if not args["--all"] and re.match(UUID_PATTERN, uuid) is None:
         raise ChimeError("invalid", f"--uuid {args['--uuid']}: expected a UUID")

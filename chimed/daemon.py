@@ -254,7 +254,7 @@ class Daemon:
 def make_core(
     store: Store, policy: Policy, secret_key: str, clock: Callable[[], float] = time.monotonic
 ) -> ServerCore:
-    """The core with everything that the store holds. `secret_key`: the server's, from which the key of seals follows."""
+    """The core with everything that the store holds. `secret_key`: the server's; the key of seals follows from it."""
     tables = Tables()
     tables.load(store.load())
     _name_history(store, tables)

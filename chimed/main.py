@@ -143,7 +143,8 @@ def _init(config: Config, operator: str, operator_key: str | None) -> int:
     keys.save(place, bundle)
     try:
         with Store.create(config.database) as store:
-            store.commit([r.Change("meta", (), r.Meta(history=secrets.token_hex(8))), r.Change("operators", (operator,), row)], [])
+            meta = r.Meta(history=secrets.token_hex(8))
+            store.commit([r.Change("meta", (), meta), r.Change("operators", (operator,), row)], [])
     except StoreError:
         place.unlink()
         raise

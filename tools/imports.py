@@ -18,6 +18,7 @@ from tools.options import Args, UsageError
 from tools.render import show_list
 from tools.session import Session, body
 from wire import messages as m
+from wire import reach
 from wire.errors import ChimeError
 
 LOCAL_NOTE = (
@@ -39,16 +40,20 @@ def import_vms(session: Session, args: Args) -> int:
         raise UsageError("--all and names exclude each other")
     if not wanted and not args["--all"] and not session.options.dry_run:
         raise UsageError(f"which VMs? Name them, or --all; chime-tool vm import {node} --dry-run shows what {node} has")
-    found = [_look(session, node, vm, storage) for vm in _foreign(session, node, wanted)]
-    rows = [row for row, _ in found]
+    unsafe = bool(args["--allow-unsafe"])
+    found = [_look(session, node, vm, storage, unsafe) for vm in _foreign(session, node, wanted)]
+    rows = [row for row, _, _ in found]
+    for row in rows:
+        for warning in row["warnings"]:
+            session.terminal.say(f"warning: {row['name']} reaches beyond itself: {warning}")
     if any(row["disks"] for row in rows) and not args["--storage"]:
         session.terminal.say(LOCAL_NOTE)
-    if session.options.dry_run or not any(request for _, request in found):
+    if session.options.dry_run or not any(request for _, request, _ in found):
         show_list(session, rows, columns.IMPORTS, f"{node} has no VM that Chime does not manage")
-        return 0 if session.options.dry_run or not rows else FAILED
+        return 0 if session.options.dry_run else max((code for _, _, code in found), default=0)
     if not _agreed(session, node, rows):
         return FAILED
-    codes = [_import(session, row, request) for row, request in found]
+    codes = [code if request is None else _import(session, row, request) for row, request, code in found]
     show_list(session, rows, columns.IMPORTS, "")
     return RUNNING if RUNNING in codes else max(codes)
 
@@ -64,39 +69,50 @@ def _foreign(session: Session, node: str, wanted: list[str]) -> list[Mapping[str
     return [vm for vm in every if vm["name"] in wanted]
 
 
-def _look(session: Session, node: str, vm: Mapping[str, Any], storage: str) -> tuple[Row, Any]:
-    """What there is to show of a VM, and the request that imports it; None if that would be refused."""
+def _look(session: Session, node: str, vm: Mapping[str, Any], storage: str, unsafe: bool) -> tuple[Row, Any, int]:
+    """What there is to show of a VM, and the request that imports it; None if that would be refused, with the exit code
+    of that."""
     row: Row = {
         "name": vm["name"], "uuid": vm["uuid"], "node": node, "observed": vm["observed"], "vcpus": 0, "memory_mib": 0,
         "disks": [], "storage": storage, "autostart": vm["autostart"], "operation": None,
-        "state": "refused", "detail": vm["problem"],
+        "state": "refused", "detail": vm["problem"], "warnings": [],
     }  # fmt: skip
     if row["detail"]:
-        return row, None
+        return row, None, FAILED
     try:
-        request = _request(session, row, storage)
+        request = _request(session, row, storage, unsafe)
         planned(session, request)
     except (UsageError, ChimeError) as error:
         if isinstance(error, ChimeError) and error.code in ("unreachable", "node-unreachable"):
             raise
         row["detail"] = str(error)
-        return row, None
+        return row, None, error.exit_code if isinstance(error, ChimeError) else FAILED
     row |= {"state": "importable", "detail": AUTOSTART_NOTE if vm["autostart"] else ""}
-    return row, request
+    return row, request, 0
 
 
-def _request(session: Session, row: Row, storage: str) -> Any:
+def _request(session: Session, row: Row, storage: str, unsafe: bool) -> Any:
     """The import of the VM as its XML says. Fills `row`. Raises UsageError."""
     whole = list(session.client.items(body(m.NodeSurvey, name=row["node"], uuid=row["uuid"])))
     if not whole or not whole[0]["xml"]:
         raise UsageError("it is gone")
+    row["warnings"] = _warnings(whole[0]["xml"])
     domain = domain_xml.read_text(row["name"], whole[0]["xml"], storage)
     row |= {"vcpus": domain.vcpus, "memory_mib": domain.memory_mib, "disks": [disk["path"] for disk in domain.disks]}
     spec = {"vcpus": domain.vcpus, "memory_mib": domain.memory_mib, "disks": domain.disks, "xml": domain.xml}
     desired = "stopped" if whole[0]["observed"] == "stopped" else "running"
     return session.mutation(
-        m.VmImport, node=row["node"], name=row["name"], uuid=row["uuid"], spec=spec, desired=desired
-    )
+        m.VmImport, node=row["node"], name=row["name"], uuid=row["uuid"], spec=spec, desired=desired,
+        allow_unsafe=unsafe,
+    )  # fmt: skip
+
+
+def _warnings(xml: str) -> list[str]:
+    """What the domain reaches beyond itself, as the server will see it too."""
+    try:
+        return [finding.text for finding in reach.of_xml(xml)]
+    except ValueError:
+        return []  # it is refused for that
 
 
 def _agreed(session: Session, node: str, rows: list[Row]) -> bool:
@@ -110,8 +126,6 @@ def _agreed(session: Session, node: str, rows: list[Row]) -> bool:
 
 def _import(session: Session, row: Row, request: Any) -> int:
     """Sends one import and waits for its end. One that fails does not keep the others from being tried."""
-    if request is None:
-        return FAILED
     try:
         operation = dict(session.client.request(request)["operation"])
     except ChimeError as error:

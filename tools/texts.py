@@ -165,6 +165,7 @@ Options:
   --on-guest-shutdown=WHAT   when the guest powers itself off: stop or restart [default: stop]
   --xml=FILE                 a whole libvirt domain; vCPUs, memory and disks are taken from it
   --storage=KIND             where the disks of the XML live: shared (every node sees them) or local (default)
+  --allow-unsafe             though it reaches beyond itself: devices or files of the host, arguments for qemu
   --node=NODE                place it there; else the server chooses
   --priority=N               0 to 1000: VMs with a higher one are evacuated first [default: 0]
   --uuid=UUID                else the XML's own, else a new one
@@ -178,9 +179,12 @@ Usage: chime-tool vm import NODE [NAME]... [options]
 Options:
   --all           all of the node that Chime does not manage
   --storage=KIND  where their disks live: shared (every node sees them) or local (default)
+  --allow-unsafe  also those that reach beyond themselves: a foreign emulator, arguments for qemu, files of
+                  the system, devices of the host. Other nodes would run them likewise.
 
 Nothing of a VM is touched but libvirt's metadata of it, and its autostart; it runs on. --dry-run shows what
-the node has, and what would be refused. The first time that Chime starts it, it gets Chime's power actions.
+the node has, what would be refused, and what a VM reaches beyond itself. A node refuses what its agentd.toml
+does not allow. The first time that Chime starts it, it gets Chime's power actions.
 """
 
 VM_RELEASE = """Give a VM back: it stays on its node as it is, also running, and Chime forgets it.

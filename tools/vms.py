@@ -97,6 +97,7 @@ def create(session: Session, args: Args) -> int:
         uuid=vm_uuid,
         node=args["--node"],
         desired="stopped" if args["--stopped"] else "running",
+        allow_unsafe=bool(args["--allow-unsafe"]),
     )
     return change(session, request, f"create VM {name}")
 

@@ -19,6 +19,7 @@ import msgpack
 import msgspec
 
 from wire import PROTOCOL_VERSION
+from wire.addresses import CHECKS
 from wire.errors import ChimeError
 from wire.messages import Base
 from wire.text import clean_line
@@ -81,6 +82,8 @@ _quick = {
     if _is_closed(msgspec.inspect.type_info(verb.body))
 }
 
+_CHECKS = {TYPE_OF[body]: check for body, check in CHECKS.items()}
+
 
 def encode(body: Base, correlation_id: str = "") -> bytes:
     """The frame that carries `body`. Raises `ChimeError` (bad-frame) when it would exceed the limits."""
@@ -103,7 +106,8 @@ def decode(frame: bytes) -> Message:
         if quick is not None:
             try:
                 outer = quick(frame)
-                if _encode(outer) == frame:
+                check = _CHECKS.get(outer.t)
+                if _encode(outer) == frame and (check is None or not check(outer.b)):
                     return _message(Message, (outer.t, outer.id, outer.b))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass  # the other way finds out what is wrong, or that nothing is
@@ -122,9 +126,13 @@ def _decode_strictly(frame: bytes) -> Message:
     if verb is None:
         raise ChimeError("unknown-verb", f"message type {kind!r} does not exist", id=correlation_id)
     try:
-        return Message(kind, correlation_id, msgspec.convert(body, verb.body))
+        message = Message(kind, correlation_id, msgspec.convert(body, verb.body))
     except msgspec.ValidationError as error:
         raise ChimeError("invalid", f"{kind}: {plain(error)}", id=correlation_id) from None
+    check = _CHECKS.get(kind)
+    if check is not None and (why := check(message.body)):
+        raise ChimeError("invalid", f"{kind}: {why}", id=correlation_id)
+    return message
 
 
 def plain(error: msgspec.ValidationError) -> str:

@@ -544,24 +544,28 @@ class VmShow(Base, frozen=True, kw_only=True):
 
 
 class VmCreate(Mutation, frozen=True, kw_only=True):
-    """`node`: place it there; else the server chooses."""
+    """`node`: place it there; else the server chooses. A VM that reaches beyond itself on its node (a foreign emulator,
+    arguments for qemu, files of the system, devices of the host) is refused unless `allow_unsafe` is given."""
 
     name: w.Name
     spec: VmSpec
     uuid: w.Uuid | None = None
     node: w.Name | None = None
     desired: w.Desired = w.Desired.RUNNING
+    allow_unsafe: bool = False
 
 
 class VmImport(Mutation, frozen=True, kw_only=True):
     """Takes a domain that is on `node` into management as it is. Name, UUID, and the XML in `spec` are those of a
-    survey: if the domain has changed since, nothing is taken over. `desired`: running if it runs."""
+    survey: if the domain has changed since, nothing is taken over. `desired`: running if it runs. `allow_unsafe`: as in
+    `vm.create`."""
 
     node: w.Name
     name: w.Name
     uuid: w.Uuid
     spec: VmSpec
     desired: w.Desired
+    allow_unsafe: bool = False
 
 
 class VmRelease(Mutation, frozen=True, kw_only=True):

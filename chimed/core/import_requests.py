@@ -14,7 +14,7 @@ from chimed.core import imports, inventory
 from chimed.core import rows as r
 from chimed.core.queries import find_node, find_vm
 from chimed.core.request_parts import Done, RequestParts
-from chimed.core.vm_requests import check_name, check_spec
+from chimed.core.vm_requests import audit_reach, check_name, check_reach, check_spec
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import AdminState, Desired, StepState
@@ -36,12 +36,13 @@ class ImportRequests:
             raise ChimeError("invalid", "an import needs the domain's XML, and desired running or stopped")
         check_name(body.name, body.uuid)
         check_spec(body.spec)
+        unsafe = check_reach(body.name, body.spec, body.allow_unsafe)
         self._check_free(body)
         self._check_node(body.node)
         self._check_elsewhere(body)
         plan = [f"takes {body.name} on {body.node} into management as it is, {body.desired}"]
         if body.dry_run:
-            return Done(plan)
+            return Done(plan, warnings=unsafe)
         vm = r.Vm(
             uuid=body.uuid,
             name=body.name,
@@ -59,7 +60,8 @@ class ImportRequests:
         step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         label = f"import {vm.name} from {vm.node}"
         op = self._parts.begin(OperationKind.IMPORT, vm.uuid, label, actor, (step,), vm.revision, now)
-        return Done(plan, op, extra={"vm": self._views.vm(self._ctx.tables.vms.get(vm.uuid) or vm)})
+        audit_reach(self._ctx, actor, vm.uuid, unsafe)
+        return Done(plan, op, warnings=unsafe, extra={"vm": self._views.vm(self._ctx.tables.vms.get(vm.uuid) or vm)})
 
     def _check_free(self, body: m.VmImport) -> None:
         known = self._ctx.tables.vms.get(body.uuid)

@@ -12,6 +12,7 @@ from chimed.core import networks
 from chimed.core import rows as r
 from chimed.core.context import Context
 from wire import seals
+from wire.addresses import ip
 from wire.messages import MigrationReport, VmReport
 
 
@@ -34,8 +35,8 @@ def was_sent(ctx: Context, node_name: str, report: VmReport, owner: str) -> bool
         return seals.fits(report.seal, right)
     if not seals.fits(said.voucher, seals.voucher(right, said.attempt, said.address)):
         return False
-    node = ctx.tables.nodes.get(node_name)
-    return node is not None and said.address in networks.addresses(node)
+    node, address = ctx.tables.nodes.get(node_name), ip(said.address)
+    return node is not None and address is not None and address in networks.addresses(node)
 
 
 def is_target(ctx: Context, node_name: str, source: str, said: MigrationReport) -> bool:

@@ -13,10 +13,13 @@ import msgspec
 
 from chimed.core import arrivals, evidence, inventory, placement, progress
 from chimed.core import rows as r
+from chimed.core.context import Context
 from chimed.core.queries import find_node, find_vm
 from chimed.core.request_parts import Done, RequestParts
 from wire import messages as m
+from wire import reach
 from wire.errors import ChimeError
+from wire.text import clean_text
 from wire.types import UUID_PATTERN, AdminState, Desired, Evidence, NetworkKind, Observed, StepState, Storage
 from wire.words import AlarmCode, CommandKind, OperationKind, Problem
 
@@ -39,6 +42,7 @@ class VmRequests:
             raise ChimeError("invalid", "desired must be running or stopped")
         check_name(body.name, body.uuid)
         check_spec(body.spec)
+        unsafe = check_reach(body.name, body.spec, body.allow_unsafe)
         if self._ctx.tables.vms.by("name", body.name):
             raise ChimeError("exists", f"a VM named {body.name} exists already")
         if body.uuid is not None and self._ctx.tables.vms.get(body.uuid):
@@ -52,7 +56,7 @@ class VmRequests:
         if body.desired == Desired.RUNNING:
             plan.append(f"starts {body.name}")
         if body.dry_run:
-            return Done(plan)
+            return Done(plan, warnings=unsafe)
         # A UUID that is given may have been used before by a VM that is forgotten; no VM has had more epochs than there
         # were operations.
         vm = r.Vm(
@@ -71,7 +75,8 @@ class VmRequests:
         op = self._parts.begin(
             OperationKind.CREATE, vm.uuid, f"create {vm.name} on {node_name}", actor, (step,), vm.start_serial, now
         )
-        return Done(plan, op, extra={"vm": self._views.vm(self._ctx.tables.vms.get(vm.uuid) or vm)})
+        audit_reach(self._ctx, actor, vm.uuid, unsafe)
+        return Done(plan, op, warnings=unsafe, extra={"vm": self._views.vm(self._ctx.tables.vms.get(vm.uuid) or vm)})
 
     def _place_new(self, body: m.VmCreate) -> str:
         if body.node is not None:
@@ -257,3 +262,21 @@ def check_spec(spec: m.VmSpec) -> None:
         raise ChimeError("invalid", "a disk's storage is shared or local")
     if spec.xml is not None and ("<!DOCTYPE" in spec.xml or "<!ENTITY" in spec.xml):
         raise ChimeError("invalid", "domain XML must not have a DOCTYPE or entities")
+
+
+def check_reach(name: str, spec: m.VmSpec, allowed: bool) -> list[str]:
+    """What the VM reaches beyond itself, in words. Raises `ChimeError` unless that is nothing, or allowed."""
+    try:
+        found = reach.of_spec(spec)
+    except ValueError as problem:
+        raise ChimeError("invalid", str(problem)) from None
+    if found and not allowed:
+        text = f"{name} reaches beyond itself on its node: {reach.words(found)}; if that is meant: --allow-unsafe"
+        raise ChimeError("refused-unsafe", text)
+    return [f"{name} reaches beyond itself: {finding.text}" for finding in found]
+
+
+def audit_reach(ctx: Context, actor: str, uuid: str, unsafe: list[str]) -> None:
+    """Records what was allowed."""
+    if unsafe:
+        ctx.audit(actor, "unsafe-allowed", uuid, clean_text("; ".join(unsafe)))

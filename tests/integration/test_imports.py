@@ -29,11 +29,19 @@ def whole(needs_hosts: None) -> Iterator[Chime]:
         yield chime
 
 
-def theirs(chime: Chime, node: str = "n1", uuid: str = "", running: bool = True) -> tuple[str, str]:
+ARGUMENT = (
+    "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-S'/>"
+    "</qemu:commandline></domain>"
+)
+
+
+def theirs(
+    chime: Chime, node: str = "n1", uuid: str = "", running: bool = True, made_of: str = XML
+) -> tuple[str, str]:
     """Name and UUID of a VM that a person made: an embedded libvirt is theirs only while no agent runs."""
     name, uuid = unique("theirs"), uuid or str(uuids.uuid4())
     chime.stop_agent(node)
-    xml = XML.format(name=name, uuid=uuid)
+    xml = made_of.format(name=name, uuid=uuid)
     chime.as_a_person(node, f"connection.defineXML({xml!r})" + (".create()" if running else ""))
     chime.agent(node).start()
     chime.wait(lambda: tells(chime, node, uuid), f"{node} has {name}")
@@ -130,6 +138,23 @@ def test_what_was_changed_since_it_was_looked_at_is_left_alone(chime: Chime) -> 
     chime.tool("vm", "import", "n1", name, "--yes")
     stays(chime, mine, uuid)
     chime.tool("vm", "release", name, "--yes")
+    end(chime, "n1", name, uuid)
+
+
+def test_h5_what_reaches_beyond_the_vm_needs_the_operators_word_and_the_nodes_too(chime: Chime) -> None:
+    """It runs on all the time: nothing is taken over."""
+    name, uuid = theirs(chime, made_of=XML.replace("</domain>", ARGUMENT))
+    mine = chime.process(uuid)
+    (row,) = chime.tool("vm", "import", "n1", "--dry-run")
+    assert row["state"] == "refused" and "--allow-unsafe" in row["detail"] and "commandline" in row["warnings"][0]
+    chime.tool("vm", "import", "n1", name, "--yes", code=3)
+    assert "warning: " in chime.tool("vm", "import", "n1", name, "--yes", "--allow-unsafe", code=1)
+    op = chime.ask(m.OpList(limit=1000))["items"][-1]
+    assert (op["kind"], op["state"]) == ("import", "failed")
+    assert "this node does not allow it: commandline" in op["outcome"] and "vm_allow in agentd.toml" in op["outcome"]
+    chime.wait(lambda: not chime.vms(), "it is forgotten")
+    stays(chime, mine, uuid)
+    assert "<chime:vm" not in chime.domain_file("n1", name).read_text()
     end(chime, "n1", name, uuid)
 
 

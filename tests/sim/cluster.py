@@ -174,7 +174,7 @@ class Cluster:
         self.engine.after(CONFIRM_S, self._confirm_held)
 
     def _confirm_held(self) -> None:
-        """What a restored database wants, and nobody has confirmed yet: a person looks at the list, and wants it too."""
+        """What a restored database wants, and nobody has confirmed yet: a person reads the list, and wants it too."""
         status = self.ask(m.ServerStatus())
         if status and not status["recovering"] and (status["held_vms"] or status["held_nodes"]):
             self.operator.request("recovery confirm", m.RecoveryConfirm, comment="the list was read")

@@ -188,7 +188,11 @@ DEFECTS: tuple[Mutant, ...] = (
         "        msgspec.structs.replace(\n            node,\n",
         "S2: the node runs VMs again, and the next drain is proven before it began",
         also=(
-            ("chimed.core.evidence", "replace(_without(node), admin_state=state, held=False)", "replace(node, admin_state=state)"),
+            (
+                "chimed.core.evidence",
+                "replace(_without(node), admin_state=state, held=False)",
+                "replace(node, admin_state=state)",
+            ),
         ),
     ),
     Mutant(

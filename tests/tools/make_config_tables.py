@@ -58,6 +58,12 @@ AGENTD = {
     "`qemu+ssh`, or `qemu+tcp` (unencrypted and open to everyone: for a lab)",
     "shared_paths": "folders with VM disks that all nodes share although the file system does not tell (NFS, CephFS, "
     "GlusterFS and their like do): a disk elsewhere is local, and is copied in a migration or keeps its VM here",
+    "emulators": "programs that VMs may be run by; `*` stands within a name",
+    "forbidden_paths": "folders whose files no VM gets; of `/dev` VMs get volumes, of `/boot`, `/usr/share`, "
+    "`/usr/lib` and `/lib/firmware` what they boot from, of `/usr/share` CD images; `state_dir` is always one of them",
+    "vm_paths": "folders within those that VMs may use all the same",
+    "vm_allow": "what else a VM may reach on this node: `qemu-arguments`, `host-devices`, `host-folders`, "
+    "`host-network`, `unconfined` (below)",
     "audit_s": "interval of the look at all domains and processes; events are followed at once",
     "call_timeout_s": "a libvirt call that takes longer is reported as a fault",
     "workers": "libvirt calls at a time",

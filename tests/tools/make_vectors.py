@@ -263,6 +263,11 @@ def wrong_bodies() -> dict[str, bytes]:
         "key too short": frame("operator.add", {"key": "k", "name": "n", "public_key": "a" * 39}),
         "terminal escape in a comment": frame("alarm.ack", {"key": "k", "id": 1, "comment": "\x1b[2J"}),
         "C1 control character in a comment": frame("alarm.ack", {"key": "k", "id": 1, "comment": "\x9b2J"}),
+        "address that is none": frame("node.add", {**raw_sample(VERBS["node.add"].body), "address": "::::"}),
+        "address of many hosts": frame("node.add", {**raw_sample(VERBS["node.add"].body), "address": "224.0.0.1"}),
+        "no host's address": frame("hello", {**hello, "host": _at("0.0.0.0", 8)}),
+        "IPv4 in an IPv6 address": frame("hello", {**hello, "host": _at("::ffff:192.0.2.7", 128)}),
+        "prefix longer than the address": frame("hello", {**hello, "host": _at("192.0.2.7", 33)}),
         "text turned around": frame("alarm.ack", {"key": "k", "id": 1, "comment": "\u202etxt"}),
     }
     names = {
@@ -279,6 +284,11 @@ def wrong_bodies() -> dict[str, bytes]:
         "not ASCII": "ä",
     }
     return bad_values | {f"name {what}": frame("node.show", {"name": name}) for what, name in names.items()}
+
+
+def _at(address: str, prefix: int) -> dict[str, Any]:
+    """The facts of a host with one address."""
+    return {"networks": [{"interface": "eth0", "address": address, "prefix": prefix}]}
 
 
 def long_ones() -> list[tuple[str, str, list[Any]]]:

@@ -29,6 +29,7 @@ FIELDS = {
     "public_key": "CURVE public key; whoever asks makes the pair, the server never sees the secret",
     "graceful_s": "time that the guest has to power off before it is ended",
     "desired": "what should be",
+    "allow_unsafe": "the VM is known to reach beyond itself on its node, and may",
     "observed": "what is",
     "storage": "where the data lives",
     "restarts": "restarts after crashes, in this epoch",

@@ -10,7 +10,9 @@ import pytest
 
 from agentd import domain_xml, host, qemu_tls
 from agentd.hypervisor import InvalidVm
-from wire.messages import HostNetwork
+from wire import seals
+from wire.messages import Assignment, HostNetwork, VmSpec
+from wire.types import Desired
 
 XML = """<domain type='kvm'><name>v</name><metadata>
 <chime:vm xmlns:chime='urn:chime:vm:1' epoch='3' revision='7'/><x:y xmlns:x='urn:x'/></metadata><devices>
@@ -26,22 +28,41 @@ def stamp_of(xml: str) -> domain_xml.Stamp | None:
 
 
 def test_mark_names_attempt_and_origin_and_changes_nothing_else() -> None:
-    marked = domain_xml.marked(XML, "a&1", "n'1")
-    assert stamp_of(marked) == domain_xml.Stamp(3, 7, "a&1", "n'1")
+    marked = domain_xml.marked(XML, "a&1", "n'1", "10.0.0.2")
+    assert stamp_of(marked) == domain_xml.Stamp(3, 7, "a&1", "n'1", address="10.0.0.2")
     taken_over = XML.replace("revision='7'", "revision='7' adopted='yes'")
-    assert stamp_of(domain_xml.marked(taken_over, "a1", "n1")) == domain_xml.Stamp(3, 7, "a1", "n1", adopted=True)
-    again = domain_xml.marked(marked, "a2", "n2")
-    assert stamp_of(again) == domain_xml.Stamp(3, 7, "a2", "n2")
+    copy = stamp_of(domain_xml.marked(taken_over, "a1", "n1", "::1"))
+    assert copy == domain_xml.Stamp(3, 7, "a1", "n1", adopted=True, address="::1")
+    again = domain_xml.marked(marked, "a2", "n2", "10.0.0.3")
+    assert stamp_of(again) == domain_xml.Stamp(3, 7, "a2", "n2", address="10.0.0.3")
     assert "urn:x" in again and again.count("<disk ") == 4
+
+
+def test_h3_a_copy_bears_a_voucher_for_its_target_and_not_the_seal() -> None:
+    sealed = XML.replace("revision='7'", "revision='7' seal='5ea1'")
+    marked = domain_xml.marked(sealed, "a1", "n1", "10.0.0.2")
+    copy = stamp_of(marked)
+    assert copy is not None and copy.seal == "" and "5ea1" not in marked
+    assert copy.voucher == seals.voucher("5ea1", "a1", "10.0.0.2")
+    assert copy.voucher not in {seals.voucher("5ea1", "a2", "10.0.0.2"), seals.voucher("5ea1", "a1", "10.0.0.3")}
+
+
+def test_metadata_without_an_epoch_is_not_marked() -> None:
+    with pytest.raises(InvalidVm, match="names no epoch"):
+        domain_xml.marked(XML.replace("epoch='3'", "epoch='?'"), "a1", "n1", "::1")
 
 
 def test_domain_without_our_metadata_is_not_marked() -> None:
     with pytest.raises(InvalidVm, match="no metadata of Chime"):
-        domain_xml.marked("<domain type='kvm'><metadata/></domain>", "a1", "n1")
+        domain_xml.marked("<domain type='kvm'><metadata/></domain>", "a1", "n1", "::1")
 
 
 def test_metadata_that_a_definition_writes_has_no_mark() -> None:
-    assert domain_xml.read_metadata(domain_xml.metadata_element(4, 8)) == domain_xml.Stamp(4, 8, "", "")
+    vm = Assignment(
+        uuid="00000000-0000-4000-8000-000000000001", name="v", epoch=4, revision=8, desired=Desired.RUNNING,
+        start_serial=1, graceful_s=1.0, seal="5ea1", spec=VmSpec(vcpus=1, memory_mib=64),
+    )  # fmt: skip
+    assert domain_xml.read_metadata(domain_xml.metadata_element(vm)) == domain_xml.Stamp(4, 8, seal="5ea1")
 
 
 def test_disks_that_could_be_copied() -> None:

@@ -200,3 +200,8 @@ def test_xml_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.xml"
     path.write_bytes(b"<domain>\xff\xfe</domain>")
     assert "it is not UTF-8 text" in _create(f"vm create a --xml {path}").err
+
+
+def test_h5_what_reaches_beyond_the_vm_is_sent_as_allowed_only_with_the_flag() -> None:
+    plain = "vm create a --vcpus 1 --memory 1G"
+    assert not _sent(plain).allow_unsafe and _sent(f"{plain} --allow-unsafe").allow_unsafe

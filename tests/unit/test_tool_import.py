@@ -168,3 +168,52 @@ def test_release_asks_first() -> None:
     assert ran.code == 1 and "gives web back" in ran.err and "nothing starts it again" in ran.err
     assert all(body.dry_run for body in client.sent)
     assert tool("vm release web --yes", client).code == 0
+
+
+# --- what reaches beyond the VM ---------------------------------------------------------------------------------------
+
+EVIL = (
+    "<domain><name>odd</name><memory unit='MiB'>64</memory><devices><emulator>/tmp/e</emulator>"
+    "<disk type='file'><source file='/etc/shadow'/></disk></devices></domain>"
+)
+WARNINGS = ["emulator /tmp/e", "disk /etc/shadow: a path of the system"]
+
+
+def with_evil(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """The node has a domain that reaches beyond itself; the server refuses it without the flag."""
+    monkeypatch.setitem(DISKS, "odd", EVIL)
+
+    def take(body: m.VmImport) -> Any:
+        if body.name == "odd" and not body.allow_unsafe:
+            raise refused("refused-unsafe", f"odd reaches beyond itself: {'; '.join(WARNINGS)}")
+        return mutation(None if body.dry_run else operation(kind="import", id="op-1"), plan=["takes it"])
+
+    return node_with(foreign("web"), foreign("odd"), **{"vm.import": take})
+
+
+def test_h5_a_dry_run_shows_what_a_vm_reaches_beyond_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tool("vm import n1 --dry-run -o json", with_evil(monkeypatch))
+    rows = {row["name"]: row for row in json.loads(ran.out)}
+    assert (rows["odd"]["state"], rows["odd"]["warnings"]) == ("refused", WARNINGS)
+    assert "reaches beyond itself" in rows["odd"]["detail"]
+    assert (rows["web"]["state"], rows["web"]["warnings"]) == ("importable", [])
+    for warning in WARNINGS:
+        assert f"warning: odd reaches beyond itself: {warning}" in ran.err
+
+
+def test_h5_it_is_imported_with_the_flag_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = with_evil(monkeypatch)
+    ran = tool("vm import n1 odd --yes", client)
+    assert ran.code == 3 and not imports(ran)
+    ran = tool("vm import n1 --all --yes", client)
+    assert ran.code == 3 and [request.name for request in imports(ran)] == ["web"]
+    ran = tool("vm import n1 odd --yes --allow-unsafe", client)
+    request = imports(ran)[-1]
+    assert ran.code == 0 and request.allow_unsafe and f"warning: odd reaches beyond itself: {WARNINGS[0]}" in ran.err
+
+
+def test_xml_that_nobody_can_judge_warns_of_nothing_and_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DISKS, "odd", "<domain")
+    ran = tool("vm import n1 --dry-run -o json", node_with(foreign("odd")))
+    (row,) = json.loads(ran.out)
+    assert (row["state"], row["warnings"]) == ("refused", []) and "not well formed" in row["detail"]

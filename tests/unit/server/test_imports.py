@@ -388,3 +388,44 @@ def test_a_copy_of_what_is_given_back_is_not_ended(world: World) -> None:
     world.agents["n2"].strays[UUID] = (epoch, "running")
     world.agents["n2"].report()
     assert ("n2", False) in [(row.node, row.keep) for row in world.tables().releases], "a copy that is no arrival is"
+
+
+# --- what reaches beyond the VM ---------------------------------------------------------------------------------------
+
+EVIL = m.VmSpec(
+    vcpus=1, memory_mib=64,
+    xml="<domain><devices><emulator>/tmp/e</emulator><disk><source file='/etc/shadow'/></disk></devices></domain>",
+)  # fmt: skip
+WORDS = "emulator /tmp/e; disk /etc/shadow: a path of the system"
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_h5_an_import_that_reaches_beyond_the_vm_is_refused_without_a_flag(world: World, dry_run: bool) -> None:
+    body = refused(world, spec=EVIL, dry_run=dry_run)
+    assert body.code == "refused-unsafe" and not body.retriable
+    assert body.message == f"{NAME} reaches beyond itself on its node: {WORDS}; if that is meant: --allow-unsafe"
+
+
+def test_h5_an_import_that_is_allowed_is_audited_with_what_it_reaches(world: World) -> None:
+    warned = [f"{NAME} reaches beyond itself: {words}" for words in WORDS.split("; ")]
+    planned = world.ask(import_of(NAME, "n1", spec=EVIL, allow_unsafe=True, dry_run=True, key="d"))
+    assert planned["warnings"] == warned and "unsafe-allowed" not in world.actions(UUID)
+    answer = bring(world, spec=EVIL, allow_unsafe=True)
+    assert answer["warnings"] == warned and world.op(answer)["state"] == "succeeded"
+    (line,) = [event for _, event in world.disk.events if event.action == "unsafe-allowed"]
+    assert (line.actor, line.subject, line.text) == ("op", UUID, "; ".join(warned))
+
+
+@pytest.mark.parametrize("spec", [EVIL, m.VmSpec(vcpus=1, memory_mib=64, disks=(m.Disk(path="/etc/cron.d/x"),))])
+def test_h5_a_vm_that_is_made_so_is_refused_without_a_flag(world: World, spec: m.VmSpec) -> None:
+    body = world.refuse(m.VmCreate, name="evil", spec=spec)
+    assert body.code == "refused-unsafe" and "--allow-unsafe" in body.message
+    answer = world.do(m.VmCreate, name="evil", spec=spec, allow_unsafe=True)
+    assert answer["warnings"] and world.actions(answer["vm"]["uuid"]).count("unsafe-allowed") == 1
+    fine = world.do(m.VmCreate, name="fine", spec=SPEC, allow_unsafe=True)
+    assert not fine["warnings"] and "unsafe-allowed" not in world.actions(fine["vm"]["uuid"])
+
+
+def test_h5_xml_that_cannot_be_read_is_refused(world: World) -> None:
+    body = refused(world, spec=m.VmSpec(vcpus=1, memory_mib=64, xml="<domain"))
+    assert body.code == "invalid" and "malformed" in body.message

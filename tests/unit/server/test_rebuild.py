@@ -379,7 +379,7 @@ def test_pages_are_ordered_and_complete() -> None:
     agent = world.agents["n1"]
     agent.vcpus, agent.memory_mib = 10_000, 10_000_000
     world.start()
-    big = m.VmSpec(vcpus=1, memory_mib=16, xml="x" * 2000)
+    big = m.VmSpec(vcpus=1, memory_mib=16, xml=f"<domain>{'x' * 2000}</domain>")
     for i in range(620):
         world.do(m.VmCreate, name=f"v{i}", uuid=uuid_of(f"v{i}"), spec=big)
     agent.sync()

@@ -181,7 +181,6 @@ def test_refusals_change_nothing() -> None:
         (m.AlarmAck, {"id": 999}, "not-found"),
         (m.OperatorRemove, {"name": "nobody"}, "not-found"),
         (m.Explain, {"kind": "cat", "name": "n1"}, "invalid"),
-        (m.NodeAdd, {"name": "q", "public_key": key_of("q"), "address": "10.0.0.256"}, "invalid"),
         (m.NodeRemove, {"name": "off"}, "refused-unsafe"),
         (m.OperatorAdd, {"name": "other", "public_key": key_of("q")}, "exists"),
         (m.VmCreate, {"name": "w2", "spec": SPEC, "desired": Desired.DELETED}, "invalid"),
