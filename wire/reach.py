@@ -232,8 +232,11 @@ def _device(device: ET.Element, limits: Limits, resolve: Resolve) -> Iterator[Fi
     if own and kind and kind not in own:
         yield _finding(reach, f"{tag} of type {kind} ({_arguments(device)})")
     yield from _special(device)
-    if kind == "pty":
-        return  # a path there says where libvirt has put it
+    if kind == "pty" and own:  # the path of its source, and `tty`, say where libvirt has put it
+        for part in device:
+            if part.tag != "source":
+                yield from _walk(part, tag, "", limits, resolve)
+        return
     use = "medium" if device.get("device") == "cdrom" else ""
     yield from _walk(device, tag, use, limits, resolve)
 
