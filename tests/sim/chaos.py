@@ -15,7 +15,7 @@ from wire.types import Desired, OnGuestShutdown, Storage
 DURATIONS_S = (120.0, 240.0, 600.0)
 GAPS_S = ((0.0, 0.05), (0.05, 1.0), (1.0, 10.0), (10.0, 60.0))
 EVACUATION_S = 600.0  # the last of twenty VMs, two at a time, begins late
-NODE_FAULTS = ("memory-low", "storage-full")
+DELAYS = (("short", 5), ("usual", 4), ("long", 2))
 
 
 class Deck:
@@ -185,6 +185,8 @@ def scenario_of(seed: int, nodes: int = 0, vms: int = 0, duration_s: float = 0.0
     duration_s = duration_s or rng.choice(DURATIONS_S)
     slow = max(1.0, duration_s / max(DURATIONS_S))
     plan = plan_of(rng, nodes, vms)
+    shape = random.Random(f"shape of {seed}")  # what is drawn from it leaves the rest of the run as it is
+    plan.delays = shape.choices(*zip(*DELAYS, strict=True))[0]
     deck, steps = Deck(plan, rng), []
     now = rng.choice((0.5, WARM_UP_S, WARM_UP_S))
     while now < duration_s:

@@ -38,12 +38,13 @@ class VmPlan(msgspec.Struct):
 
 
 class Plan(msgspec.Struct):
-    """How a run begins."""
+    """How a run begins. `delays`: a key of `delays.KINDS`."""
 
     nodes: list[str]
     vms: list[VmPlan]
     memory_mib: int = 131_072
     policy: Policy = Policy()
+    delays: str = "short"
 
 
 class Cluster:
@@ -52,6 +53,7 @@ class Cluster:
     def __init__(self, plan: Plan, seed: int, story: Story | None = None) -> None:
         self.story = story or Story()
         self.engine = Engine(seed, self.story)
+        self.engine.delays.become(plan.delays)
         self.network = Network(self.engine)
         self.oracle = Oracle(self.engine)
         self.server = ServerHost(self.engine, self.network, self.oracle, plan.policy, self._is_up)

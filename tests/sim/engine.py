@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from tests.sim.delays import Delays
 from tests.sim.story import Story
 
 
@@ -19,11 +20,12 @@ class Violation(AssertionError):
 
 
 class Engine:
-    """`now`: true seconds since the beginning, which no host knows. `watch`: called after every event."""
+    """`now`: true seconds since the beginning, which no host knows. `watch`: called after every event. `delays`: what
+    things take beyond their usual time."""
 
     def __init__(self, seed: int, story: Story) -> None:
         self.now = 0.0
-        self.rng = random.Random(seed)
+        self.seed, self.rng, self.delays = seed, random.Random(seed), Delays(seed)
         self.story = story
         self.events = 0
         self.watch: Callable[[], None] = lambda: None

@@ -32,6 +32,7 @@ CALL_S = (0.005, 0.1)
 CREATE_S = (0.05, 3.0)  # less than AgentPolicy.settle_s
 CALL_TIMEOUT_S = 30.0
 EVENT_S = 0.002  # lifecycle events keep their order; what else comes from libvirt may overtake them
+LATER_S = (0.0005, 0.01)
 RESTART_S = (1.0, 5.0)  # systemd
 BOOT_S = (5.0, 20.0)
 MAX_TICKS_AT_ONCE = 50
@@ -196,6 +197,7 @@ class Agent:
         self._wake_at = self._deadline = float("inf")
         self._ticks: tuple[float, int] = (0.0, 0)
         self._asks = 0
+        self._event_at = 0.0  # the newest event of libvirt comes then
         self._socket = self._open()
 
     def die(self, silently: bool = False) -> None:
@@ -272,7 +274,12 @@ class Agent:
         self.give(fx.Asked(self._asks, "migrate", uuid=uuid, attempt=attempt, migration=order))
 
     def _later(self, event: fx.Event) -> None:
-        self.engine.after(self.engine.rng.uniform(0.0005, 0.01), self.give, event)
+        """What a thread has found reaches the loop, perhaps long after it was found."""
+        self.engine.after(self.engine.rng.uniform(*LATER_S) + self.engine.delays.tail(), self.give, event)
+
+    def _soon(self, event: fx.Event) -> None:
+        """As `_later`, of things that keep their order."""
+        self.engine.after(self.engine.rng.uniform(*LATER_S), self.give, event)
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
@@ -367,7 +374,7 @@ class Agent:
             if host.hung is not None and run in host.hung:
                 self.give(fx.Overdue(what))
 
-        self.engine.after(self.engine.rng.uniform(*CALL_S), run)
+        self.engine.after(self.engine.rng.uniform(*CALL_S) + self.engine.delays.tail(), run)
 
     def _act(self, act: fx.Act) -> None:
         do = _ACTIONS.get(act.action, Agent._act_now)
@@ -527,15 +534,16 @@ class Agent:
             return  # its connection ended with it
         hypervisor = self.host.hypervisor
         try:
-            hypervisor.connect(self._happened, lambda why: self._later(fx.HypervisorDown(why)))
+            hypervisor.connect(self._happened, lambda why: self._soon(fx.HypervisorDown(why)))
         except HypervisorError as problem:
-            self._later(fx.HypervisorDown(str(problem)))
+            self._soon(fx.HypervisorDown(str(problem)))
         else:
-            self._later(fx.HypervisorUp(hypervisor.version()))
+            self._soon(fx.HypervisorUp(hypervisor.version()))
 
     def _happened(self, event: Lifecycle) -> None:
         self.host.tell(f"libvirt: {event.uuid} {event.happening} {event.reason}", event.uuid)
-        self.engine.after(EVENT_S, self.give, fx.Happened(event))
+        self._event_at = max(self._event_at, self.engine.now + EVENT_S + self.engine.delays.tail())
+        self.engine.at(self._event_at, self.give, fx.Happened(event))
 
 
 _ACTIONS = {

@@ -147,7 +147,7 @@ class Network:
 
     def _carry(self, up: bool, socket: Socket, route: bytes, frame: bytes) -> None:
         path, rng = self.path(socket.host), self._engine.rng
-        copies, delay_s = 1, rng.uniform(*LATENCY_S)
+        copies, delay_s = 1, rng.uniform(*LATENCY_S) + self._engine.delays.tail()
         if path.noisy:
             copies = 0 if rng.random() < path.loss else 2 if rng.random() < path.duplicates else 1
             delay_s += rng.uniform(0.0, path.delay_s)

@@ -94,7 +94,7 @@ class Pinger:
             return PingOutcome.CANNOT
         host = world.at(address)
         if world.is_up(host) and world.network.pings(host):
-            world.engine.after(PING_S, self._process.ping_came, Reply(address, token))
+            world.engine.after(PING_S + world.engine.delays.tail(), self._process.ping_came, Reply(address, token))
         return PingOutcome.SENT
 
     def read(self) -> list[Reply]:
@@ -152,7 +152,7 @@ class Process:
         """A frame came; keys that may not connect are refused before."""
         if self.alive and key in self.router.allowed:
             self.router.inbox.append(Message(route, key, frame, self.world.host_of(key)))
-            self._wake_now()
+            self._wake(max(self.engine.now + self.engine.delays.tail(), self.stalled_until))
 
     def ping_came(self, reply: Reply) -> None:
         """A reply came."""
