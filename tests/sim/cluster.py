@@ -14,7 +14,7 @@ from tests.fakes.rows import change
 from tests.sim import operators
 from tests.sim.engine import Engine, Violation
 from tests.sim.host import Host
-from tests.sim.network import Network
+from tests.sim.network import SERVER, Network
 from tests.sim.operators import Operator
 from tests.sim.oracle import Oracle
 from tests.sim.server import ServerHost
@@ -22,6 +22,7 @@ from tests.sim.story import Story
 from wire import messages as m
 from wire.types import Desired, OnGuestShutdown, OperationState, Storage
 
+SECOND = "second"  # the name of the second server
 SETTLE_S = 90.0  # L1
 
 
@@ -48,7 +49,8 @@ class Plan(msgspec.Struct):
 
 
 class Cluster:
-    """Begins with agents and server that start, and VMs that are defined nowhere yet."""
+    """Begins with agents and server that start, and VMs that are defined nowhere yet. `server`: the one that facts and
+    commands mean; `keeps`: the one that goes on when all faults stop."""
 
     def __init__(self, plan: Plan, seed: int, story: Story | None = None) -> None:
         self.story = story or Story()
@@ -56,7 +58,10 @@ class Cluster:
         self.engine.delays.become(plan.delays)
         self.network = Network(self.engine)
         self.oracle = Oracle(self.engine)
-        self.server = ServerHost(self.engine, self.network, self.oracle, plan.policy, self._is_up)
+        self.server = self._new_server(plan.policy, SERVER)
+        self.servers = {SERVER: self.server}
+        self.keeps = SERVER
+        self.split_since = 0.0
         self.hosts = {name: Host(name, self.engine, self.network, self.oracle) for name in plan.nodes}
         self.oracle.hosts = self.hosts
         for host in self.hosts.values():
@@ -70,6 +75,21 @@ class Cluster:
             host.memory_mib = plan.memory_mib
             host.start_agent()
 
+    def _new_server(self, policy: Policy, name: str) -> ServerHost:
+        return ServerHost(self.engine, self.network, self.oracle, policy, self._is_up, name)
+
+    def begin_second_server(self) -> ServerHost | None:
+        """A second machine for chimed, with the key of the first, its disk empty. None: there is one already. What the
+        first is doing now both will do: whoever begins a second one answers for that."""
+        if SECOND in self.servers:
+            return None
+        first = self.servers[SERVER]
+        second = self.servers[SECOND] = self._new_server(first.policy, SECOND)
+        second.know_keys_of(first)
+        self.oracle.split, self.split_since = True, self.engine.now
+        self.oracle.doubled(first.disk)
+        return second
+
     def _is_up(self, name: str) -> bool:
         return name in self.hosts and self.hosts[name].powered
 
@@ -78,8 +98,8 @@ class Cluster:
         for name in plan.nodes:
             owned = sum(vm.node == name for vm in plan.vms)
             rows.append(r.Node(name=name, public_key=key_of(name), revision=1 + owned))
-            self.server.add_key(name)
-        self.server.add_key(operators.NAME)
+            self.server.add_key(name, key_of(name))
+        self.server.add_key(operators.NAME, key_of(operators.NAME))
         revisions = dict.fromkeys(plan.nodes, 1)
         for vm in plan.vms:
             revisions[vm.node] += 1
@@ -157,6 +177,7 @@ class Cluster:
     def end_faults(self) -> None:
         """Everything works again; people undo what they did by hand."""
         self.story.tell(self.engine.now, "world", "all faults stop")
+        self._one_server()
         server = self.server
         server.disk.fault, server.wanted, server.pings_fail = "", True, False
         if server.process is not None:
@@ -171,6 +192,34 @@ class Cluster:
             self.network.heal(name)
         for host in self.hosts.values():
             self._end_faults_of(host)
+        self.add_keys()
+
+    def _one_server(self) -> None:
+        """Of two servers one goes on, and everybody connects to it."""
+        for name, server in self.servers.items():
+            if name != self.keeps:
+                server.wanted = False
+                server.kill()
+        if self.keeps != self.server.name:
+            self.oracle.restored(self.split_since)
+        self.server = self.servers[self.keeps]
+        for name in [*self.hosts, operators.NAME]:
+            self.network.flip(name, self.keeps)
+        self.oracle.split = False
+
+    def add_keys(self) -> None:
+        """Whoever has joined a node again tells the server its key."""
+        nodes = self.server.disk.tables["nodes"]
+        for name, host in self.hosts.items():
+            row: Any = nodes.get((name,))
+            if row is not None and row.public_key != host.key and host.keys > 1:
+                self.know_key(host)
+                self.operator.request(f"rekey {name}", m.NodeRekey, name=name, public_key=host.key)
+
+    def know_key(self, host: Host) -> None:
+        """Where frames with the host's present key come from."""
+        for server in self.servers.values():
+            server.add_key(host.name, host.key)
 
     def _end_faults_of(self, host: Host) -> None:
         host.wanted, host.disk.full, host.faults = True, False, ()

@@ -36,8 +36,10 @@ LATER_S = (0.0005, 0.01)
 RESTART_S = (1.0, 5.0)  # systemd
 BOOT_S = (5.0, 20.0)
 MAX_TICKS_AT_ONCE = 50
+KEEP_EVERY_S = 2.0  # backups of a snapshot
 TICK = fx.Tick()
 POLL_S = 0.2  # how often a settling migration is looked at
+JOIN_PUTS_ASIDE = False  # whether `agentd join` puts the snapshot of another life of the node aside
 TICK_S = 1e-6  # a timer never fires early
 
 
@@ -46,12 +48,15 @@ class DeadError(Exception):
 
 
 class SnapshotDisk:
-    """The snapshot file, as bytes. A save that is cut short leaves the old content or the new one."""
+    """The snapshot file, as bytes. A save that is cut short leaves the old content or the new one. `earlier`: what it
+    was, as backups of the host have it (in true seconds); `kept`: what a person has laid aside."""
 
-    def __init__(self, node: str) -> None:
-        self._node = node
+    def __init__(self, node: str, now: Callable[[], float] = lambda: 0.0) -> None:
+        self._node, self._now = node, now
         self.content: bytes | None = None
         self.full = False
+        self.earlier: list[tuple[float, bytes]] = []
+        self.kept: bytes | None = None
 
     def load(self) -> tuple[Durable, str]:
         """As `Snapshot.load`."""
@@ -67,17 +72,31 @@ class SnapshotDisk:
         """Raises SnapshotError."""
         if self.full:
             raise SnapshotError("no space left on device")
+        if self.content is not None and (not self.earlier or self.earlier[-1][0] < self._now() - KEEP_EVERY_S):
+            self.earlier.append((self._now(), self.content))
         self.content = encode(durable)
+
+    def at(self, time: float) -> bytes | None:
+        """What a backup of `time` has."""
+        later = [content for saved, content in self.earlier if saved > time]
+        return later[0] if later else self.content
+
+    def decoded(self, content: bytes | None) -> Durable:
+        """What an earlier content says."""
+        return Durable(node=self._node) if content is None else decode(content, self._node)
 
 
 class Host:
-    """One compute host. `agent` None: no agent runs. `wanted`: systemd restarts it."""
+    """One compute host. `agent` None: no agent runs. `wanted`: systemd restarts it. `run_files`: what is under /run, which
+    a boot clears and who puts back a snapshot does not touch."""
 
     def __init__(self, name: str, engine: Engine, network: Network, oracle: Oracle) -> None:
         self.name, self.engine, self.network, self.oracle = name, engine, network, oracle
         self.hypervisor = SimHypervisor(oracle.touched, self._copy_runs)
         self.hypervisor.route = self._route
-        self.disk = SnapshotDisk(name)
+        self.disk = SnapshotDisk(name, lambda: engine.now)
+        self.run_files: dict[str, bytes] = {}
+        self.keys = 1
         self.key = key_of(name)
         self.clock = Clock(engine)
         self.powered = self.wanted = True
@@ -105,6 +124,7 @@ class Host:
 
     def _new_boot(self) -> None:
         self.boots += 1
+        self.run_files.clear()
         self.boot_id = uuid_of(f"{self.name}-boot-{self.boots}")
         self.clock = Clock(self.engine)
 
@@ -154,6 +174,25 @@ class Host:
     def _start_in_boot(self, boots: int) -> None:
         if boots == self.boots:
             self.start_agent()
+
+    # --- people and its files -----------------------------------------------------------------------------------------
+
+    def put_back(self, content: bytes | None) -> None:
+        """The agent's state directory is that of an earlier moment; its process ends."""
+        self.oracle.snapshot_put_back(self, self.disk.load()[0], self.disk.decoded(content))
+        self.disk.content = content
+        if self.agent is not None:
+            self.agent.die()
+
+    def join(self) -> None:
+        """`agentd join --force`: a new key, which nobody knows yet. The process ends."""
+        self.keys += 1
+        self.key = key_of(f"{self.name}-{self.keys}")
+        if JOIN_PUTS_ASIDE:
+            self.oracle.snapshot_lost(self)
+            self.disk.content = None
+        if self.agent is not None:
+            self.agent.die()
 
     # --- libvirt ------------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ It may die before a commit, between a commit and the answers, and between any tw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chimed.core import arrivals, recovery
+from chimed.core import arrivals
 from chimed.core import rows as r
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
@@ -19,16 +19,16 @@ from chimed.daemon import Daemon
 from chimed.icmp import PingOutcome, Reply
 from chimed.store import Retention
 from chimed.transport import SendOutcome
-from tests.fakes.names import address_of, key_of
+from tests.fakes.names import address_of
 from tests.fakes.store import FakeDisk, FakeStore
+from tests.sim import database
 from tests.sim.engine import Clock, Engine, Violation
-from tests.sim.network import Network
+from tests.sim.network import SERVER, Network
 from wire.types import Observed
 
 if TYPE_CHECKING:
     from tests.sim.oracle import Oracle
 
-NAME = "chimed"
 RESTART_S = (1.0, 5.0)
 PING_S = 0.002
 
@@ -116,7 +116,7 @@ class Store(FakeStore):
         before = [(change, self.disk.tables[change.table].get(change.key)) for change in changes]
         self._process.step("commit-before")
         super().commit(changes, events)
-        self._process.world.oracle.committed(self.disk, before, events)
+        self._process.world.oracle.committed(self._process.world, before, events)
         self._process.step("commit-after")
 
 
@@ -136,6 +136,7 @@ class Process:
         self.daemon = Daemon(self.core, store, self.router, self._pinger, Retention(), world.clock.now)  # type: ignore[arg-type]
         self.daemon.allow_keys()
         self.sessions_before: dict[str, Session | None] = {}  # at the turn's beginning: one may open after a decision
+        self.in_the_dark = False  # likewise: it cannot know that its database is older than what nodes hold
         self._wake_at = float("inf")
         self._wake_now()
 
@@ -175,40 +176,47 @@ class Process:
             self._wake_now()
             return
         self.sessions_before = {name: self.core.sessions.get(name) for name in self.world.oracle.hosts}
+        self.in_the_dark = self.world.ahead is not None
         try:
             turns = 1
             while self.daemon.turn():
                 turns += 1
                 if turns > 1000:
-                    raise Violation("L1", "chimed spins", NAME)
+                    raise Violation("L1", "chimed spins", self.world.name)
         except DeadError:
             self.world.died()
             return
+        self.world.look_ahead()
         if self.core.ctx.counters["internal-errors"]:
-            raise Violation("bug", "the core tripped over a message", NAME)
+            raise Violation("bug", "the core tripped over a message", self.world.name)
         self._wake(max(self.engine.now + 1e-6, self.world.clock.true(self.daemon.next_deadline())))
 
 
 class ServerHost:
-    """The machine that chimed runs on. `process` None: it does not run. `wanted`: systemd restarts it."""
+    """The machine that chimed runs on. `process` None: it does not run. `wanted`: systemd restarts it. `judges_from`:
+    it may call no node lost before. `ahead`: the nodes that hold something newer than the database that a person has
+    put in place: as long as none of them is heard the server cannot know that it is behind."""
 
     def __init__(
-        self, engine: Engine, network: Network, oracle: Oracle, policy: Policy, is_up: Callable[[str], bool]
-    ) -> None:
+        self, engine: Engine, network: Network, oracle: Oracle, policy: Policy, is_up: Callable[[str], bool],
+        name: str = SERVER,
+    ) -> None:  # fmt: skip
         self.engine, self.network, self.oracle, self.policy = engine, network, oracle, policy
-        self.is_up = is_up
+        self.is_up, self.name = is_up, name
         self.clock = Clock(engine)
         self.disk = FakeDisk()
         self.process: Process | None = None
         self.wanted = True
         self.pings_fail = False
-        self.backups: list[tuple[dict[str, dict[Any, r.Row]], float]] = []
+        self.judges_from = 0.0
+        self.backups: list[database.Copy] = []
+        self.copies: list[database.Copy] = []
+        self.ahead: set[str] | None = None
         self._hosts: dict[str, str] = {}
-        oracle.hears, oracle.in_session = self.hears, self.in_session
 
-    def add_key(self, host: str) -> None:
+    def add_key(self, host: str, key: str) -> None:
         """Whose key it is, to know the address that a frame comes from."""
-        self._hosts[key_of(host)] = host
+        self._hosts[key] = host
 
     def hears(self, node: str, uuid: str) -> bool:
         """Whether the node's agent is heard now, and has told that the VM runs there, or nothing yet."""
@@ -236,16 +244,16 @@ class ServerHost:
 
     def tell(self, text: str, *subjects: str) -> None:
         """A line of the story."""
-        self.engine.story.tell(self.engine.now, NAME, text, *subjects)
+        self.engine.story.tell(self.engine.now, self.name, text, *subjects)
 
     def start(self) -> None:
         """systemd starts it, if it does not run."""
         if self.wanted and self.process is None:
             self.tell("starts")
             limit_s = self.policy.heartbeat_s * self.policy.missed_heartbeats
-            self.oracle.judges_from = self.engine.now + 0.99 * limit_s
+            self.judges_from = self.engine.now + 0.99 * limit_s
             self.process = Process(self)
-            self.network.server_up(self.process)
+            self.network.server_up(self.process, self.name)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -258,31 +266,58 @@ class ServerHost:
         self.process.alive = False
         self.process = None
         self.tell("is dead")
-        self.network.server_down()
+        self.network.server_down(self.name)
         if self.wanted:
             self.engine.after(self.engine.rng.uniform(*RESTART_S), self.start)
 
-    # --- backup -------------------------------------------------------------------------------------------------------
+    # --- the database -------------------------------------------------------------------------------------------------
 
     def backup(self) -> None:
         """`chimed backup`."""
-        self.backups.append(({name: dict(rows) for name, rows in self.disk.tables.items()}, self.engine.now))
+        self.backups.append(database.copied(self.disk, self.engine.now))
         self.tell("backup taken")
 
-    def restore(self) -> bool:
-        """`chimed restore` of the newest backup, as `chimed.backup.restore` does it. False: there is none."""
+    def copy_database(self) -> None:
+        """`cp` of its files, or a snapshot of the virtual machine that it runs in."""
+        self.copies.append(database.copied(self.disk, self.engine.now))
+        self.tell("database copied")
+
+    def restore(self, present: bool = True) -> bool:
+        """`chimed restore` of the newest backup, and a start. `present`: over the database that is there; else on a
+        machine that has none. False: there is no backup."""
         if not self.backups:
             return False
+        self._replace(self.backups[-1], lambda copy: database.restored(self.disk, copy, present))
+        self.ahead = None  # it knows that it is behind
+        return True
+
+    def put_back_database(self) -> bool:
+        """The newest copy stands where the database was, and the server is started: it cannot know. False: there is no
+        copy."""
+        if not self.copies:
+            return False
+        self._replace(self.copies[-1], lambda copy: database.put(self.disk, copy))
+        return True
+
+    def init(self) -> None:
+        """`chimed init` with the old key, since the database is lost."""
+        self._replace(database.Copy(0.0, {}, [], 1), lambda _: database.begun_anew(self.disk))
+
+    def _replace(self, copy: database.Copy, replace: Callable[[database.Copy], None]) -> None:
         self.wanted = False
         self.kill()
-        tables, taken = self.backups[-1]
-        present = self.disk.tables["meta"][()].generation  # type: ignore[attr-defined]
-        self.disk.tables = {name: dict(rows) for name, rows in tables.items()}
-        names = sorted(name for (name,) in self.disk.tables["nodes"])
-        meta = self.disk.tables["meta"][()]
-        self.disk.tables["meta"][()] = recovery.begun(meta, present, names)  # type: ignore[arg-type]
-        self.oracle.restored(self.disk, taken)
-        self.tell(f"the backup of {taken:.0f} s is restored")
+        replace(copy)
+        self.ahead = self.oracle.ahead_of(self.disk) or None
+        self.oracle.restored(copy.taken)
+        self.tell(f"its database is that of {copy.taken:.0f} s")
         self.wanted = True
         self.start()
-        return True
+
+    def know_keys_of(self, other: ServerHost) -> None:
+        """Where frames come from."""
+        self._hosts = dict(other._hosts)
+
+    def look_ahead(self) -> None:
+        """A node that holds something newer is in session: from now on the server knows."""
+        if self.ahead and self.process and any(self.process.core.sessions.get(name) for name in self.ahead):
+            self.ahead = None

@@ -10,8 +10,22 @@ from tests.sim import scenario
 
 FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.txt"))
 
+AWAITED = frozenset({
+    "e1-added-again-under-its-name", "e1-joined-again-with-a-new-key", "e2-snapshot-put-back-without-network",
+    "e3-snapshot-put-back-and-a-reboot", "e3-snapshot-put-back-many-vms", "e4-database-put-back-by-cp",
+    "e4-reverted-and-the-old-owner-first", "e5-second-server-with-a-copy", "e5-old-server-runs-after-a-restore",
+    "e6-init-with-the-old-key", "e6-same-backup-restored-twice", "e7-restored-to-when-it-was-stopped",
+    "e7-restored-to-when-it-was-drained",
+})  # fmt: skip
+"""Scenarios whose mechanism is not built yet: they have to fail until it is, and leave this list with it."""
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+def _case(path: Path) -> object:
+    marks = [pytest.mark.xfail(strict=True, reason="awaited")] if path.stem in AWAITED else []
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", [_case(path) for path in FILES])
 def test_scenario(path: Path) -> None:
     """With the file's own seed, and with others: what it expects may not hang on luck."""
     found = scenario.read(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.sim.cluster import Cluster
-from tests.sim.commands import agents, machines, requests, servers, vms  # noqa: F401 they register their words
+from tests.sim.commands import agents, histories, machines, requests, servers, vms  # noqa: F401 they register words
 from tests.sim.commands.base import COMMANDS
 from tests.sim.words import Usage
 

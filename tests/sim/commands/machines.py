@@ -28,7 +28,7 @@ def _clone(c: Cluster, node: str, claim: str = "") -> None:
     """Another host, `NODE-clone`, boots with the node's key and snapshot; it speaks as the node, or as `claim`."""
     name = f"{node}-clone"
     clone = c.hosts[name] = Host(name, c.engine, c.network, c.oracle)
-    clone.key, clone.disk = c.host(node).key, SnapshotDisk(claim or node)
+    clone.key, clone.disk = c.host(node).key, SnapshotDisk(claim or node, c.host(node).disk._now)
     clone.disk.content = None if claim else c.host(node).disk.content
     clone.peers = c.hosts
     clone.start_agent()
