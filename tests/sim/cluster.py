@@ -114,7 +114,7 @@ class Cluster:
             saved = change(row)
             self.server.disk.tables[saved.table][saved.key] = row
             if isinstance(row, r.Vm):
-                self.oracle.managed.add(row.uuid)
+                self.oracle.registered(row)
         self.story.names.update({uuid: name for name, uuid in self.uuids.items()})
 
     # --- names --------------------------------------------------------------------------------------------------------

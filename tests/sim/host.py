@@ -25,6 +25,7 @@ from wire import codec
 from wire import messages as m
 
 if TYPE_CHECKING:
+    from tests.sim.liar import Liar
     from tests.sim.oracle import Oracle
 
 POLICY = AgentPolicy()
@@ -87,8 +88,9 @@ class SnapshotDisk:
 
 
 class Host:
-    """One compute host. `agent` None: no agent runs. `wanted`: systemd restarts it. `run_files`: what is under /run, which
-    a boot clears and who puts back a snapshot does not touch."""
+    """One compute host. `agent` None: no agent runs. `wanted`: systemd restarts it. `run_files`: what is under /run; a
+    boot clears it, and putting back a snapshot does not touch it. `liar`: who speaks with its key, instead of its agent
+    or beside it."""
 
     def __init__(self, name: str, engine: Engine, network: Network, oracle: Oracle) -> None:
         self.name, self.engine, self.network, self.oracle = name, engine, network, oracle
@@ -97,6 +99,7 @@ class Host:
         self.disk = SnapshotDisk(name, lambda: engine.now)
         self.run_files: dict[str, bytes] = {}
         self.keys = 1
+        self.liar: Liar | None = None
         self.key = key_of(name)
         self.clock = Clock(engine)
         self.powered = self.wanted = True
@@ -151,7 +154,8 @@ class Host:
 
     def start_agent(self) -> None:
         """systemd starts it, if it does not run and can."""
-        if self.powered and self.wanted and self.agent is None:
+        taken = self.liar is not None and not self.liar.beside
+        if self.powered and self.wanted and self.agent is None and not taken:
             self.lives += 1
             durable, why = self.disk.load()
             if why:
@@ -186,6 +190,8 @@ class Host:
 
     def join(self) -> None:
         """`agentd join --force`: a new key, which nobody knows yet. The process ends."""
+        if self.liar is not None:
+            return  # he keeps the old one
         self.keys += 1
         self.key = key_of(f"{self.name}-{self.keys}")
         if JOIN_PUTS_ASIDE:
@@ -359,6 +365,10 @@ class Agent:
         if self.engine.story.on and not is_noise(body):
             self.host.tell(f"-> {in_words(body)}", *_subjects(body))
         self.host.network.send_up(self._socket, codec.encode(body, effect.id))
+
+    def smuggle(self, frame: bytes) -> None:
+        """Somebody else with its key sends a frame over its connection."""
+        self.host.network.send_up(self._socket, frame)
 
     def _on_frame(self, frame: bytes) -> None:
         _, correlation_id, body = codec.decode(frame)

@@ -1,8 +1,8 @@
 """What is true, and whether it may be. Knows hosts, processes, disks; of Chime only what it commits, claims and does.
 
 S1 and S5 are judged when a process begins, ends, or is touched; S2 and S4 at each commit; S3 when answers are repeated;
-L1 when all faults have stopped (`picture`). Excused are only what people made with their own hands, and what follows
-from their false word: those are remembered here.
+L1 when all faults have stopped (`picture`); S7 by `trust`. Excused are only what people made with their own hands, and
+what follows from their false word: those are remembered here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from chimed.core import rows as r
 from chimed.core.context import EPOCHS_PER_GENERATION
 from tests.fakes.store import FakeDisk
 from tests.sim.engine import Engine, Violation
+from tests.sim.trust import Trust
 from wire import messages as m
 from wire.types import AdminState, Desired, Evidence, Health, Observed, Storage
 
@@ -40,6 +41,7 @@ class Oracle:
         self.lies: set[str] = set()
         self.may_halt: set[str] = set()
         self.split = False
+        self.trust = Trust(self.spoil)
         self._server: ServerHost | None = None
         self._newest: dict[str, tuple[int, str]] = {}  # each VM's highest epoch, and its owner
         self.excused: set[str] = set()
@@ -78,6 +80,17 @@ class Oracle:
         self._out_of_sight.add(uuid)
 
     # --- S1, S3, S5: what is done to VMs ------------------------------------------------------------------------------
+
+    def registered(self, vm: r.Vm) -> None:
+        """It is there at the beginning."""
+        self.managed.add(vm.uuid)
+        self._owners[(vm.uuid, vm.epoch)] = vm.node
+
+    def begins_to_lie(self, node: str, disk: FakeDisk) -> None:
+        """Somebody has the node's key from now on."""
+        owned = [uuid for (uuid, _), owner in self._owners.items() if owner == node]
+        on_the_node = [uuid for name, uuid in self.on_the_node if name == node]
+        self.trust.begins_to_lie(node, disk, (*owned, *on_the_node))
 
     def touched(self, uuid: str) -> None:
         """A process of the VM may have begun or ended."""
@@ -195,7 +208,10 @@ class Oracle:
             self._engine.story.tell(self._engine.now, "chimed", text, event.subject)
         self._server, disk = server, server.disk
         self._nodes_before = {old.name: old for _, old in before if isinstance(old, r.Node)}
+        self.trust.committed(server, before)
         for change, old in before:
+            if isinstance(change.row or old, r.Vm | r.Release) and (change.row or old).uuid in self.trust.theirs:
+                continue  # nothing is demanded of it
             if change.table == "vms":
                 self._vm_committed(disk, old, change.row)  # type: ignore[arg-type]
                 self._stopped_by_guest(events, old, change.row)  # type: ignore[arg-type]
@@ -320,6 +336,8 @@ class Oracle:
         if old is None or new is None:
             return
         self._note_drained(new)
+        if new.name in self.trust.liars:
+            return
         if _is_lost(new) and not _is_lost(old) and self._engine.now < self._server.judges_from:
             raise Violation("rule 6", f"{new.name} is called lost before it had time to be heard", new.name)
         if new.evidence is None:
@@ -374,6 +392,8 @@ class Oracle:
 
     def agent_saved(self, host: Host, durable: Durable) -> None:
         """A snapshot is on disk."""
+        if host.name in self.trust.liars:
+            return
         if host.name in self._drained_on_node and not durable.local_drain:
             text = f"{host.name} forgets a drain that it accepted and the server does not know"
             raise Violation("S3", text, host.name)
@@ -411,6 +431,8 @@ class Oracle:
 
     def agent_claims(self, host: Host, report: m.Report) -> None:
         """What an agent tells must be recorded, and true."""
+        if host.name in self.trust.liars:
+            return
         saved = host.disk.load()[0]
         for result in report.results:
             entry = saved.journal.get(result.id)
@@ -444,15 +466,19 @@ class Oracle:
         refused = {row.uuid for row in rows if row.adopt} - self._taken_over  # an import whose end nobody has awaited
         unsure = {vm.node for vm in vms if AWAY in vm.detail or vm.uuid in self.excused | refused}
         unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
-        wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
+        liars = self.trust.liars
+        honest = [node for node in by_name.values() if node.name not in liars]
+        wrong = [text for node in honest for text in self._node_wrong(node, node.name in unsure)]
         judged = [vm for vm in vms if vm.uuid not in refused | self._spoilt | self._out_of_sight]
         wrong += [text for vm in judged for text in self._vm_wrong(vm, by_name)]
         for uuid in self.managed - shown - lost - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
-        for host in self.hosts.values():
+        for host in (host for name, host in self.hosts.items() if name not in liars):
             left = host.hypervisor.handed_over - doubtful
             wrong += [f"a paused copy of {uuid} is left on {host.name}" for uuid in sorted(left)]
-        wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in disk.tables["releases"].values()]  # type: ignore[attr-defined]
+        releases: list[Any] = [row for row in disk.tables["releases"].values() if row.node not in liars]  # type: ignore[attr-defined]
+        releases = [row for row in releases if (row.node,) in disk.tables["nodes"]]  # they wait for who comes again
+        wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in releases]
         return wrong
 
     def _node_wrong(self, node: m.NodeView, unsure: bool) -> list[str]:

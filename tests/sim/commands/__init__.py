@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.sim.cluster import Cluster
-from tests.sim.commands import agents, histories, machines, requests, servers, vms  # noqa: F401 they register words
+from tests.sim.commands import agents, histories, lies, machines, requests, servers, vms  # noqa: F401 they register
 from tests.sim.commands.base import COMMANDS
 from tests.sim.words import Usage
 

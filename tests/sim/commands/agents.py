@@ -118,6 +118,7 @@ def _local_migrate(c: Cluster, vm: str, node: str) -> None:
         host.tell(f"chime-agent migrate {vm}: {node} is this node itself", uuid)
     elif host is not None and host.agent is not None:
         c.oracle.on_the_node.add((host.name, uuid))
+        c.oracle.trust.sent(node, uuid)
         if (node,) not in c.server.disk.tables["nodes"]:
             c.oracle.has_gone_out_of_sight(uuid)
         host.agent.ask_to_migrate(uuid, node)

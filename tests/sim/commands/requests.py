@@ -147,6 +147,12 @@ def _evacuate_to(c: Cluster, node: str, other: str) -> None:
     _ask(c, f"evacuate {node}", m.NodeEvacuate, name=node, to=other)
 
 
+@_word("evacuate {node} over {network}")
+def _evacuate_over(c: Cluster, node: str, network: str) -> None:
+    """`node evacuate --network`; hosts have one interface, `eth0`."""
+    _ask(c, f"evacuate {node}", m.NodeEvacuate, name=node, network=network)
+
+
 @_word("evacuate {node}")
 def _evacuate(c: Cluster, node: str) -> None:
     """`node evacuate`; the server chooses the nodes."""
