@@ -167,6 +167,11 @@ class Cluster:
         found = self.ask(m.AlarmList())
         return found["items"] if found else []
 
+    def waits_for_a_person(self) -> bool:
+        """Whether the server holds something until somebody who has looked confirms, as the documentation says."""
+        status = self.ask(m.ServerStatus()) or {}
+        return any(status.get(name) for name in ("recovering", "behind", "held", "unconfirmed"))
+
     def is_evacuating(self) -> bool:
         """Whether VMs are still to be migrated away from a node."""
         operations = self.server.disk.tables["operations"].values()

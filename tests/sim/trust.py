@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from chimed.core import rows as r
 from tests.fakes.store import FakeDisk
 from tests.sim.engine import Violation
+from tests.sim.operators import NAME as OPERATOR
 from wire.types import OperationState
 
 if TYPE_CHECKING:
@@ -61,17 +62,20 @@ class Trust:
         going_on = {uuid for change, old in before if (uuid := _goes_on(old, change.row)) in operated}
         for change, old in before:
             self._note_sent(old, change.row, going_on, speaker)
+        takers = {c.row.node for c, _ in before if isinstance(c.row, r.Vm) and c.row.uuid in self.theirs}
         for change, old in before:
             if isinstance(change.row or old, r.Vm):
                 self._arrives(old, change.row, speaker)
-            if speaker in self.liars:
+            if speaker in self.liars and not (isinstance(old, r.Node) and old.name in takers):
                 self._judge(speaker, change, old, going_on)
 
     def _note_sent(self, old: r.Row | None, row: r.Row | None, going_on: set[str], speaker: str) -> None:
         if isinstance(row, r.Migration):
             self.sent(row.target, row.uuid)
-        elif isinstance(row, r.Vm) and (row.uuid in going_on or (old is None and speaker not in self.liars)):
-            self.sent(row.node, row.uuid)
+        elif isinstance(row, r.Vm):
+            placed = row.uuid in going_on or speaker == OPERATOR or (old is None and speaker not in self.liars)
+            if placed:
+                self.sent(row.node, row.uuid)
 
     def _arrives(self, old: r.Row | None, new: r.Row | None, speaker: str) -> None:
         if isinstance(new, r.Vm) and new.node in self.liars and new.uuid not in self.theirs:
@@ -119,7 +123,4 @@ def _operated(disk: FakeDisk, before: Before) -> set[str]:
     operations: list[Any] = list(disk.tables["operations"].values())
     operations += [old for _, old in before if isinstance(old, r.Operation)]
     running = {op.id: op for op in operations if op.state == OperationState.RUNNING and op.kind in WIDE}
-    names = {step.name for op in running.values() for step in op.steps}
-    subjects = {op.subject for op in running.values()}
-    vms: list[Any] = [*disk.tables["vms"].values(), *(old for _, old in before if isinstance(old, r.Vm))]
-    return {vm.uuid for vm in vms if vm.name in names or vm.uuid in subjects}
+    return {name for op in running.values() for name in (op.subject, *(step.name for step in op.steps))}

@@ -192,6 +192,7 @@ def _migrate(c: Cluster, vm: str, node: str) -> None:
     if uuid in host.hypervisor.moves:
         return  # libvirt refuses
     c.oracle.excused.add(uuid)
+    c.oracle.trust.sent(node, uuid)
     try:
         target.hypervisor.incoming(host.hypervisor.domains[uuid])
     except HypervisorError as error:
