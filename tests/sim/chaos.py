@@ -188,6 +188,8 @@ MORE: dict[str, list[tuple[Callable[[Deck], str], float]]] = {
         (lambda d: "put back database", 2),
         (lambda d: (lambda n: f"cut {n}; put back database; power {n} off; power {n} on")(d.node()), 1),
         (lambda d: f"cut {d.node()}; put back database", 1),
+        (lambda d: "snapshot server", 3),
+        (lambda d: "revert server", 1.5),
         (lambda d: "backup", 2),
         (lambda d: "restore on a new machine", 1),
         (lambda d: f"init chimed; {d.all_added()}", 0.5),

@@ -54,8 +54,8 @@ class Engine:
 
 
 class Clock:
-    """A host's clock: starts anywhere and runs a little fast or slow. Never jumps back: it is CLOCK_BOOTTIME (the wall
-    clock, which does jump, is `wall`)."""
+    """A host's clock: starts anywhere and runs a little fast or slow. Never jumps back for who lives on: it is
+    CLOCK_BOOTTIME (the wall clock, which does jump, is `wall`)."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -66,6 +66,10 @@ class Clock:
     def now(self) -> float:
         """What the host reads."""
         return self._base + (self._engine.now - self._since) * self._rate
+
+    def rewind(self, reading: float) -> None:
+        """The machine goes on from an earlier moment of its own, when its clock showed `reading`."""
+        self._since, self._base = self._engine.now, reading
 
     def true(self, reading: float) -> float:
         """When the clock will show `reading`, in true time."""

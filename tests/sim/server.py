@@ -6,6 +6,7 @@ It may die before a commit, between a commit and the answers, and between any tw
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -155,6 +156,17 @@ class Process:
             self.world.tell(f"is killed at {kind}")
             raise DeadError
 
+    def frozen(self) -> Process:
+        """All that is in its memory now, to go on with later: what is around it stays what it is."""
+        world, engine = self.world, self.engine
+        around = (world, world.disk, world.clock, world.oracle, world.policy, world.network, engine, engine.rng)
+        return copy.deepcopy(self, {id(thing): thing for thing in around})
+
+    def goes_on(self) -> None:
+        """It runs from here, as if nothing had been."""
+        self._wake_at = float("inf")
+        self._wake_now()
+
     def incoming(self, route: bytes, key: str, frame: bytes) -> None:
         """A frame came; keys that may not connect are refused before."""
         if self.alive and key in self.router.allowed:
@@ -217,6 +229,7 @@ class ServerHost:
         self.judges_from = 0.0
         self.backups: list[database.Copy] = []
         self.copies: list[database.Copy] = []
+        self._image: tuple[database.Copy, Process, float] | None = None
         self.ahead: set[str] | None = None
         self._hosts: dict[str, str] = {}
 
@@ -297,7 +310,7 @@ class ServerHost:
         machine that has none. False: there is no backup."""
         if not self.backups:
             return False
-        self._replace(self.backups[-1], lambda copy: database.restored(self.disk, copy, present))
+        self._replace(self.backups[-1], lambda old: database.restored(self.disk, old, present))
         self.ahead = None  # it knows that it is behind
         return True
 
@@ -306,22 +319,42 @@ class ServerHost:
         copy."""
         if not self.copies:
             return False
-        self._replace(self.copies[-1], lambda copy: database.put(self.disk, copy))
+        self._replace(self.copies[-1], lambda old: database.put(self.disk, old))
+        return True
+
+    def freeze(self) -> None:
+        """The virtual machine that it runs in is snapshotted, with its memory."""
+        if self.process is not None:
+            disk = database.copied(self.disk, self.engine.now)
+            self._image = (disk, self.process.frozen(), self.clock.now())
+
+    def revert(self) -> bool:
+        """The virtual machine is reverted: disk, memory and clock are those of then, the connections are gone. False:
+        there is no snapshot of it."""
+        if self._image is None:
+            return False
+        disk, process, reading = self._image
+        self._replace(disk, lambda old: database.put(self.disk, old), start=False)
+        self.clock.rewind(reading)
+        self.process = process.frozen()
+        self.network.server_up(self.process, self.name)
+        self.process.goes_on()
         return True
 
     def init(self) -> None:
         """`chimed init` with the old key, since the database is lost."""
         self._replace(database.Copy(0.0, {}, [], 1), lambda _: database.begun_anew(self.disk))
 
-    def _replace(self, copy: database.Copy, replace: Callable[[database.Copy], None]) -> None:
+    def _replace(self, old: database.Copy, replace: Callable[[database.Copy], None], start: bool = True) -> None:
         self.wanted = False
         self.kill()
-        replace(copy)
+        replace(old)
         self.ahead = self.oracle.ahead_of(self.disk) or None
-        self.oracle.restored(copy.taken)
-        self.tell(f"its database is that of {copy.taken:.0f} s")
+        self.oracle.restored(old.taken)
+        self.tell(f"its database is that of {old.taken:.0f} s")
         self.wanted = True
-        self.start()
+        if start:
+            self.start()
 
     def know_keys_of(self, other: ServerHost) -> None:
         """Where frames come from."""

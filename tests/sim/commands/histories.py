@@ -53,14 +53,26 @@ def _add(c: Cluster, node: str) -> None:
 
 @_word("copy database")
 def _copy(c: Cluster) -> None:
-    """The server's database is copied by `cp` (or a snapshot of its virtual machine is taken)."""
+    """The server's database is copied by `cp`."""
     c.server.copy_database()
 
 
 @_word("put back database")
 def _put_back_database(c: Cluster) -> None:
-    """The newest copy stands in its place (the machine is reverted); the server starts anew, and nobody tells it."""
+    """The newest copy stands in its place; the server starts anew, and nobody tells it."""
     c.server.put_back_database()
+
+
+@_word("snapshot server")
+def _freeze(c: Cluster) -> None:
+    """The server's virtual machine is snapshotted, with its memory."""
+    c.server.freeze()
+
+
+@_word("revert server")
+def _revert(c: Cluster) -> None:
+    """It is reverted to that: its process goes on as it was then, with the old database; connections break."""
+    c.server.revert()
 
 
 @_word("restore on a new machine")
