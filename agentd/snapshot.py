@@ -67,6 +67,11 @@ def encode(durable: Durable, serial: int) -> bytes:
     return msgspec.json.encode(header) + b"\n" + body + b"\n"
 
 
+def unconfirmed(durable: Durable) -> Durable:
+    """The state after the node got another key: the server has to confirm it anew."""
+    return msgspec.structs.replace(durable, put_back=True, confirmed_boot="")
+
+
 def _checksum(body: bytes, serial: int) -> str:
     """Of the content and its number; content of an earlier version has none."""
     return hashlib.blake2b(body, digest_size=32, salt=serial.to_bytes(16, "big")).hexdigest()
@@ -185,7 +190,7 @@ class Snapshot:
         if foreign:
             durable = Durable(node=self._node)
         elif durable.generation:
-            durable = msgspec.structs.replace(durable, put_back=True, confirmed_boot="")
+            durable = unconfirmed(durable)
             why = why or f"snapshot {self.path}: the node has another key since: the server has to confirm it"
         with contextlib.suppress(SnapshotError):  # else it counts so again at the next start
             self.save(durable)

@@ -32,9 +32,8 @@ class FakeDisk:
         self.next_event = 1
         self.fault = ""
         self.commits = 0
-        self.histories = 1
 
-    def restore(self, tables: dict[str, dict[Any, r.Row]]) -> None:
+    def restore(self, tables: dict[str, dict[Any, r.Row]], history: str = "restored") -> None:
         """As `chimed.backup.restore` puts a backup in the place of what is here."""
         present = self.tables["meta"][()]
         self.tables = {name: dict(rows) for name, rows in tables.items()}
@@ -44,8 +43,8 @@ class FakeDisk:
             nodes[key] = recovery.held_node(node)  # type: ignore[arg-type]
         for key, vm in vms.items():
             vms[key] = recovery.held_vm(vm)  # type: ignore[arg-type]
-        names, self.histories = sorted(name for (name,) in nodes), self.histories + 1
-        self.tables["meta"][()] = recovery.begun(meta, present.generation, names, f"history-{self.histories}")
+        names = sorted(name for (name,) in nodes)
+        self.tables["meta"][()] = recovery.begun(meta, present.generation, names, history)
 
 
 class FakeStore:

@@ -1,9 +1,9 @@
 """The simulator's command line.
 
 Usage:
-  sim [--seeds N] [--first K] [--processes P]
+  sim [--seeds N] [--first K] [--processes P] [--wide SHARE]
   sim scenario FILE...
-  sim story SEED
+  sim story SEED [--wide SHARE]
   sim speed
   sim words
 
@@ -14,6 +14,7 @@ Options:
   --seeds N      how many random runs [default: 2000]
   --first K      the first seed; else it is chosen from the date and the time
   --processes P  how many at a time; else one for each core
+  --wide SHARE   share of the runs in which state goes back, two servers run, or a node lies; else as `chaos` says
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import docopt
 
-from tests.sim import commands, facts, runner, scenario
+from tests.sim import chaos, commands, facts, runner, scenario
 from tests.sim.engine import Violation
 from tests.sim.story import Story
 
@@ -36,6 +37,8 @@ SPEED_SEED = 5_000_000
 def main(argv: list[str]) -> int:
     """The exit code."""
     args = docopt.docopt(__doc__, argv)
+    if args["--wide"]:
+        chaos.WIDENED = float(args["--wide"])
     if args["scenario"]:
         return max(_scenario(Path(name)) for name in args["FILE"])
     if args["story"]:

@@ -15,14 +15,21 @@ from wire.types import Desired, OnGuestShutdown, Storage
 DURATIONS_S = (120.0, 240.0, 600.0)
 GAPS_S = ((0.0, 0.05), (0.05, 1.0), (1.0, 10.0), (10.0, 60.0))
 EVACUATION_S = 600.0  # the last of twenty VMs, two at a time, begins late
-NODE_FAULTS = ("memory-low", "storage-full")
+DELAYS = (("short", 5), ("usual", 4), ("long", 2))
+
+WIDENED = 0.0
+"""The share of runs in which state goes back, two servers run, or a node lies. 0 as long as the cores fail there by
+design; `--wide SHARE` asks for it."""
+
+SHAPES = (("back", 4), ("two", 2), ("liar", 4))
+"""What such a run has of it, and how often: not two at once, since each leaves something that nobody can know."""
 
 
 class Deck:
-    """Draws commands that fit the cluster of a plan. `_draw_...`: one kind of them, with its weight."""
+    """Draws commands that fit the cluster of a plan. `shape`: what else may happen, a key of `MORE`."""
 
-    def __init__(self, plan: Plan, rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(self, plan: Plan, rng: random.Random, shape: str = "") -> None:
+        self._rng, self._draws = rng, [*DRAWS, *MORE.get(shape, [])]
         self._nodes = plan.nodes
         self._vms = [vm.name for vm in plan.vms]
         self._homes = {node: [vm.name for vm in plan.vms if vm.node == node] for node in plan.nodes}
@@ -31,7 +38,7 @@ class Deck:
 
     def draw(self) -> list[str]:
         """The next commands, which happen together."""
-        draws, weights = zip(*DRAWS, strict=True)
+        draws, weights = zip(*self._draws, strict=True)
         draw: Callable[[Deck], str] = self._rng.choices(draws, weights)[0]
         return draw(self).split("; ")
 
@@ -73,6 +80,19 @@ class Deck:
         name, node = f"own{self._own}", self.node()
         self._vms.append(name)
         return f"virsh define {name} on {node}; import {name} on {node}"
+
+    def past(self) -> str:
+        """How many seconds old a backup is."""
+        return self.one_of("5", "60")
+
+    def all_added(self) -> str:
+        """Every node is added again."""
+        return "; ".join(f"add {node}" for node in self._nodes)
+
+    def gone(self, node: str) -> str:
+        """The node is lost and rebuilt, and a person removes it."""
+        words = f"drain {node} evidence operator; rebuild {node} evidence operator; remove {node}"
+        return f"power {node} off; {words}"
 
     def snapshot(self) -> str:
         """What a snapshot suffers."""
@@ -157,6 +177,42 @@ DRAWS: list[tuple[Callable[[Deck], str], float]] = [
 ]
 """What may happen, and how often."""
 
+MORE: dict[str, list[tuple[Callable[[Deck], str], float]]] = {
+    "back": [
+        (lambda d: f"keep snapshot {d.node()}", 8),
+        (lambda d: f"put back snapshot {d.node()}", 3),
+        (lambda d: f"snapshot {d.node()} put back by {d.one_of('5', '30', '120')}", 4),
+        (lambda d: (lambda n: f"cut {n}; snapshot {n} put back by 60")(d.node()), 2),
+        (lambda d: (lambda n: f"power {n} off; snapshot {n} put back by {d.past()}; power {n} on")(d.node()), 4),
+        (lambda d: "copy database", 5),
+        (lambda d: "put back database", 2),
+        (lambda d: (lambda n: f"cut {n}; put back database; power {n} off; power {n} on")(d.node()), 1),
+        (lambda d: f"cut {d.node()}; put back database", 1),
+        (lambda d: "snapshot server", 3),
+        (lambda d: "revert server", 1.5),
+        (lambda d: "backup", 2),
+        (lambda d: "restore on a new machine", 1),
+        (lambda d: f"init chimed; {d.all_added()}", 0.5),
+        (lambda d: d.all_added(), 2),
+        (lambda d: d.gone(d.node()), 3),
+        (lambda d: f"remove {d.node()}", 3),
+        (lambda d: f"add {d.node()}", 4),
+        (lambda d: (lambda n: f"add {n}; power {n} on")(d.node()), 4),
+        (lambda d: (lambda n: f"join {n}; add {n}; power {n} on")(d.node()), 2),
+        (lambda d: "recovery confirm", 0.5),
+    ],
+    "two": [
+        (lambda d: "second server copies", 6),
+        (lambda d: "backup", 2),
+        (lambda d: "second server restores", 4),
+        (lambda d: f"flip {d.node()} to second", 10),
+        (lambda d: f"flip {d.node()} to chimed", 7),
+        (lambda d: (lambda n: f"flip {n} to {d.one_of('second', 'chimed')}; power {n} on")(d.node()), 4),
+        (lambda d: f"{d.one_of('stop', 'start', 'start')} server second", 2),
+    ],
+}
+"""What else may happen in a run of that shape."""
+
 
 def plan_of(rng: random.Random, nodes: int = 0, vms: int = 0) -> Plan:
     """A cluster of two to five nodes with two to twenty VMs, or of a given size."""
@@ -185,12 +241,26 @@ def scenario_of(seed: int, nodes: int = 0, vms: int = 0, duration_s: float = 0.0
     duration_s = duration_s or rng.choice(DURATIONS_S)
     slow = max(1.0, duration_s / max(DURATIONS_S))
     plan = plan_of(rng, nodes, vms)
-    deck, steps = Deck(plan, rng), []
+    shape = random.Random(f"shape of {seed}")  # what is drawn from it leaves the rest of the run as it is
+    plan.delays = shape.choices(*zip(*DELAYS, strict=True))[0]
+    kind = shape.choices(*zip(*SHAPES, strict=True))[0] if shape.random() < WIDENED else ""
+    deck, steps = Deck(plan, rng, kind), []
     now = rng.choice((0.5, WARM_UP_S, WARM_UP_S))
     while now < duration_s:
         steps += [Step(round(now, 3), text) for text in deck.draw()]
         now += rng.uniform(*rng.choice(GAPS_S)) * slow
+    if kind == "liar":
+        steps = sorted([*_lies(plan, shape, duration_s), *steps], key=lambda step: step.time)
+    elif kind == "two":
+        steps.append(Step(round(now, 3), f"keep server {shape.choice(('chimed', 'second'))}"))
     return Scenario(plan, steps, f"seed {seed}", seed)
+
+
+def _lies(plan: Plan, shape: random.Random, duration_s: float) -> list[Step]:
+    """From some moment on one node lies, to the end."""
+    node, time = shape.choice(plan.nodes), round(shape.choice((0.5, shape.uniform(0.0, duration_s / 2))), 3)
+    beside = " beside its agent" if shape.random() < 0.3 else ""
+    return [Step(time, f"{node} turns liar{beside}"), Step(time, f"{node} lies at random")]
 
 
 def run(scenario: Scenario, story: Story | None = None) -> Cluster:
@@ -202,6 +272,9 @@ def run(scenario: Scenario, story: Story | None = None) -> Cluster:
     cluster.engine.run_until(cluster.engine.now + 1.0)
     cluster.end_faults()
     cluster.engine.run_until(cluster.engine.now + SETTLE_S)
+    if cluster.waits_for_a_person():
+        commands.carry_out(cluster, "recovery confirm")
+        cluster.engine.run_until(cluster.engine.now + SETTLE_S)
     if cluster.is_evacuating():
         patience = cluster.engine.now + EVACUATION_S
         while cluster.is_evacuating() and cluster.engine.now < patience:

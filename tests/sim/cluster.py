@@ -14,7 +14,7 @@ from tests.fakes.rows import change
 from tests.sim import operators
 from tests.sim.engine import Engine, Violation
 from tests.sim.host import Host
-from tests.sim.network import Network
+from tests.sim.network import SERVER, Network
 from tests.sim.operators import Operator
 from tests.sim.oracle import Oracle
 from tests.sim.server import ServerHost
@@ -22,6 +22,7 @@ from tests.sim.story import Story
 from wire import messages as m
 from wire.types import Desired, OnGuestShutdown, OperationState, Storage
 
+SECOND = "second"  # the name of the second server
 SETTLE_S = 90.0  # L1
 CONFIRM_S = 5.0  # how often a person looks whether something waits for a word, when all faults have stopped
 
@@ -39,23 +40,29 @@ class VmPlan(msgspec.Struct):
 
 
 class Plan(msgspec.Struct):
-    """How a run begins."""
+    """How a run begins. `delays`: a key of `delays.KINDS`."""
 
     nodes: list[str]
     vms: list[VmPlan]
     memory_mib: int = 131_072
     policy: Policy = Policy()
+    delays: str = "short"
 
 
 class Cluster:
-    """Begins with agents and server that start, and VMs that are defined nowhere yet."""
+    """Begins with agents and server that start, and VMs that are defined nowhere yet. `server`: the one that facts and
+    commands mean; `keeps`: the one that goes on when all faults stop."""
 
     def __init__(self, plan: Plan, seed: int, story: Story | None = None) -> None:
         self.story = story or Story()
         self.engine = Engine(seed, self.story)
+        self.engine.delays.become(plan.delays)
         self.network = Network(self.engine)
         self.oracle = Oracle(self.engine)
-        self.server = ServerHost(self.engine, self.network, self.oracle, plan.policy, self._is_up)
+        self.server = self._new_server(plan.policy, SERVER)
+        self.servers = {SERVER: self.server}
+        self.keeps = SERVER
+        self.split_since = 0.0
         self.hosts = {name: Host(name, self.engine, self.network, self.oracle) for name in plan.nodes}
         self.oracle.hosts = self.hosts
         for host in self.hosts.values():
@@ -69,6 +76,21 @@ class Cluster:
             host.memory_mib = plan.memory_mib
             host.start_agent()
 
+    def _new_server(self, policy: Policy, name: str) -> ServerHost:
+        return ServerHost(self.engine, self.network, self.oracle, policy, self._is_up, name)
+
+    def begin_second_server(self) -> ServerHost | None:
+        """A second machine for chimed, with the key of the first, its disk empty. None: there is one already. What the
+        first is doing now both will do: whoever begins a second one answers for that."""
+        if SECOND in self.servers:
+            return None
+        first = self.servers[SERVER]
+        second = self.servers[SECOND] = self._new_server(first.policy, SECOND)
+        second.know_keys_of(first)
+        self.oracle.split, self.split_since = True, self.engine.now
+        self.oracle.doubled(first.disk)
+        return second
+
     def _is_up(self, name: str) -> bool:
         return name in self.hosts and self.hosts[name].powered
 
@@ -77,8 +99,8 @@ class Cluster:
         for name in plan.nodes:
             owned = sum(vm.node == name for vm in plan.vms)
             rows.append(r.Node(name=name, public_key=key_of(name), revision=1 + owned))
-            self.server.add_key(name)
-        self.server.add_key(operators.NAME)
+            self.server.add_key(name, key_of(name))
+        self.server.add_key(operators.NAME, key_of(operators.NAME))
         revisions = dict.fromkeys(plan.nodes, 1)
         for vm in plan.vms:
             revisions[vm.node] += 1
@@ -93,7 +115,7 @@ class Cluster:
             saved = change(row)
             self.server.disk.tables[saved.table][saved.key] = row
             if isinstance(row, r.Vm):
-                self.oracle.managed.add(row.uuid)
+                self.oracle.registered(row)
         self.story.names.update({uuid: name for name, uuid in self.uuids.items()})
 
     # --- names --------------------------------------------------------------------------------------------------------
@@ -146,6 +168,11 @@ class Cluster:
         found = self.ask(m.AlarmList())
         return found["items"] if found else []
 
+    def waits_for_a_person(self) -> bool:
+        """Whether the server holds something until somebody who has looked confirms, as the documentation says."""
+        status = self.ask(m.ServerStatus()) or {}
+        return any(status.get(name) for name in ("recovering", "behind", "held", "unconfirmed"))
+
     def is_evacuating(self) -> bool:
         """Whether VMs are still to be migrated away from a node."""
         operations = self.server.disk.tables["operations"].values()
@@ -156,6 +183,7 @@ class Cluster:
     def end_faults(self) -> None:
         """Everything works again; people undo what they did by hand."""
         self.story.tell(self.engine.now, "world", "all faults stop")
+        self._one_server()
         server = self.server
         server.disk.fault, server.wanted, server.pings_fail = "", True, False
         if server.process is not None:
@@ -173,6 +201,8 @@ class Cluster:
         self._confirm_until = self.engine.now + SETTLE_S - 1.0
         self.engine.after(CONFIRM_S, self._confirm_held)
 
+        self.add_keys()
+
     def _confirm_held(self) -> None:
         """What a restored database wants, and nobody has confirmed yet: a person reads the list, and wants it too."""
         status = self.ask(m.ServerStatus())
@@ -180,6 +210,33 @@ class Cluster:
             self.operator.request("recovery confirm", m.RecoveryConfirm, comment="the list was read")
         if self.engine.now < self._confirm_until:
             self.engine.after(CONFIRM_S, self._confirm_held)
+
+    def _one_server(self) -> None:
+        """Of two servers one goes on, and everybody connects to it."""
+        for name, server in self.servers.items():
+            if name != self.keeps:
+                server.wanted = False
+                server.kill()
+        if self.keeps != self.server.name:
+            self.oracle.restored(self.split_since)
+        self.server = self.servers[self.keeps]
+        for name in [*self.hosts, operators.NAME]:
+            self.network.flip(name, self.keeps)
+        self.oracle.split = False
+
+    def add_keys(self) -> None:
+        """Whoever has joined a node again tells the server its key."""
+        nodes = self.server.disk.tables["nodes"]
+        for name, host in self.hosts.items():
+            row: Any = nodes.get((name,))
+            if row is not None and row.public_key != host.key and host.keys > 1:
+                self.know_key(host)
+                self.operator.request(f"rekey {name}", m.NodeRekey, name=name, public_key=host.key)
+
+    def know_key(self, host: Host) -> None:
+        """Where frames with the host's present key come from."""
+        for server in self.servers.values():
+            server.add_key(host.name, host.key)
 
     def _end_faults_of(self, host: Host) -> None:
         host.wanted, host.disk.full, host.faults = True, False, ()

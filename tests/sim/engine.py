@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from tests.sim.delays import Delays
 from tests.sim.story import Story
 
 
@@ -19,11 +20,12 @@ class Violation(AssertionError):
 
 
 class Engine:
-    """`now`: true seconds since the beginning, which no host knows. `watch`: called after every event."""
+    """`now`: true seconds since the beginning, which no host knows. `watch`: called after every event. `delays`: what
+    things take beyond their usual time."""
 
     def __init__(self, seed: int, story: Story) -> None:
         self.now = 0.0
-        self.rng = random.Random(seed)
+        self.seed, self.rng, self.delays = seed, random.Random(seed), Delays(seed)
         self.story = story
         self.events = 0
         self.watch: Callable[[], None] = lambda: None
@@ -52,8 +54,8 @@ class Engine:
 
 
 class Clock:
-    """A host's clock: starts anywhere and runs a little fast or slow. Never jumps back: it is CLOCK_BOOTTIME (the wall
-    clock, which does jump, is `wall`)."""
+    """A host's clock: starts anywhere and runs a little fast or slow. Never jumps back for who lives on: it is
+    CLOCK_BOOTTIME (the wall clock, which does jump, is `wall`)."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -64,6 +66,10 @@ class Clock:
     def now(self) -> float:
         """What the host reads."""
         return self._base + (self._engine.now - self._since) * self._rate
+
+    def rewind(self, reading: float) -> None:
+        """The machine goes on from an earlier moment of its own, when its clock showed `reading`."""
+        self._since, self._base = self._engine.now, reading
 
     def true(self, reading: float) -> float:
         """When the clock will show `reading`, in true time."""

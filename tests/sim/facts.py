@@ -268,6 +268,16 @@ def _read_only(c: Cluster) -> str:
     return "" if status and status["read_only"] else "it records changes"
 
 
+@_word("on {server} {rest}")
+def _on(c: Cluster, server: str, rest: str) -> str:
+    """The fact, as that one of two servers has it: `on second chimed is recovering`."""
+    usual, c.server = c.server, c.servers[server]
+    try:
+        return otherwise(c, rest)
+    finally:
+        c.server = usual
+
+
 @_word("answer to {rest}")
 def _answer(c: Cluster, rest: str) -> str:
     """`answer to REQUEST: OUTCOME`; succeeded, failed, cancelled or running (its operation), ok (it began none),

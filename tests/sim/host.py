@@ -16,7 +16,7 @@ from agentd.core.agent import AgentCore, AgentPolicy
 from agentd.core.durable import Durable
 from agentd.core.facts import Lifecycle
 from agentd.hypervisor import HypervisorError
-from agentd.snapshot import SnapshotError, aged, decode, encode
+from agentd.snapshot import SnapshotError, aged, decode, encode, unconfirmed
 from tests.fakes.names import address_of, key_of, uuid_of
 from tests.sim.calls import Calls, late_act
 from tests.sim.engine import Clock, Engine, Violation
@@ -27,15 +27,18 @@ from wire import codec
 from wire import messages as m
 
 if TYPE_CHECKING:
+    from tests.sim.liar import Liar
     from tests.sim.oracle import Oracle
 
 POLICY = AgentPolicy()
 CALL_S = (0.005, 0.1)
 CALL_TIMEOUT_S = 30.0
 EVENT_S = 0.002  # lifecycle events keep their order; what else comes from libvirt may overtake them
+LATER_S = (0.0005, 0.01)
 RESTART_S = (1.0, 5.0)  # systemd
 BOOT_S = (5.0, 20.0)
 MAX_TICKS_AT_ONCE = 50
+KEEP_EVERY_S = 2.0  # backups of a snapshot
 TICK = fx.Tick()
 TICK_S = 1e-6  # a timer never fires early
 
@@ -45,14 +48,18 @@ class DeadError(Exception):
 
 
 class SnapshotDisk:
-    """The snapshot file, as bytes. A save that is cut short leaves the old content or the new one."""
+    """The snapshot file, as bytes. A save that is cut short leaves the old content or the new one. `earlier`: what it
+    was, as backups of the host have it (in true seconds); `kept`: what a person has laid aside."""
 
-    def __init__(self, node: str) -> None:
-        self._node = node
+    def __init__(self, node: str, now: Callable[[], float] = lambda: 0.0) -> None:
+        self._node, self._now = node, now
         self.content: bytes | None = None
         self.full = False
         self.serial = 0
         self.noted = 0  # under /run: what this boot has seen
+        self.joined = False  # the node got another key, and no agent has begun since
+        self.earlier: list[tuple[float, bytes]] = []
+        self.kept: bytes | None = None
 
     def load(self) -> tuple[Durable, str]:
         """As `Snapshot.load`."""
@@ -61,7 +68,8 @@ class SnapshotDisk:
         try:
             durable, serial = decode(self.content, self._node)
             self.serial = max(serial, self.noted)
-            return aged(durable, serial, self.noted)
+            durable, why = aged(durable, serial, self.noted)
+            return unconfirmed(durable) if self.joined else durable, why
         except SnapshotError as error:
             self.content = None
             return Durable(node=self._node), f"snapshot refused: {error}"
@@ -70,19 +78,33 @@ class SnapshotDisk:
         """Raises SnapshotError."""
         if self.full:
             raise SnapshotError("no space left on device")
+        if self.content is not None and (not self.earlier or self.earlier[-1][0] < self._now() - KEEP_EVERY_S):
+            self.earlier.append((self._now(), self.content))
         self.serial += 1
         self.content = encode(durable, self.serial)
-        self.noted = self.serial
+        self.noted, self.joined = self.serial, False
+
+    def at(self, time: float) -> bytes | None:
+        """What a backup of `time` has."""
+        later = [content for saved, content in self.earlier if saved > time]
+        return later[0] if later else self.content
+
+    def decoded(self, content: bytes | None) -> Durable:
+        """What an earlier content says."""
+        return Durable(node=self._node) if content is None else decode(content, self._node)[0]
 
 
 class Host:
-    """One compute host. `agent` None: no agent runs. `wanted`: systemd restarts it."""
+    """One compute host. `agent` None: no agent runs. `wanted`: systemd restarts it. `liar`: who speaks with its
+    key, instead of its agent or beside it."""
 
     def __init__(self, name: str, engine: Engine, network: Network, oracle: Oracle) -> None:
         self.name, self.engine, self.network, self.oracle = name, engine, network, oracle
         self.hypervisor = SimHypervisor(oracle.touched, self._copy_runs)
         self.hypervisor.route = self._route
-        self.disk = SnapshotDisk(name)
+        self.disk = SnapshotDisk(name, lambda: engine.now)
+        self.keys = 1
+        self.liar: Liar | None = None
         self.key = key_of(name)
         self.clock = Clock(engine)
         self.powered = self.wanted = True
@@ -136,7 +158,8 @@ class Host:
 
     def start_agent(self) -> None:
         """systemd starts it, if it does not run and can."""
-        if self.powered and self.wanted and self.agent is None:
+        taken = self.liar is not None and not self.liar.beside
+        if self.powered and self.wanted and self.agent is None and not taken:
             self.lives += 1
             durable, why = self.disk.load()
             if why:
@@ -159,6 +182,25 @@ class Host:
     def _start_in_boot(self, boots: int) -> None:
         if boots == self.boots:
             self.start_agent()
+
+    # --- people and its files -----------------------------------------------------------------------------------------
+
+    def put_back(self, content: bytes | None) -> None:
+        """The agent's state directory is that of an earlier moment; its process ends."""
+        self.oracle.snapshot_put_back(self, self.disk.load()[0], self.disk.decoded(content))
+        self.disk.content = content
+        if self.agent is not None:
+            self.agent.die()
+
+    def join(self) -> None:
+        """`agentd join --force`: a new key, which nobody knows yet. The process ends."""
+        if self.liar is not None:
+            return  # he keeps the old one
+        self.keys += 1
+        self.key = key_of(f"{self.name}-{self.keys}")
+        self.disk.joined = True
+        if self.agent is not None:
+            self.agent.die()
 
     # --- libvirt ------------------------------------------------------------------------------------------------------
 
@@ -202,6 +244,7 @@ class Agent:
         self._wake_at = self._deadline = float("inf")
         self._ticks: tuple[float, int] = (0.0, 0)
         self._asks = 0
+        self._event_at = 0.0  # the newest event of libvirt comes then
         self._socket = self._open()
 
     def die(self, silently: bool = False) -> None:
@@ -278,7 +321,12 @@ class Agent:
         self.give(fx.Asked(self._asks, "migrate", uuid=uuid, attempt=attempt, migration=order))
 
     def _later(self, event: fx.Event) -> None:
-        self.engine.after(self.engine.rng.uniform(0.0005, 0.01), self.give, event)
+        """What a thread has found reaches the loop, perhaps long after it was found."""
+        self.engine.after(self.engine.rng.uniform(*LATER_S) + self.engine.delays.tail(), self.give, event)
+
+    def _soon(self, event: fx.Event) -> None:
+        """As `_later`, of things that keep their order."""
+        self.engine.after(self.engine.rng.uniform(*LATER_S), self.give, event)
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
@@ -319,6 +367,10 @@ class Agent:
         if self.engine.story.on and not is_noise(body):
             self.host.tell(f"-> {in_words(body)}", *_subjects(body))
         self.host.network.send_up(self._socket, codec.encode(body, effect.id))
+
+    def smuggle(self, frame: bytes) -> None:
+        """Somebody else with its key sends a frame over its connection."""
+        self.host.network.send_up(self._socket, frame)
 
     def _on_frame(self, frame: bytes) -> None:
         _, correlation_id, body = codec.decode(frame)
@@ -373,7 +425,7 @@ class Agent:
             if host.hung is not None and run in host.hung:
                 self.give(late)
 
-        self.engine.after(self.engine.rng.uniform(*CALL_S), run)
+        self.engine.after(self.engine.rng.uniform(*CALL_S) + self.engine.delays.tail(), run)
 
     def _act(self, act: fx.Act) -> None:
         self.host.oracle.agent_orders(self.host, act)
@@ -417,15 +469,16 @@ class Agent:
             return  # its connection ended with it
         hypervisor = self.host.hypervisor
         try:
-            hypervisor.connect(self._happened, lambda why: self._later(fx.HypervisorDown(why)))
+            hypervisor.connect(self._happened, lambda why: self._soon(fx.HypervisorDown(why)))
         except HypervisorError as problem:
-            self._later(fx.HypervisorDown(str(problem)))
+            self._soon(fx.HypervisorDown(str(problem)))
         else:
-            self._later(fx.HypervisorUp(hypervisor.version()))
+            self._soon(fx.HypervisorUp(hypervisor.version()))
 
     def _happened(self, event: Lifecycle) -> None:
         self.host.tell(f"libvirt: {event.uuid} {event.happening} {event.reason}", event.uuid)
-        self.engine.after(EVENT_S, self.give, fx.Happened(event))
+        self._event_at = max(self._event_at, self.engine.now + EVENT_S + self.engine.delays.tail())
+        self.engine.at(self._event_at, self.give, fx.Happened(event))
 
 
 _EFFECTS = {

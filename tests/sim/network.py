@@ -1,4 +1,4 @@
-"""The network between the server and everybody else, at its worst.
+"""The network between the server (or two of them) and everybody else, at its worst.
 
 A client has a socket, as a DEALER is one: what is sent while there is no connection waits in it and is delivered later,
 old as it is, over the next connection. A connection keeps the order of its frames unless the path is noisy; a cut holds
@@ -12,6 +12,7 @@ from typing import Protocol
 
 from tests.sim.engine import Engine
 
+SERVER = "chimed"  # the name of the first one
 QUEUE = 64  # frames that wait in a socket; more are dropped, as at a high-water mark
 LATENCY_S = (0.0003, 0.003)
 RECONNECT_S = (0.05, 2.0)
@@ -25,9 +26,11 @@ class Server(Protocol):
 
 
 class Path:
-    """The way between one host and the server: which directions are cut, and how bad it is."""
+    """The way between one host and the server: which directions are cut, and how bad it is. `server`: which one its
+    connections go to."""
 
     def __init__(self) -> None:
+        self.server = SERVER
         self.up = self.down = self.ping = True
         self.loss = self.duplicates = self.reorders = self.delay_s = 0.0
         self.held: list[tuple[bool, bytes, bytes]] = []  # (to the server, route, frame)
@@ -44,24 +47,25 @@ class Path:
 
 
 class Socket:
-    """One client socket. `route`: its connection as the server sees it, or None."""
+    """One client socket. `route`: its connection as the server sees it, or None; `server`: with which it is."""
 
     def __init__(self, host: str, key: str, on_frame: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
         self.host, self.key, self.on_frame, self.on_lost = host, key, on_frame, on_lost
         self.route: bytes | None = None
+        self.server = ""
         self.waiting: list[bytes] = []
         self.closed = False
         self.last_up = self.last_down = 0.0
 
 
 class Network:
-    """All paths and connections. `server` None: it is down. `without_data`: hosts that are cut off from the network
+    """All paths and connections. `servers`: those that listen. `without_data`: hosts that are cut off from the network
     between the hosts."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.paths: dict[str, Path] = {}
-        self.server: Server | None = None
+        self.servers: dict[str, Server] = {}
         self._routes: dict[bytes, Socket] = {}
         self._closed: dict[bytes, Socket] = {}
         self._unconnected: list[Socket] = []
@@ -99,11 +103,13 @@ class Network:
     def _connect(self, socket: Socket) -> None:
         if socket.closed or socket.route is not None:
             return
-        if self.server is None or not self.path(socket.host).whole:
+        path = self.path(socket.host)
+        if path.server not in self.servers or not path.whole:
             if socket not in self._unconnected:
                 self._unconnected.append(socket)
             return
         self._next_route += 1
+        socket.server = path.server
         socket.route = b"r%d" % self._next_route
         self._routes[socket.route] = socket
         waiting, socket.waiting = socket.waiting, []
@@ -147,7 +153,7 @@ class Network:
 
     def _carry(self, up: bool, socket: Socket, route: bytes, frame: bytes) -> None:
         path, rng = self.path(socket.host), self._engine.rng
-        copies, delay_s = 1, rng.uniform(*LATENCY_S)
+        copies, delay_s = 1, rng.uniform(*LATENCY_S) + self._engine.delays.tail()
         if path.noisy:
             copies = 0 if rng.random() < path.loss else 2 if rng.random() < path.duplicates else 1
             delay_s += rng.uniform(0.0, path.delay_s)
@@ -169,8 +175,8 @@ class Network:
         path = self.path(socket.host)
         if not (path.up if up else path.down):
             path.held.append((up, route, frame))
-        elif up and self.server is not None:
-            self.server.incoming(route, socket.key, frame)
+        elif up and socket.server in self.servers:
+            self.servers[socket.server].incoming(route, socket.key, frame)
         elif not up and not socket.closed:
             socket.on_frame(frame)
 
@@ -202,20 +208,32 @@ class Network:
         for socket in [s for s in self._routes.values() if s.host == host]:
             self._break(socket)
 
-    def server_up(self, server: Server) -> None:
+    def flip(self, host: str, server: str) -> None:
+        """What the host connects to is another server from now on (a name, or an address that moved)."""
+        path = self.path(host)
+        if path.server != server:
+            path.server = server
+            path.held.clear()
+            self.drop(host)
+            self._reconnect_all()
+
+    def server_up(self, server: Server, name: str = SERVER) -> None:
         """The server listens."""
-        self.server = server
+        self.servers[name] = server
         self._reconnect_all()
 
-    def server_down(self) -> None:
-        """The server's process is gone, and with it all connections."""
-        self.server = None
+    def server_down(self, name: str = SERVER) -> None:
+        """The server's process is gone, and with it all its connections."""
+        self.servers.pop(name, None)
         for path in self.paths.values():
-            path.held.clear()
-        for socket in list(self._routes.values()):
+            path.held = [held for held in path.held if self._server_of(held[1]) not in ("", name)]
+        for socket in [s for s in self._routes.values() if s.server == name]:
             self._break(socket)
-        self._routes.clear()
-        self._closed.clear()
+        self._closed = {route: socket for route, socket in self._closed.items() if socket.server != name}
+
+    def _server_of(self, route: bytes) -> str:
+        socket = self._routes.get(route) or self._closed.get(route)
+        return socket.server if socket is not None else ""
 
     def pings(self, host: str) -> bool:
         """Whether a ping would come back from a host that is up."""

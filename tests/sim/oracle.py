@@ -1,14 +1,14 @@
 """What is true, and whether it may be. Knows hosts, processes, disks; of Chime only what it commits, claims and does.
 
 S1 and S5 are judged when a process begins, ends, or is touched; S2 and S4 at each commit; S3 when answers are repeated;
-L1 when all faults have stopped (`picture`). Excused are only what people made with their own hands, and what follows
-from their false word: those are remembered here.
+L1 when all faults have stopped (`picture`); S7 by `trust`. Excused are only what people made with their own hands, and
+what follows from their false word: those are remembered here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from agentd.core import effects as fx
@@ -17,11 +17,13 @@ from chimed.core import rows as r
 from chimed.core.context import EPOCHS_PER_GENERATION
 from tests.fakes.store import FakeDisk
 from tests.sim.engine import Engine, Violation
+from tests.sim.trust import Trust
 from wire import messages as m
 from wire.types import AdminState, Desired, Evidence, Health, Observed, Storage
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
+    from tests.sim.server import ServerHost
 
 AWAY = "migrated away"
 
@@ -29,8 +31,7 @@ AWAY = "migrated away"
 class Oracle:
     """Raises `Violation`. `words`: nodes for which a person gave his word. `lies`: those where it was not so.
     `excused`: VMs that a person moved by hand. `may_halt`: VMs that ended in a way that may look like the guest's own.
-    `hears`: whether the server hears the node, which runs the VM or has not told yet. `judges_from`: the server may
-    call no node lost before.
+    `split`: two servers run, with one key. `_server`: the one whose turn it is.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -39,9 +40,10 @@ class Oracle:
         self.words: set[str] = set()
         self.lies: set[str] = set()
         self.may_halt: set[str] = set()
-        self.hears: Callable[[str, str], bool] = lambda node, uuid: False
-        self.in_session: Callable[[str], bool] = lambda node: False
-        self.judges_from = 0.0
+        self.split = False
+        self.trust = Trust(self.spoil)
+        self._server: ServerHost | None = None
+        self._newest: dict[str, tuple[int, str]] = {}  # each VM's highest epoch, and its owner
         self.excused: set[str] = set()
         self._spoilt: set[str] = set()
         self._out_of_sight: set[str] = set()
@@ -78,6 +80,17 @@ class Oracle:
         self._out_of_sight.add(uuid)
 
     # --- S1, S3, S5: what is done to VMs ------------------------------------------------------------------------------
+
+    def registered(self, vm: r.Vm) -> None:
+        """It is there at the beginning."""
+        self.managed.add(vm.uuid)
+        self._owners[(vm.uuid, vm.epoch)] = vm.node
+
+    def begins_to_lie(self, node: str, disk: FakeDisk) -> None:
+        """Somebody has the node's key from now on."""
+        owned = [uuid for (uuid, _), owner in self._owners.items() if owner == node]
+        on_the_node = [uuid for name, uuid in self.on_the_node if name == node]
+        self.trust.begins_to_lie(node, disk, (*owned, *on_the_node))
 
     def touched(self, uuid: str) -> None:
         """A process of the VM may have begun or ended."""
@@ -185,14 +198,20 @@ class Oracle:
 
     # --- S2, S4: what the server commits ------------------------------------------------------------------------------
 
-    def committed(self, disk: FakeDisk, before: list[tuple[r.Change, r.Row | None]], events: list[r.Event]) -> None:
-        """A transaction is on disk; `before`: its changes, with the rows that they replaced."""
+    def committed(
+        self, server: ServerHost, before: list[tuple[r.Change, r.Row | None]], events: list[r.Event]
+    ) -> None:
+        """A transaction is on the server's disk; `before`: its changes, with the rows that they replaced."""
         for event in events:
             self.events.append(event)
             text = f"{event.actor}: {event.action} {event.subject}: {event.text}"
             self._engine.story.tell(self._engine.now, "chimed", text, event.subject)
+        self._server, disk = server, server.disk
         self._nodes_before = {old.name: old for _, old in before if isinstance(old, r.Node)}
+        self.trust.committed(server, before)
         for change, old in before:
+            if isinstance(change.row or old, r.Vm | r.Release) and (change.row or old).uuid in self.trust.theirs:
+                continue  # nothing is demanded of it
             if change.table == "vms":
                 self._vm_committed(disk, old, change.row)  # type: ignore[arg-type]
                 self._stopped_by_guest(events, old, change.row)  # type: ignore[arg-type]
@@ -211,9 +230,13 @@ class Oracle:
             self._must_not_run(old.uuid, old.node, "forgotten")
             return
         self.managed.add(new.uuid)
+        if self._cannot_know(old, new):
+            self.spoil(new.uuid)
+            return
         if new.uuid in self.foreign and not new.adopt:
             self.spoil(new.uuid)  # a person has used the UUID of a VM that was given back once more
         self.foreign.discard(new.uuid)  # if it was one, it is imported
+        self._newest[new.uuid] = max(self._newest.get(new.uuid, (0, "")), (new.epoch, new.node))
         owner = self._owners.setdefault((new.uuid, new.epoch), new.node)
         if owner != new.node:
             raise Violation("S4", f"epoch {new.epoch} of {new.name} belongs to {owner} and to {new.node}", new.uuid)
@@ -223,6 +246,24 @@ class Oracle:
             raise Violation("S4", f"the epoch of {new.name} falls from {old.epoch} to {new.epoch}", new.uuid)
         if new.node != old.node:
             self._moved(disk, old, new)
+
+    def _cannot_know(self, old: r.Vm | None, new: r.Vm) -> bool:
+        """A person has put an old database in place, or runs two servers, and nobody who knows better is heard: what is
+        decided then, on that person's word, is his."""
+        if old is not None and (old.node, old.epoch) == (new.node, new.epoch):
+            return False
+        process = self._server.process if self._server is not None else None
+        if process is not None and process.in_the_dark:
+            return True
+        if not self.split:
+            return False
+        if old is None:
+            return new.uuid in self._newest
+        known = self._newest.get(new.uuid, (old.epoch, old.node))
+        node: Any = self._server.disk.tables["nodes"].get((old.node,)) if self._server else None
+        nodes = (node, self._nodes_before.get(old.node))
+        by_word = any(_is_proven(row) and row.evidence == Evidence.OPERATOR for row in nodes)
+        return by_word or known != (old.epoch, old.node)
 
     def _given_back(self, uuid: str) -> None:
         """It is a person's from now on, with all that runs of it."""
@@ -250,7 +291,7 @@ class Oracle:
         adopted = generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION
         proven = _is_proven(node) or _is_proven(self._nodes_before.get(old.node))
         migrated = not proven and self._cannot_run(old)
-        if not adopted and not migrated and self.hears(old.node, new.uuid):
+        if not adopted and not migrated and self._server is not None and self._server.hears(old.node, new.uuid):
             text = f"{new.name} moves from {old.node}, which is heard and has not said that it is off"
             raise Violation("S2", text, new.uuid)
         if not proven and not adopted and not migrated:
@@ -283,7 +324,8 @@ class Oracle:
     def _node_removed(self, name: str) -> None:
         """Whoever removes a node that is not heard answers for what was migrated to it while nobody heard of that."""
         host = self.hosts[name]
-        if not self.in_session(name):
+        assert self._server is not None
+        if not self._server.in_session(name):
             for uuid, domain in host.hypervisor.domains.items():
                 if domain.stamp is not None and domain.stamp.attempt:
                     self.has_gone_out_of_sight(uuid)
@@ -294,7 +336,9 @@ class Oracle:
         if old is None or new is None:
             return
         self._note_drained(new)
-        if _is_lost(new) and not _is_lost(old) and self._engine.now < self.judges_from:
+        if new.name in self.trust.liars:
+            return
+        if _is_lost(new) and not _is_lost(old) and self._engine.now < self._server.judges_from:
             raise Violation("rule 6", f"{new.name} is called lost before it had time to be heard", new.name)
         if new.evidence is None:
             return
@@ -324,14 +368,32 @@ class Oracle:
         else:
             self._drained.discard(node.name)
 
-    def restored(self, disk: FakeDisk, taken: float) -> None:
-        """A backup was put in place: what was acknowledged since it was taken may be gone."""
+    def restored(self, taken: float) -> None:
+        """An older database was put in place: what was acknowledged since it was taken may be gone."""
         self.restored_from.append(taken)
+
+    def doubled(self, disk: FakeDisk) -> None:
+        """Two servers go on from this database: what it was doing both do."""
+        operations = {row.id: row for row in disk.tables["operations"].values() if row.state == "running"}  # type: ignore[attr-defined]
+        for vm in disk.tables["vms"].values():
+            node: Any = disk.tables["nodes"].get((vm.node,))  # type: ignore[attr-defined]
+            if vm.operation or (node is not None and node.lock) or any(op.moving for op in operations.values()):  # type: ignore[attr-defined]
+                self.spoil(vm.uuid)  # type: ignore[attr-defined]
+
+    def ahead_of(self, disk: FakeDisk) -> set[str]:
+        """The nodes that hold a newer inventory than the database has given them."""
+        generation = disk.tables["meta"][()].generation  # type: ignore[attr-defined]
+        rows: dict[str, r.Node] = {row.name: row for row in disk.tables["nodes"].values()}  # type: ignore[attr-defined]
+        held = {name: host.disk.load()[0] for name, host in self.hosts.items()}
+        given = {name: (generation, rows[name].revision) if name in rows else (generation, 0) for name in held}
+        return {name for name, saved in held.items() if (saved.generation, saved.revision) > given[name]}
 
     # --- S3, S4: what agents record and claim -------------------------------------------------------------------------
 
     def agent_saved(self, host: Host, durable: Durable) -> None:
         """A snapshot is on disk."""
+        if host.name in self.trust.liars:
+            return
         if host.name in self._drained_on_node and not durable.local_drain:
             text = f"{host.name} forgets a drain that it accepted and the server does not know"
             raise Violation("S3", text, host.name)
@@ -359,8 +421,18 @@ class Oracle:
         for key in [key for key in self._epochs if key[0] == host.name]:
             del self._epochs[key]
 
+    def snapshot_put_back(self, host: Host, newer: Durable, older: Durable) -> None:
+        """An older one is there: what the server has not heard yet of what is only in the newer one, nobody knows any
+        more. A command that was carried out since may come again."""
+        self.snapshot_lost(host)
+        self.excused |= newer.left.keys() - older.left.keys()
+        for key in newer.journal.keys() - older.journal.keys():
+            self.reboots_asked[newer.journal[key].uuid] += 1
+
     def agent_claims(self, host: Host, report: m.Report) -> None:
         """What an agent tells must be recorded, and true."""
+        if host.name in self.trust.liars:
+            return
         saved = host.disk.load()[0]
         for result in report.results:
             entry = saved.journal.get(result.id)
@@ -394,15 +466,19 @@ class Oracle:
         refused = {row.uuid for row in rows if row.adopt} - self._taken_over  # an import whose end nobody has awaited
         unsure = {vm.node for vm in vms if AWAY in vm.detail or vm.uuid in self.excused | refused}
         unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
-        wrong = [text for node in by_name.values() for text in self._node_wrong(node, node.name in unsure)]
+        liars = self.trust.liars
+        honest = [node for node in by_name.values() if node.name not in liars]
+        wrong = [text for node in honest for text in self._node_wrong(node, node.name in unsure)]
         judged = [vm for vm in vms if vm.uuid not in refused | self._spoilt | self._out_of_sight]
         wrong += [text for vm in judged for text in self._vm_wrong(vm, by_name)]
         for uuid in self.managed - shown - lost - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
-        for host in self.hosts.values():
+        for host in (host for name, host in self.hosts.items() if name not in liars):
             left = host.hypervisor.handed_over - doubtful
             wrong += [f"a paused copy of {uuid} is left on {host.name}" for uuid in sorted(left)]
-        wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in disk.tables["releases"].values()]  # type: ignore[attr-defined]
+        releases: list[Any] = [row for row in disk.tables["releases"].values() if row.node not in liars]  # type: ignore[attr-defined]
+        releases = [row for row in releases if (row.node,) in disk.tables["nodes"]]  # they wait for who comes again
+        wrong += [f"{row.node} has not confirmed the release of {row.uuid}" for row in releases]
         return wrong
 
     def _node_wrong(self, node: m.NodeView, unsure: bool) -> list[str]:

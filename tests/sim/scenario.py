@@ -9,6 +9,7 @@ import msgspec
 from chimed.core.context import Policy
 from tests.sim import commands, facts
 from tests.sim.cluster import Cluster, Plan, VmPlan
+from tests.sim.delays import KINDS
 from tests.sim.story import Story
 from tests.sim.words import Usage
 from wire.types import Desired, OnGuestShutdown, Storage
@@ -145,7 +146,14 @@ def _set(scenario: Scenario, words: list[str]) -> None:
     scenario.plan.policy = msgspec.structs.replace(scenario.plan.policy, **{name: kind(value)})
 
 
-_HEADERS = {"nodes": _nodes, "vm": _vm, "seed": _seed, "set": _set}
+def _delays(scenario: Scenario, words: list[str]) -> None:
+    """`delays usual`: things take longer now and then."""
+    if words[0] not in KINDS:
+        raise ValueError(f"delays are: {', '.join(KINDS)}")
+    scenario.plan.delays = words[0]
+
+
+_HEADERS = {"nodes": _nodes, "vm": _vm, "seed": _seed, "set": _set, "delays": _delays}
 """Lines that say how the run begins."""
 
 

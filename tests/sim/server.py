@@ -6,8 +6,9 @@ It may die before a commit, between a commit and the answers, and between any tw
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chimed.core import arrivals
 from chimed.core import rows as r
@@ -19,17 +20,17 @@ from chimed.daemon import Daemon
 from chimed.icmp import PingOutcome, Reply
 from chimed.store import Retention
 from chimed.transport import SendOutcome
-from tests.fakes.names import address_of, key_of
+from tests.fakes.names import address_of
 from tests.fakes.store import FakeDisk, FakeStore
+from tests.sim import database
 from tests.sim.engine import Clock, Engine, Violation
-from tests.sim.network import Network
+from tests.sim.network import SERVER, Network
 from wire import seals
 from wire.types import Observed
 
 if TYPE_CHECKING:
     from tests.sim.oracle import Oracle
 
-NAME = "chimed"
 SEAL_KEY = seals.key_from("the server's secret key")
 RESTART_S = (1.0, 5.0)
 PING_S = 0.002
@@ -55,15 +56,20 @@ class Router:
         self._network, self._process = network, process
         self.inbox: list[Message] = []
         self.allowed: frozenset[str] = frozenset()
+        self._alone = False
 
     @property
     def more(self) -> bool:
         """Messages are left."""
-        return bool(self.inbox)
+        return bool(self.inbox) or self._alone
 
     def receive(self, budget: int) -> list[Message]:
-        """The next ones."""
+        """The next ones. With a liar in the run each has a turn of its own: then it is known what follows from it."""
+        lies = bool(self._process.world.oracle.trust.liars)
+        budget = 1 if lies else budget
         taken, self.inbox = self.inbox[:budget], self.inbox[budget:]
+        self._alone = lies and bool(taken)
+        self._process.speaker = self._process.world.name_of(taken[0].user_id) if self._alone else ""
         return taken
 
     def send(self, route: bytes, frame: bytes) -> SendOutcome:
@@ -96,7 +102,7 @@ class Pinger:
             return PingOutcome.CANNOT
         host = world.at(address)
         if world.is_up(host) and world.network.pings(host):
-            world.engine.after(PING_S, self._process.ping_came, Reply(address, token))
+            world.engine.after(PING_S + world.engine.delays.tail(), self._process.ping_came, Reply(address, token))
         return PingOutcome.SENT
 
     def read(self) -> list[Reply]:
@@ -118,7 +124,7 @@ class Store(FakeStore):
         before = [(change, self.disk.tables[change.table].get(change.key)) for change in changes]
         self._process.step("commit-before")
         super().commit(changes, events)
-        self._process.world.oracle.committed(self.disk, before, events)
+        self._process.world.oracle.committed(self._process.world, before, events)
         self._process.step("commit-after")
 
 
@@ -129,6 +135,7 @@ class Process:
         self.world, self.engine = world, world.engine
         self.alive = True
         self.crash_at: dict[str, int] = {}
+        self.speaker = ""  # whose message the present turn handles, if it is one alone
         self.stalled_until = 0.0
         tables = Tables()
         store = Store(world.disk, self)
@@ -138,6 +145,7 @@ class Process:
         self.daemon = Daemon(self.core, store, self.router, self._pinger, Retention(), world.clock.now)  # type: ignore[arg-type]
         self.daemon.allow_keys()
         self.sessions_before: dict[str, Session | None] = {}  # at the turn's beginning: one may open after a decision
+        self.in_the_dark = False  # likewise: it cannot know that its database is older than what nodes hold
         self._wake_at = float("inf")
         self._wake_now()
 
@@ -150,11 +158,22 @@ class Process:
             self.world.tell(f"is killed at {kind}")
             raise DeadError
 
+    def frozen(self) -> Process:
+        """All that is in its memory now, to go on with later: what is around it stays what it is."""
+        world, engine = self.world, self.engine
+        around = (world, world.disk, world.clock, world.oracle, world.policy, world.network, engine, engine.rng)
+        return copy.deepcopy(self, {id(thing): thing for thing in around})
+
+    def goes_on(self) -> None:
+        """It runs from here, as if nothing had been."""
+        self._wake_at = float("inf")
+        self._wake_now()
+
     def incoming(self, route: bytes, key: str, frame: bytes) -> None:
         """A frame came; keys that may not connect are refused before."""
         if self.alive and key in self.router.allowed:
             self.router.inbox.append(Message(route, key, frame, self.world.host_of(key)))
-            self._wake_now()
+            self._wake(max(self.engine.now + self.engine.delays.tail(), self.stalled_until))
 
     def ping_came(self, reply: Reply) -> None:
         """A reply came."""
@@ -177,40 +196,48 @@ class Process:
             self._wake_now()
             return
         self.sessions_before = {name: self.core.sessions.get(name) for name in self.world.oracle.hosts}
+        self.in_the_dark = self.world.ahead is not None
         try:
             turns = 1
             while self.daemon.turn():
                 turns += 1
                 if turns > 1000:
-                    raise Violation("L1", "chimed spins", NAME)
+                    raise Violation("L1", "chimed spins", self.world.name)
         except DeadError:
             self.world.died()
             return
+        self.world.look_ahead()
         if self.core.ctx.counters["internal-errors"]:
-            raise Violation("bug", "the core tripped over a message", NAME)
+            raise Violation("bug", "the core tripped over a message", self.world.name)
         self._wake(max(self.engine.now + 1e-6, self.world.clock.true(self.daemon.next_deadline())))
 
 
 class ServerHost:
-    """The machine that chimed runs on. `process` None: it does not run. `wanted`: systemd restarts it."""
+    """The machine that chimed runs on. `process` None: it does not run. `wanted`: systemd restarts it. `judges_from`:
+    it may call no node lost before. `ahead`: the nodes that hold something newer than the database that a person has
+    put in place: as long as none of them is heard the server cannot know that it is behind."""
 
     def __init__(
-        self, engine: Engine, network: Network, oracle: Oracle, policy: Policy, is_up: Callable[[str], bool]
-    ) -> None:
+        self, engine: Engine, network: Network, oracle: Oracle, policy: Policy, is_up: Callable[[str], bool],
+        name: str = SERVER,
+    ) -> None:  # fmt: skip
         self.engine, self.network, self.oracle, self.policy = engine, network, oracle, policy
-        self.is_up = is_up
+        self.is_up, self.name = is_up, name
         self.clock = Clock(engine)
         self.disk = FakeDisk()
         self.process: Process | None = None
         self.wanted = True
         self.pings_fail = False
-        self.backups: list[tuple[dict[str, dict[Any, r.Row]], float]] = []
+        self.judges_from = 0.0
+        self.backups: list[database.Copy] = []
+        self.copies: list[database.Copy] = []
+        self._image: tuple[database.Copy, Process, float] | None = None
+        self.ahead: set[str] | None = None
         self._hosts: dict[str, str] = {}
-        oracle.hears, oracle.in_session = self.hears, self.in_session
 
-    def add_key(self, host: str) -> None:
+    def add_key(self, host: str, key: str) -> None:
         """Whose key it is, to know the address that a frame comes from."""
-        self._hosts[key_of(host)] = host
+        self._hosts[key] = host
 
     def hears(self, node: str, uuid: str) -> bool:
         """Whether the node's agent is heard now, and has told that the VM runs there, or nothing yet."""
@@ -232,22 +259,26 @@ class ServerHost:
         """The address of a peer."""
         return address_of(self._hosts[key]) if key in self._hosts else ""
 
+    def name_of(self, key: str) -> str:
+        """The host that has the key."""
+        return self._hosts.get(key, "")
+
     def at(self, address: str) -> str:
         """Whose address it is."""
         return next((host for host in self._hosts.values() if address_of(host) == address), "")
 
     def tell(self, text: str, *subjects: str) -> None:
         """A line of the story."""
-        self.engine.story.tell(self.engine.now, NAME, text, *subjects)
+        self.engine.story.tell(self.engine.now, self.name, text, *subjects)
 
     def start(self) -> None:
         """systemd starts it, if it does not run."""
         if self.wanted and self.process is None:
             self.tell("starts")
             limit_s = self.policy.heartbeat_s * self.policy.missed_heartbeats
-            self.oracle.judges_from = self.engine.now + 0.99 * limit_s
+            self.judges_from = self.engine.now + 0.99 * limit_s
             self.process = Process(self)
-            self.network.server_up(self.process)
+            self.network.server_up(self.process, self.name)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -260,27 +291,82 @@ class ServerHost:
         self.process.alive = False
         self.process = None
         self.tell("is dead")
-        self.network.server_down()
+        self.network.server_down(self.name)
         if self.wanted:
             self.engine.after(self.engine.rng.uniform(*RESTART_S), self.start)
 
-    # --- backup -------------------------------------------------------------------------------------------------------
+    # --- the database -------------------------------------------------------------------------------------------------
 
     def backup(self) -> None:
         """`chimed backup`."""
-        self.backups.append(({name: dict(rows) for name, rows in self.disk.tables.items()}, self.engine.now))
+        self.backups.append(database.copied(self.disk, self.engine.now))
         self.tell("backup taken")
 
-    def restore(self) -> bool:
-        """`chimed restore` of the newest backup, as `chimed.backup.restore` does it. False: there is none."""
+    def copy_database(self) -> None:
+        """`cp` of its files, or a snapshot of the virtual machine that it runs in."""
+        self.copies.append(database.copied(self.disk, self.engine.now))
+        self.tell("database copied")
+
+    def restore(self, present: bool = True) -> bool:
+        """`chimed restore` of the newest backup, and a start. `present`: over the database that is there; else on a
+        machine that has none. False: there is no backup."""
         if not self.backups:
             return False
+        self._replace(self.backups[-1], lambda old: database.restored(self.disk, old, self._name(), present))
+        self.ahead = None  # it knows that it is behind
+        return True
+
+    def put_back_database(self) -> bool:
+        """The newest copy stands where the database was, and the server is started: it cannot know. False: there is no
+        copy."""
+        if not self.copies:
+            return False
+        self._replace(self.copies[-1], lambda old: database.put(self.disk, old))
+        return True
+
+    def freeze(self) -> None:
+        """The virtual machine that it runs in is snapshotted, with its memory."""
+        if self.process is not None:
+            disk = database.copied(self.disk, self.engine.now)
+            self._image = (disk, self.process.frozen(), self.clock.now())
+
+    def revert(self) -> bool:
+        """The virtual machine is reverted: disk, memory and clock are those of then, the connections are gone. False:
+        there is no snapshot of it."""
+        if self._image is None:
+            return False
+        disk, process, reading = self._image
+        self._replace(disk, lambda old: database.put(self.disk, old), start=False)
+        self.clock.rewind(reading)
+        self.process = process.frozen()
+        self.network.server_up(self.process, self.name)
+        self.process.goes_on()
+        return True
+
+    def init(self) -> None:
+        """`chimed init` with the old key, since the database is lost."""
+        self._replace(database.Copy(0.0, {}, [], 1), lambda _: database.begun_anew(self.disk, self._name()))
+
+    def _replace(self, old: database.Copy, replace: Callable[[database.Copy], None], start: bool = True) -> None:
         self.wanted = False
         self.kill()
-        tables, taken = self.backups[-1]
-        self.disk.restore(tables)
-        self.oracle.restored(self.disk, taken)
-        self.tell(f"the backup of {taken:.0f} s is restored")
+        replace(old)
+        self.ahead = self.oracle.ahead_of(self.disk) or None
+        self.oracle.restored(old.taken)
+        self.tell(f"its database is that of {old.taken:.0f} s")
         self.wanted = True
-        self.start()
-        return True
+        if start:
+            self.start()
+
+    def _name(self) -> str:
+        """A random name for a history."""
+        return f"{self.engine.rng.getrandbits(64):016x}"
+
+    def know_keys_of(self, other: ServerHost) -> None:
+        """Where frames come from."""
+        self._hosts = dict(other._hosts)
+
+    def look_ahead(self) -> None:
+        """A node that holds something newer is in session: from now on the server knows."""
+        if self.ahead and self.process and any(self.process.core.sessions.get(name) for name in self.ahead):
+            self.ahead = None

@@ -57,6 +57,7 @@ def as_text(scenario: Scenario) -> str:
     """The run as a scenario file: `make sim SCENARIO=FILE` runs it."""
     plan = scenario.plan
     lines = [f"# {scenario.title}", f"seed {scenario.seed}"]
+    lines += [f"delays {plan.delays}"] if plan.delays != "short" else []
     lines += [f"nodes {' '.join(plan.nodes)} memory {plan.memory_mib}"]
     for vm in plan.vms:
         words = ["local"] if vm.storage == "local" else []

@@ -10,7 +10,6 @@ from tests.sim import scenario
 
 FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.txt"))
 
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_scenario(path: Path) -> None:
     """With the file's own seed, and with others: what it expects may not hang on luck."""

@@ -23,7 +23,8 @@ class Word(NamedTuple):
 
 
 class Vocabulary:
-    """Patterns of one kind. The first that fits a line wins."""
+    """Patterns of one kind. Of those that fit a line the one with the fewest placeholders wins (`stop chimed` stops no
+    VM of that name)."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -40,10 +41,10 @@ class Vocabulary:
 
     def find(self, text: str) -> tuple[Callable[..., Any], dict[str, str]]:
         """What a line means, with its words. Raises Usage."""
-        for word in self.words:
-            found = word.regex.fullmatch(text)
-            if found:
-                return word.do, {k: v for k, v in found.groupdict().items() if v is not None}
+        fits = [(word, found) for word in self.words if (found := word.regex.fullmatch(text))]
+        if fits:
+            word, found = min(fits, key=lambda fit: fit[0].regex.groups)
+            return word.do, {k: v for k, v in found.groupdict().items() if v is not None}
         first = text.split(" ", 1)[0]
         near = [word.pattern for word in self.words if word.pattern.split(" ", 1)[0] == first]
         near = near or [word.pattern for word in self.words]

@@ -1,0 +1,51 @@
+"""What people do with the server's database: copy it, put a copy back, restore a backup, begin anew.
+
+Only `restored` goes through what Chime offers for that, and makes a new generation; the others are a file manager's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from chimed.core import rows as r
+from tests.fakes.store import FakeDisk
+
+
+class Copy(Struct, frozen=True):
+    """The whole database as it was at `taken`, in true seconds."""
+
+    taken: float
+    tables: dict[str, dict[Any, r.Row]]
+    events: list[tuple[int, r.Event]]
+    next_event: int
+
+
+def copied(disk: FakeDisk, now: float) -> Copy:
+    """`cp`, while nobody writes; `chimed backup` gives the same."""
+    tables = {name: dict(rows) for name, rows in disk.tables.items()}
+    return Copy(now, tables, list(disk.events), disk.next_event)
+
+
+def put(disk: FakeDisk, copy: Copy) -> None:
+    """The copy is the database from now on. Nobody may have it open."""
+    disk.tables = {name: dict(rows) for name, rows in copy.tables.items()}
+    disk.events, disk.next_event = list(copy.events), copy.next_event
+
+
+def restored(disk: FakeDisk, copy: Copy, history: str, present: bool = True) -> None:
+    """As `chimed.backup.restore` does it. `present`: over the database that is there; else on a new machine."""
+    if not present:
+        disk.tables["meta"][()] = r.Meta(generation=0)
+    disk.restore(copy.tables, history)
+    disk.events, disk.next_event = list(copy.events), copy.next_event
+
+
+def begun_anew(disk: FakeDisk, history: str) -> None:
+    """`chimed init` with the old key: nothing is known but the operators."""
+    operators = dict(disk.tables["operators"])
+    empty = FakeDisk()
+    empty.tables["operators"] = operators
+    empty.tables["meta"][()] = r.Meta(history=history)
+    put(disk, copied(empty, 0.0))
