@@ -443,12 +443,19 @@ class AgentCore:
         self.link.newest = self.durable.newest
         out = self.link.tick(now) if self._host_known else []
         if self.link.beat_due(now):
-            out += self.link.beat(self.durable.revision, self.outbox.told_digest, self._faults.all(), self._load, now)
+            out += self.link.beat(self._applied, self.outbox.told_digest, self._faults.all(), self._load, now)
         if self.link.pull_due(now) or self._drain_is_undecided():
             out += self._pull(now)
         if self._has_looked and self.link.may_report(now) and self._has_news():
             out += self._report(now)
         return out
+
+    @property
+    def _applied(self) -> int:
+        """The revision of this server's inventory that is applied; 0: none yet, or what it has given is older."""
+        durable, link = self.durable, self.link
+        same = (link.generation, link.history) == (durable.generation, durable.history)
+        return durable.revision if same and link.state != LinkState.OLDER else 0
 
     def _drain_is_undecided(self) -> bool:
         """The server knows of the drain on the node, and no inventory was asked for since: the next one decides."""

@@ -56,7 +56,17 @@ class Agents:
 
     def handle(self, node_name: str, event: fx.Received, now: float) -> m.Base | None:
         """The answer to one message of the node whose key spoke. Raises `ChimeError` for a refusal."""
-        return self._handlers[type(event.body)](node_name, event, event.body, now)
+        was_behind = self._ctx.tables.meta.behind
+        answer = self._handlers[type(event.body)](node_name, event, event.body, now)
+        if self._ctx.tables.meta.behind and not was_behind:
+            self._greet_anew(but=node_name)
+        return answer
+
+    def _greet_anew(self, but: str) -> None:
+        """The database is behind: what was said to it before is of no account, and who is there says hello again."""
+        for node in self._ctx.tables.nodes:
+            if node.name != but:
+                self._sessions.drop(node.name)
 
     # --- session ------------------------------------------------------------------------------------------------------
 

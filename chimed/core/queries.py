@@ -15,7 +15,7 @@ from chimed.core.surveys import Surveys
 from chimed.core.views import Views
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import Health, OperationState, Severity
+from wire.types import OperationState, Severity
 
 R = TypeVar("R")
 MAX_HELD = 500
@@ -88,9 +88,9 @@ class Queries:
 
     def _absent(self) -> list[str]:
         """Nodes that have to be heard before a database that is behind can be brought up to date."""
-        meta, nodes = self._ctx.tables.meta, self._ctx.tables.nodes
-        known = (node.name for node in nodes if node.health != Health.UNKNOWN)
-        return sorted(name for name in known if not self._facts.is_live(name)) if meta.behind else []
+        if not self._ctx.tables.meta.behind:
+            return []
+        return sorted(node.name for node in self._ctx.tables.nodes if not self._facts.is_live(node.name))
 
     def _nodes(self, body: m.NodeList, now: float, _event: fx.Received) -> Any:
         return _page(self._ctx.tables.nodes, body, lambda n: n.name, lambda n: self._views.node(n, now))

@@ -18,7 +18,7 @@ from chimed.core.context import Context
 from chimed.core.evidence import OFF
 from chimed.core.facts import Facts
 from chimed.core.rows import Held
-from wire.types import AdminState, Desired, Health, Severity
+from wire.types import AdminState, Desired, Severity
 from wire.words import ALARMS, AlarmCode
 
 _WANTS = {Desired.STOPPED: Held.STOP, Desired.DELETED: Held.DELETE, Desired.RUNNING: Held.NOTHING}
@@ -54,10 +54,9 @@ def held_node(node: r.Node) -> r.Node:
 
 
 def may_begin(facts: Facts) -> bool:
-    """Whether the database is behind, and every node that was ever heard is there to say what it has: then no other
-    server has them."""
-    nodes = [node for node in facts.ctx.tables.nodes if node.health != Health.UNKNOWN]
-    return facts.ctx.tables.meta.behind and all(facts.is_live(node.name) for node in nodes)
+    """Whether the database is behind, and every node is there to say what it has: then no other server has them."""
+    tables = facts.ctx.tables
+    return tables.meta.behind and all(facts.is_live(node.name) for node in tables.nodes)
 
 
 def begin(ctx: Context, why: str) -> None:
