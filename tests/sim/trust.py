@@ -73,7 +73,8 @@ class Trust:
         if isinstance(row, r.Migration):
             self.sent(row.target, row.uuid)
         elif isinstance(row, r.Vm):
-            placed = row.uuid in going_on or speaker == OPERATOR or (old is None and speaker not in self.liars)
+            asked = speaker == OPERATOR and not row.arrival
+            placed = row.uuid in going_on or asked or (old is None and speaker not in self.liars)
             if placed:
                 self.sent(row.node, row.uuid)
 
