@@ -62,6 +62,8 @@ class Context:
         self.out: list[fx.Effect] = []
         self.touched: set[str] = set()
         self.cause: str | None = None  # the operation at hand, for the audit trail
+        self.now = 0.0  # monotonic seconds of the event at hand
+        self.sighted: dict[tuple[str, str], float] = {}  # (node, VM): since when a rebuild waits for a copy to go
         self.deadlines: dict[str, float] = {}  # of running operations, monotonic seconds
 
     # --- effects ------------------------------------------------------------------------------------------------------

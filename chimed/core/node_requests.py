@@ -143,6 +143,7 @@ class NodeRequests:
                 plan.append(f"starts {len(vms)} VMs on {node.name}: {names_of(vms)}")
         if not body.dry_run:
             evidence.opened(self._ctx, node, state)
+            recovery.sync_alarm(self._ctx)
             self._ctx.audit(actor, f"node-{state}", node.name, f"{node.admin_state} -> {state}")
         return Done(plan)
 
@@ -164,6 +165,7 @@ class NodeRequests:
             migration.cancel_operation(self._facts, evacuation, actor)
             node = find_node(self._ctx, body.name)
         node = evidence.drained(self._ctx, node, body.graceful_s)
+        recovery.sync_alarm(self._ctx)
         step = r.Step(name="stop all VMs", state=StepState.RUNNING)
         timeout_s = body.graceful_s + self._ctx.policy.operation_timeout_s
         label = f"drain {node.name}"
@@ -239,6 +241,8 @@ class NodeRequests:
         if not steps:
             return Done(plan)
         label = f"rebuild {node.name}"
+        uuids = {vm.uuid for vm in vms}
+        self._ctx.sighted = {key: at for key, at in self._ctx.sighted.items() if key[1] not in uuids}
         op = self._parts.begin(OperationKind.REBUILD, node.name, label, actor, steps, node.drain_serial, now)
         progress.progress(self._facts, op)
         return Done(plan, op, warnings=warnings)

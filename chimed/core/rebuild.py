@@ -18,6 +18,9 @@ from chimed.core.operations import OPEN_STEPS, fail, succeed
 from wire import messages as m
 from wire.types import AdminState, Desired, Observed, StepState, Storage
 
+SIGHTED_S = 30.0
+"""How long a rebuild waits for a node to remove what nobody can be shown to have sent there."""
+
 
 def steps_for(vms: list[r.Vm]) -> tuple[r.Step, ...]:
     """One step for each VM of the node; those with local disks are said to stay."""
@@ -136,17 +139,25 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: r.Step, 
 
 
 def _copies_elsewhere(facts: Facts, vm: r.Vm) -> str:
-    """The owner is proven not to run the VM, and another node has a process of it: one that came by a migration and
-    runs is the VM; any other has to go before the VM is placed. Returns what is awaited, or nothing."""
+    """The owner is proven not to run the VM, and another node has a process of it: one that was sent there by a
+    migration and runs is the VM; any other has to go before the VM is placed. Returns what is awaited, or nothing."""
     for session, report in facts.sessions.sightings(vm.uuid):
         if session.node == vm.node or report.observed not in ALIVE or _is_proven_off(facts, session.node):
             continue
-        if arrivals.mark(report) and report.observed == Observed.RUNNING:
+        is_sent = arrivals.is_proven(facts, vm, session.node, report)
+        if is_sent and arrivals.mark(report) and report.observed == Observed.RUNNING:
             attempts.arrive(facts.ctx, vm, session.node, arrivals.mark(report), f"{session.node} runs it")
             return ""
         inventory.release(facts.ctx, session.node, vm, report.epoch)
-        return f"{session.node} has a copy: it is asked to remove it"
+        if is_sent or _is_fresh(facts.ctx, session.node, vm.uuid):
+            return f"{session.node} has a copy: it is asked to remove it"
     return ""
+
+
+def _is_fresh(ctx: Context, node_name: str, uuid: str) -> bool:
+    """A copy of which nothing shows that it was sent there is waited for, but not for ever: it may be a lie."""
+    since = ctx.sighted.setdefault((node_name, uuid), ctx.now)
+    return ctx.now < since + SIGHTED_S
 
 
 def _is_proven_off(facts: Facts, node_name: str) -> bool:

@@ -102,7 +102,7 @@ class ServerCore:
 
     def handle(self, event: fx.Event, now: float) -> list[fx.Effect]:
         """One event, and what follows from it."""
-        self._last_now = now
+        self._last_now = self.ctx.now = now
         self.ctx.cause = None
         if type(event) is fx.Received:
             self._received(event, now)

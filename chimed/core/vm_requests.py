@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chimed.core import arrivals, evidence, inventory, placement, progress
+from chimed.core import arrivals, evidence, inventory, placement, progress, recovery
 from chimed.core import rows as r
 from chimed.core.context import Context
 from chimed.core.queries import find_node, find_vm
@@ -121,6 +121,7 @@ class VmRequests:
         if gone is not None:  # its node takes the present epoch for gone, until it hears that this is known
             changed = msgspec.structs.replace(changed, epoch=self._ctx.next_epoch(vm), arrival="")
         self._ctx.tables.vms.put(changed)
+        recovery.sync_alarm(self._ctx)
         if gone is not None:
             inventory.release(self._ctx, vm.node, changed, gone.epoch)
         step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
@@ -170,6 +171,7 @@ class VmRequests:
             vm, desired=Desired.STOPPED, graceful_s=graceful_s, revision=self._ctx.bump(vm.node)
         )
         self._ctx.tables.vms.put(changed)
+        recovery.sync_alarm(self._ctx)
         step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         timeout_s = graceful_s + self._ctx.policy.operation_timeout_s
         label = f"stop {vm.name}"
@@ -227,6 +229,7 @@ class VmRequests:
             return Done(plan, warnings=warnings)
         changed = msgspec.structs.replace(vm, desired=Desired.DELETED, held=r.Held.NOTHING)
         self._ctx.tables.vms.put(changed)
+        recovery.sync_alarm(self._ctx)
         step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         op = self._parts.begin(OperationKind.DELETE, vm.uuid, f"delete {vm.name}", actor, (step,), 0, now)
         changed = find_vm(self._ctx, vm.uuid)
