@@ -47,6 +47,7 @@ class Liar:
         self._nonces = self._seq = self._report_seq = self._greetings = 0
         self._said: list[bytes] = []
         self.seals: list[str] = []
+        self.points: list[dict[str, Any]] = []
         if not beside:
             self._socket = cluster.network.open(host.name, host.key, self._on_frame, self._greet_soon)
             self._greet_soon()
@@ -107,7 +108,14 @@ class Liar:
         elif isinstance(body, m.ErrorBody) and body.code == "stale-session":
             self._greet_soon()
         elif isinstance(body, m.Inventory):
-            self.seals += [seal for vm in body.vms if (seal := getattr(vm, "seal", ""))][:REMEMBERED]
+            self._note(body)
+
+    def _note(self, body: m.Inventory) -> None:
+        """What proves something, to be shown where it proves nothing."""
+        self.seals = [*self.seals, *(seal for vm in body.vms if (seal := getattr(vm, "seal", "")))][-REMEMBERED:]
+        if getattr(body, "seal", ""):
+            point = {name: getattr(body, name) for name in ("history", "generation", "life", "revision", "seal")}
+            self.points = [*self.points, point][-REMEMBERED:]
 
     # --- speaking -----------------------------------------------------------------------------------------------------
 
@@ -209,6 +217,16 @@ class Liar:
         return values
 
 
+def _point(liar: Liar) -> dict[str, Any]:
+    """An inventory that he has, an old one, or one that nobody gave him."""
+    rng = liar.rng
+    invented = {"history": "h", "generation": 1, "life": "l", "revision": 1, "seal": "0" * 32}
+    point = rng.choice([*liar.points, invented])
+    lies = ({}, {"revision": point["revision"] + 5}, {"generation": point["generation"] + 1}, {"history": "another"},
+            {"life": "another"}, {"revision": 2**53, "seal": ""})  # fmt: skip
+    return {**point, **rng.choice(lies)}
+
+
 def _reports(liar: Liar) -> m.Base:
     rng = liar.rng
     return liar.report(*(liar.vm_report() for _ in range(rng.choice((1, 1, 2, 5)))), full=rng.random() < 0.4)
@@ -255,6 +273,8 @@ def _hellos(liar: Liar) -> m.Base:
     host = m.HostFacts(hostname="x", vcpus=rng.choice((0, 64, 2**53)), memory_mib=rng.choice((0, 131_072, 2**53)),
                        networks=networks, business_interface=rng.choice(("", "eth0")))  # fmt: skip
     fields: dict[str, Any] = {"host": host}
+    if "newest" in m.Hello.__struct_fields__ and rng.random() < 0.5:
+        fields["newest"] = m.Point(**_point(liar))
     if rng.random() < 0.2:
         fields["node"] = rng.choice(sorted(liar._cluster.hosts))
     if rng.random() < 0.3:

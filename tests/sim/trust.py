@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from tests.sim.server import ServerHost
 
 Before = list[tuple[r.Change, r.Row | None]]
-OF_VM = ("node", "epoch", "desired", "start_serial", "attempt", "arrival", "doubt", "failed", "adopt", "spec")
-OF_NODE = ("public_key", "admin_state", "drain_serial", "evidence", "boot_id", "address", "networks")
-OF_META = ("generation", "history", "behind")
+OF_VM = ("node", "epoch", "desired", "start_serial", "attempt", "arrival", "doubt", "failed", "adopt", "spec", "held")
+OF_NODE = ("public_key", "admin_state", "drain_serial", "evidence", "boot_id", "address", "networks", "held")
+OF_META = ("generation", "history", "ahead")
 WIDE = ("rebuild", "evacuate", "migrate")
 
 
