@@ -120,7 +120,7 @@ class Link:
         deadlines = [self._next_beat, self._last_ack + MISSED_ACKS * self.heartbeat_s]
         if self._nonce:
             deadlines.append(self._answer_by)
-        elif self.state == LinkState.PULLING or self.behind:
+        elif self.state == LinkState.PULLING or (self.state == LinkState.READY and self.behind):
             deadlines.append(self._next_pull)
         if self._report_seq:
             deadlines.append(self._report_by)

@@ -137,7 +137,8 @@ def _of_this_generation(ctx: Context, vm: r.Vm) -> bool:
 def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
     if report.epoch > vm.epoch:
         is_away = arrivals.left(report) is not None  # it must not begin anew
-        epoch = report.epoch if report.revision > 0 or is_away else max(ctx.next_epoch(vm), report.epoch + 1)
+        has_it = (report.revision > 0 or is_away) and proofs.was_given(ctx, vm.node, report)
+        epoch = report.epoch if has_it else max(ctx.next_epoch(vm), report.epoch + 1)
         inventory.raise_epoch(ctx, vm, epoch, f"its agent has known epoch {report.epoch}")
         return
     if report.observed == Observed.RUNNING and not vm.exists:
