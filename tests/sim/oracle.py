@@ -42,6 +42,8 @@ class Oracle:
         self.may_halt: set[str] = set()
         self.split = False
         self.trust = Trust(self.spoil)
+        self._undecidable: set[str] = set()  # VMs that were given away by who could not know better
+        self._may_repeat: set[str] = set()  # commands that were carried out, and the agent's record of it put back
         self._server: ServerHost | None = None
         self._newest: dict[str, tuple[int, str]] = {}  # each VM's highest epoch, and its owner
         self.excused: set[str] = set()
@@ -165,7 +167,10 @@ class Oracle:
         recorded = held is not None and held.attempt is not None and held.attempt.id == attempt
         if not recorded:
             raise Violation("S3", f"{host.name} migrates {uuid} away, and has not recorded {attempt}", uuid)
-        if attempt in self._attempts.setdefault(uuid, set()):
+        if attempt in self._may_repeat:
+            self._may_repeat.discard(attempt)
+            self._stale.discard(attempt)  # libvirt refuses it while the first copy is there
+        elif attempt in self._attempts.setdefault(uuid, set()):
             raise Violation("S3", f"{host.name} begins {attempt} of {uuid} once more", uuid)
         self._attempts[uuid].add(attempt)
 
@@ -230,7 +235,8 @@ class Oracle:
             self._must_not_run(old.uuid, old.node, "forgotten")
             return
         self.managed.add(new.uuid)
-        if self._cannot_know(old, new):
+        if new.uuid in self._undecidable or self._cannot_know(old, new):
+            self._undecidable.add(new.uuid)
             self.spoil(new.uuid)
             return
         if new.uuid in self.foreign and not new.adopt:
@@ -426,6 +432,7 @@ class Oracle:
         more. A command that was carried out since may come again."""
         self.snapshot_lost(host)
         self.excused |= newer.left.keys() - older.left.keys()
+        self._may_repeat |= newer.journal.keys() - older.journal.keys()
         for key in newer.journal.keys() - older.journal.keys():
             self.reboots_asked[newer.journal[key].uuid] += 1
 
