@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from agentd.core.durable import SNAPSHOT_VERSION, Durable
+from wire import files
 
 MAGIC = "chime-agent-snapshot"
 MAX_BYTES = 64 << 20
@@ -80,7 +81,7 @@ def decode(content: bytes, node: str) -> Durable:
 def locked(state_dir: Path) -> bool:
     """Whether some process has the state in `state_dir` now."""
     try:
-        fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+        fd = files.open_own(state_dir / LOCK_FILE, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:  # only asked, not taken: an agent that starts in this moment must not find it taken
@@ -110,7 +111,7 @@ class Snapshot:
     def lock(self, who: str = AGENT) -> None:
         """Held until the process ends. Waits while a `chime-agent` has it, for the time of its command. Raises
         SnapshotLocked when another agentd has it, or a `chime-agent` for too long."""
-        fd = os.open(self.path.with_name(LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = files.open_own(self.path.with_name(LOCK_FILE), os.O_RDWR | os.O_CREAT)
         began, before = time.monotonic(), ""
         while not _taken(fd):
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or AGENT
@@ -151,8 +152,7 @@ class Snapshot:
         last sync failed, the new."""
         part = self.path.with_name("snapshot.part")
         try:
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
+            with os.fdopen(files.make_own(part), "wb") as file:
                 file.write(encode(durable))
                 file.flush()
                 os.fsync(file.fileno())

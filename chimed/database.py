@@ -15,6 +15,7 @@ from typing import Literal
 from sqlite_utils import Database
 
 from chimed.migrations import APPLICATION_ID, migrations
+from wire import files
 
 Check = Literal["none", "quick", "full"]
 
@@ -39,7 +40,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         name = f"{path}.lock"
         try:
-            self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = files.open_own(Path(name), os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise StoreError(f"{name} cannot be opened: {error.strerror}") from error
         try:
@@ -119,7 +120,16 @@ def generation_of(connection: sqlite3.Connection) -> int:
 
 def make_private_file(path: Path) -> None:
     """An empty file that only its owner reads. Raises OSError when it exists."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+def make_private(path: Path) -> None:
+    """Nobody else may read the file at `path`. Raises OSError also when it is a link, or a file of somebody else."""
+    descriptor = files.open_own(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

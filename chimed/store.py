@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from chimed import rights
 from chimed.backup import back_up
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
@@ -31,6 +32,7 @@ from chimed.database import (
     connect,
     generation_of,
     inspect,
+    make_private,
     make_private_file,
     migrate,
     remove_files,
@@ -96,18 +98,11 @@ class Store:
         fresh = path.with_name(f".{path.name}.new")
         if path.exists():
             raise StoreError(f"{path} exists already: it was left as it is")
-        with Lock(path):
-            try:
-                remove_files(fresh)
-                make_private_file(fresh)
-                with closing(connect(fresh)) as connection:
-                    migrate(connection)
-                os.link(fresh, path)  # unlike a rename, never replaces
-                sync_directory(path.parent)
-            except (OSError, sqlite3.Error) as error:
-                raise StoreError(f"{path} cannot be created: {error}") from error
-            finally:
-                remove_files(fresh)
+        try:
+            with rights.of_owner(path.parent), Lock(path):
+                _create(fresh, path)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{path} cannot be created: {error}") from error
         return cls.open(path, check="none")
 
     @classmethod
@@ -120,11 +115,11 @@ class Store:
             )
         lock = Lock(path)
         try:
-            path.chmod(0o600)
+            make_private(path)
             connection = connect(path)
         except OSError as error:
             lock.release()
-            raise StoreError(f"{path} cannot be opened: {error}") from error
+            raise StoreError(f"{path} cannot be opened: {error.strerror or error}") from error
         except sqlite3.Error as error:
             lock.release()
             raise unusable(path, error) from error
@@ -239,6 +234,18 @@ class Store:
     def backup(self, destination: Path | str, overwrite: bool = False) -> None:
         """See `backup.back_up`; this call takes as long as the copy takes."""
         back_up(self.path, destination, overwrite)
+
+
+def _create(fresh: Path, path: Path) -> None:
+    try:
+        remove_files(fresh)
+        make_private_file(fresh)
+        with closing(connect(fresh)) as connection:
+            migrate(connection)
+        os.link(fresh, path)  # unlike a rename, never replaces
+        sync_directory(path.parent)
+    finally:
+        remove_files(fresh)
 
 
 class _Transaction:

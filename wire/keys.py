@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from wire import files
 from wire import types as w
 from wire.curve import KeyPair, public_of
 from wire.errors import ChimeError
@@ -156,9 +157,7 @@ def _read_private(path: Path) -> str:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = files.make_own(path)
     with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()
