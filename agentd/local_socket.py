@@ -51,7 +51,7 @@ class LocalSocket:
             frames = self.socket.recv_multipart(zmq.NOBLOCK)
             try:
                 return msgspec.json.decode(frames[0], type=Question)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self.answer({"error": f"not understood: {error}"})
         return None
 

@@ -35,7 +35,7 @@ from docopt import DocoptExit, docopt
 from agentd import __version__, logs
 from agentd.config import Config, load_config
 from agentd.snapshot import Snapshot, SnapshotError
-from wire import curve, keys, notify
+from wire import curve, keys, notify, toml
 from wire.errors import ChimeError
 from wire.usage import usage_line
 
@@ -120,11 +120,13 @@ def _join(config: Config, source: str, force: bool) -> int:
 
 def _read_bundle(source: str) -> str:
     try:
-        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        if source != "-":
+            return toml.read_text(source, keys.MAX_FILE_BYTES)
+        return toml.decoded(sys.stdin.buffer.read(keys.MAX_FILE_BYTES + 1), keys.MAX_FILE_BYTES)
     except OSError as error:
         raise ChimeError("invalid", f"cannot read bundle {source}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ChimeError("invalid", f"bundle {source} is not text") from None
+    except ValueError as error:
+        raise ChimeError("invalid", f"bundle {source} {error}") from None
 
 
 def _pending(config: Config) -> Path:

@@ -60,7 +60,7 @@ def decode(content: bytes, node: str) -> Durable:
     first, _, rest = content.partition(b"\n")
     try:
         header = msgspec.json.decode(first, type=Header)
-    except ValueError:  # bytes that are no text raise UnicodeDecodeError, the rest MsgspecError
+    except (ValueError, RecursionError):  # no JSON, no text, not a header; nested too deeply
         raise SnapshotError("it has no valid header") from None
     if header.magic != MAGIC:
         raise SnapshotError("it is not a snapshot of agentd")
@@ -71,7 +71,7 @@ def decode(content: bytes, node: str) -> Durable:
         raise SnapshotError("its checksum is wrong: it was cut off or changed")
     try:
         durable = msgspec.json.decode(body, type=Durable)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SnapshotError(f"its content is not valid: {error}") from None
     if durable.node != node:
         raise SnapshotError(f"it belongs to node {durable.node}, this is {node}")
@@ -137,9 +137,11 @@ class Snapshot:
         """What was saved, or an empty state with the reason why it could not be used (it is kept beside)."""
         empty = Durable(node=self._node)
         try:
-            if self.path.stat().st_size > MAX_BYTES:
+            with os.fdopen(files.open_own(self.path, os.O_RDONLY), "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
                 raise SnapshotError("it is too large")
-            return decode(self.path.read_bytes(), self._node), ""
+            return decode(content, self._node), ""
         except FileNotFoundError:
             return empty, ""
         except (SnapshotError, OSError) as error:

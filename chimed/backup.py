@@ -116,13 +116,21 @@ def _renew(part: Path, present: int) -> int:
     with closing(connect(part)) as connection:
         migrate(connection)
         connection.execute("BEGIN IMMEDIATE")
-        text = connection.execute("SELECT row FROM meta").fetchone()[0]
+        text = connection.execute("SELECT max(row) FROM meta").fetchone()[0]
         nodes = tuple(name for (name,) in connection.execute("SELECT name FROM nodes ORDER BY name"))
-        old = msgspec.json.decode(text, type=r.Meta)
+        old = _meta(text)
         meta = recovery.begun(old, present, nodes)
         connection.execute("UPDATE meta SET row = ?", (msgspec.json.encode(meta).decode(),))
         connection.execute("COMMIT")
     return meta.generation
+
+
+def _meta(text: object) -> r.Meta:
+    """The one row about the database itself. Raises StoreError."""
+    try:
+        return msgspec.json.decode(str(text), type=r.Meta)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"the backup's row of table meta cannot be read ({error}): nothing was changed") from None
 
 
 def _present_generation(path: Path) -> int:
@@ -132,7 +140,7 @@ def _present_generation(path: Path) -> int:
     try:
         with closing(connect(path)) as connection:
             return generation_of(connection)
-    except sqlite3.Error:
+    except (sqlite3.Error, StoreError):
         return 0
 
 

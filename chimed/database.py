@@ -114,8 +114,11 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def generation_of(connection: sqlite3.Connection) -> int:
-    """The generation in the meta row."""
-    return int(connection.execute("SELECT generation FROM meta").fetchone()[0])
+    """The generation in the meta row. Raises StoreError when there is none."""
+    row = connection.execute("SELECT generation FROM meta").fetchone()
+    if row is None or not isinstance(row[0], int):
+        raise StoreError(f"the database has no generation: restore a backup with `{RESTORE}`")
+    return row[0]
 
 
 def make_private_file(path: Path) -> None:

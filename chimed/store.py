@@ -154,7 +154,7 @@ class Store:
             try:
                 for *key, text in self._connection.execute(table.select):  # noqa: B007 (read in the except)
                     yield table.decoder.decode(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise StoreError(
                     f"{self.path}: row {key} of table {table.name} cannot be read ({error}): "
                     f"the file was left as it is; restore a backup with `{RESTORE}`"
