@@ -37,7 +37,8 @@ from agentd.config import Config, load_config
 from agentd.snapshot import Snapshot, SnapshotError
 from wire import curve, keys, notify, toml
 from wire.errors import ChimeError
-from wire.usage import usage_line
+from wire.text import escaped, escaped_json
+from wire.usage import say, usage_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,18 +46,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = docopt(__doc__ or "", argv, version=f"agentd {__version__}")
     except DocoptExit as error:
-        print(f"agentd: {usage_line(str(error), __doc__ or '')}; see agentd --help", file=sys.stderr)
+        say(f"agentd: {usage_line(str(error), __doc__ or '')}; see agentd --help")
         return 2
     try:
         return _command(args)
     except ChimeError as error:
-        print(f"agentd: {error.message}", file=sys.stderr)
+        say(f"agentd: {error.message}")
         return 2 if error.code == "invalid" else 1
     except SnapshotError as error:
-        print(f"agentd: {error}", file=sys.stderr)
+        say(f"agentd: {error}")
         return 1
     except OSError as error:
-        print(f"agentd: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
+        say(f"agentd: {error.filename or 'cannot go on'}: {error.strerror or error}")
         return 1
 
 
@@ -67,7 +68,7 @@ def _command(args: dict[str, Any]) -> int:
     if args["keygen"]:
         return _keygen(config, args["--force"])
     if args["check-config"]:
-        print(msgspec.json.format(msgspec.json.encode(config)).decode())
+        print(escaped_json(msgspec.json.format(msgspec.json.encode(config)).decode()))
         return 0
     if args["check-host"]:
         return _check_host(config)
@@ -78,7 +79,7 @@ def _check_host(config: Config) -> int:
     from agentd.checks.once import look  # only now: the other commands do not need psutil
 
     lines, all_could_look = look(config)
-    print("\n".join(lines))
+    print(escaped("\n".join(lines)))
     return 0 if all_could_look else 1
 
 
@@ -114,7 +115,7 @@ def _join(config: Config, source: str, force: bool) -> int:
     Path(config.key_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys.save(config.key_file, bundle, overwrite=force)
     _pending(config).unlink(missing_ok=True)
-    print(f"this is node {bundle.name} of the server at {bundle.endpoint}; key in {config.key_file}", file=sys.stderr)
+    say(f"this is node {bundle.name} of the server at {bundle.endpoint}; key in {config.key_file}")
     return 0
 
 
@@ -150,7 +151,7 @@ def _keygen(config: Config, force: bool) -> int:
     made = keys.KeyFile(kind=keys.Kind.NODE, name="new", public_key=pair.public, secret_key=pair.secret)
     keys.save(place, made, overwrite=force)
     print(pair.public)
-    print(f"secret key in {place}; next: chime-tool node add NAME --public-key '{pair.public}'", file=sys.stderr)
+    say(f"secret key in {place}; next: chime-tool node add NAME --public-key '{pair.public}'")
     return 0
 
 
