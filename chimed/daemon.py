@@ -194,7 +194,7 @@ class Daemon:
     def _prune(self) -> None:
         """Old history goes, a bounded part at a time; where that cannot be recorded now, it goes the next time."""
         try:
-            removed = self._store.prune(time.time(), self._retention)
+            removed = self._store.prune(self._last_prune, self._retention)
         except StoreError as error:
             if self._store.broken:
                 raise

@@ -42,6 +42,7 @@ from chimed.database import (
 from wire.messages import EventView
 
 PROBE_BYTES = 64 * 1024  # room that there must be again before the server takes changes
+AGES = 100  # an answer is kept up to one in so many parts longer than asked for
 PRUNE_STEP = 5_000  # rows that one call of `prune` removes at most from each table: a turn stays short
 
 
@@ -88,6 +89,7 @@ class Store:
         self.path = path
         self._lock = lock
         self._connection = connection
+        self._ages = _Ages()
         self.broken = ""
         """Why nothing can be saved until chimed is restarted; empty while all is well."""
 
@@ -213,8 +215,9 @@ class Store:
     def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
         """Removes history beyond `keep`, a bounded number of rows a call. Call it rarely, and again while it
         returns much. Returns what was deleted, for the tables in memory to drop too (events are not in
-        memory). `now`: wall clock. An operation that a node or VM names as its last one stays. Raises
-        StoreError."""
+        memory). `now`: monotonic. What is older is told by the order of the rows, and for how long an answer
+        has been kept by the calls before: a clock that was wrong for a minute drops nothing. An operation that
+        a node or VM names as its last one stays. Raises StoreError."""
         keep = keep or Retention()
         removed: list[r.Change] = []
         with _Transaction(self) as connection:
@@ -223,12 +226,14 @@ class Store:
                 "(SELECT max(id) FROM events) - ? ORDER BY id LIMIT ?)",
                 (keep.events, PRUNE_STEP),
             )
-            for table, where, values in _surplus(now, keep):
+            for table, where, values in _surplus(self._ages.before(now - keep.answers_s), keep):
                 columns = ", ".join(_BY_NAME[table].columns)
                 sql = f"SELECT {columns} FROM {table} WHERE {where} LIMIT {PRUNE_STEP}"
                 removed += [r.Change(table, key, None) for key in connection.execute(sql, values).fetchall()]
             for change in removed:
                 connection.execute(_BY_NAME[change.table].delete, change.key)
+            newest = connection.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0]
+        self._ages.note(now, newest, keep.answers_s)
         return removed
 
     def backup(self, destination: Path | str, overwrite: bool = False) -> None:
@@ -246,6 +251,24 @@ def _create(fresh: Path, path: Path) -> None:
         sync_directory(path.parent)
     finally:
         remove_files(fresh)
+
+
+class _Ages:
+    """Which answers were there when. Only of this life: after a restart an answer may be kept up to twice as long."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []  # when, and the newest answer then
+
+    def before(self, moment: float) -> int:
+        """All answers up to this row were there at `moment`."""
+        return max((newest for when, newest in self._seen if when <= moment), default=0)
+
+    def note(self, now: float, newest: int, keep_s: float) -> None:
+        """What is there after a look. A row that comes later gets a higher number than the newest that is there now."""
+        gone = [mark for mark in self._seen if mark[0] <= now - keep_s][:-1]
+        self._seen = [(when, min(number, newest)) for when, number in self._seen if (when, number) not in gone]
+        if not self._seen or now - self._seen[-1][0] >= keep_s / AGES:
+            self._seen.append((now, newest))
 
 
 class _Transaction:
@@ -299,9 +322,10 @@ def _encode(row: r.Row | None) -> str:
     return msgspec.json.encode(row).decode()
 
 
-def _surplus(now: float, keep: Retention) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
-    """Table, condition and its values, for each kind of history that lives in memory too."""
-    newest = "NOT IN (SELECT rowid FROM {0} WHERE {1} IS NOT NULL ORDER BY {1} DESC LIMIT ?)"
+def _surplus(old_answers: int, keep: Retention) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
+    """Table, condition and its values, for each kind of history that lives in memory too. Rows are numbered as they
+    come: what a clock said of them decides nothing."""
+    newest = "NOT IN (SELECT rowid FROM {0} WHERE {1} IS NOT NULL ORDER BY rowid DESC LIMIT ?)"
     named = (
         "SELECT json_extract(row, '$.last_operation') FROM nodes UNION ALL "
         "SELECT json_extract(row, '$.last_operation') FROM vms"
@@ -309,5 +333,4 @@ def _surplus(now: float, keep: Retention) -> Iterator[tuple[str, str, tuple[Any,
     ended = f"ended IS NOT NULL AND rowid {newest.format('operations', 'ended')} AND id NOT IN ({named})"
     yield "operations", ended, (keep.operations,)
     yield "alarms", f"cleared IS NOT NULL AND rowid {newest.format('alarms', 'cleared')}", (keep.alarms,)
-    old = f"created < ? OR rowid {newest.format('answers', 'created')}"
-    yield "answers", old, (now - keep.answers_s, keep.answers)
+    yield "answers", f"rowid <= ? OR rowid {newest.format('answers', 'key')}", (old_answers, keep.answers)

@@ -39,6 +39,7 @@ class FakeStore:
     def __init__(self, disk: FakeDisk) -> None:
         self.disk = disk
         self.broken = ""
+        self._seen: dict[Any, float] = {}  # answers, and when `prune` first saw each
 
     def close(self) -> None:
         """Nothing to give up."""
@@ -108,20 +109,21 @@ class FakeStore:
         named = {
             getattr(row, "last_operation", "") for row in (*rows["nodes"].values(), *rows["vms"].values())
         }
+        surplus: list[tuple[str, Any]]
         surplus = [("operations", key) for key in self._newest("operations", "ended")[keep.operations :]]
         surplus = [(table, key) for table, key in surplus if key[0] not in named]
         surplus += [("alarms", key) for key in self._newest("alarms", "cleared")[keep.alarms :]]
         answers = self._newest("answers", "created")
-        old = [key for key in answers if getattr(rows["answers"][key], "created", 0.0) < now - keep.answers_s]
+        old = [key for key, seen in self._seen.items() if seen <= now - keep.answers_s]
         surplus += [("answers", key) for key in dict.fromkeys([*answers[keep.answers :], *old])]
         for table, key in surplus:
             del rows[table][key]
+        self._seen = {key: self._seen.get(key, now) for key in rows["answers"]}
         return [r.Change(table, key, None) for table, key in surplus]
 
     def _newest(self, table: str, field: str) -> list[Any]:
-        """Keys of the rows whose `field` is set, the largest value first."""
-        times = [(getattr(row, field), key) for key, row in self.disk.tables[table].items()]
-        return [key for time, key in sorted((t for t in times if t[0] is not None), reverse=True)]
+        """Keys of the rows whose `field` is set, the row that came last first."""
+        return [key for key, row in reversed(self.disk.tables[table].items()) if getattr(row, field) is not None]
 
 
 def _put(table: dict[Any, r.Row], key: Any, row: r.Row | None) -> None:

@@ -1,4 +1,4 @@
-"""Characters that are not seen: nobody sends them in a name, a path or a word, and whoever shows text shows their escapes."""
+"""Characters that are not seen: nobody sends them in a name, a path or a word; who shows text shows their escapes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from wire.usage import say
 from wire.verbs import VERBS, Role
 
 NAMED = {
-    "escape": "\x1b", "delete": "\x7f", "C1": "\x9b", "soft hyphen": "\xad", "arabic mark": "\u061c", "mongolian": "\u180e",
-    "zero width": "\u200b", "joiner": "\u200d", "right to left": "\u202e", "isolate": "\u2066", "word joiner": "\u2060",
-    "times": "\u2062", "byte order mark": "\ufeff", "variation": "\ufe0f", "filler": "\u3164", "tag": "\U000e0041",
+    "escape": "\x1b", "delete": "\x7f", "C1": "\x9b", "soft hyphen": "\xad", "arabic mark": "\u061c",
+    "mongolian": "\u180e", "zero width": "\u200b", "joiner": "\u200d", "right to left": "\u202e", "isolate": "\u2066",
+    "word joiner": "\u2060", "times": "\u2062", "byte order mark": "\ufeff",
+    "variation": "\ufe0f", "filler": "\u3164", "tag": "\U000e0041",
     "annotation": "\ufff9", "line": "\u2028",
 }  # fmt: skip
 HOSTILE = "\x1b[35m\x1b[2J\x07" + "".join(NAMED.values())
@@ -46,8 +47,8 @@ def test_h9_what_is_not_seen_is_refused_where_it_is_decoded(char: str) -> None:
 
 
 def test_h9_every_format_character_that_is_not_seen_is_known() -> None:
-    """All of Unicode's category Cf but the signs that are drawn: of numbers and of verses, in Arabic, Syriac, Kaithi and
-    among the hieroglyphs."""
+    """All of Unicode's category Cf but the signs that are drawn: of numbers and of verses, in Arabic, Syriac, Kaithi
+    and among the hieroglyphs."""
     drawn = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
     cf = {code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf"}
     assert {code for code in cf - drawn if not SEEN_ONLY.match(chr(code))} == set()
