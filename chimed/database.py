@@ -38,11 +38,11 @@ class Lock:
     opened."""
 
     def __init__(self, path: Path) -> None:
-        name = f"{path}.lock"
+        self.path = Path(f"{path}.lock")
         try:
-            self._fd = files.open_own(Path(name), os.O_RDWR | os.O_CREAT)
+            self._fd = files.open_own(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise StoreError(f"{name} cannot be opened: {error.strerror}") from error
+            raise StoreError(f"{self.path} cannot be opened: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -54,6 +54,10 @@ class Lock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def is_in_place(self) -> bool:
+        """Whether who asks for the lock would find this one."""
+        return identity(self.path) == identity(self._fd)
 
     def generation(self) -> int:
         """The generation last noted, 0 if none."""
@@ -119,6 +123,15 @@ def generation_of(connection: sqlite3.Connection) -> int:
     if row is None or not isinstance(row[0], int):
         raise StoreError(f"the database has no generation: restore a backup with `{RESTORE}`")
     return row[0]
+
+
+def identity(file: Path | int) -> tuple[int, int] | None:
+    """Tells a file from every other one; None when there is none, or it cannot be looked at."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_private_file(path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from chimed.database import (
     StoreError,
     connect,
     generation_of,
+    identity,
     inspect,
     make_private,
     make_private_file,
@@ -39,21 +40,10 @@ from chimed.database import (
     sync_directory,
     unusable,
 )
+from chimed.history import PRUNE_STEP, Ages, Retention, surplus
 from wire.messages import EventView
 
 PROBE_BYTES = 64 * 1024  # room that there must be again before the server takes changes
-AGES = 100  # an answer is kept up to one in so many parts longer than asked for
-PRUNE_STEP = 5_000  # rows that one call of `prune` removes at most from each table: a turn stays short
-
-
-class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How much history is kept."""
-
-    events: int = 1_000_000
-    operations: int = 100_000  # ended ones
-    alarms: int = 20_000  # cleared ones
-    answers: int = 100_000
-    answers_s: float = 86_400.0
 
 
 class _Table:
@@ -73,6 +63,7 @@ class _Table:
         self.select = f"SELECT {names}, row FROM {self.name} ORDER BY rowid"
 
 
+_BESIDE = ("-wal", "-shm")
 TABLES = {kind: _Table(kind) for kind in KEYS}
 _BY_NAME = {table.name: table for table in TABLES.values()}
 _ADD_EVENT = (
@@ -89,7 +80,11 @@ class Store:
         self.path = path
         self._lock = lock
         self._connection = connection
-        self._ages = _Ages()
+        # The log and its index stay while the database is open: nobody else may be the last to close it.
+        names = (path.with_name(path.name + suffix) for suffix in ("", *_BESIDE))
+        self._files = {name: known for name in names if (known := identity(name)) is not None}
+        self._whole = False
+        self._ages = Ages()
         self.broken = ""
         """Why nothing can be saved until chimed is restarted; empty while all is well."""
 
@@ -226,7 +221,7 @@ class Store:
                 "(SELECT max(id) FROM events) - ? ORDER BY id LIMIT ?)",
                 (keep.events, PRUNE_STEP),
             )
-            for table, where, values in _surplus(self._ages.before(now - keep.answers_s), keep):
+            for table, where, values in surplus(self._ages.before(now - keep.answers_s), keep):
                 columns = ", ".join(_BY_NAME[table].columns)
                 sql = f"SELECT {columns} FROM {table} WHERE {where} LIMIT {PRUNE_STEP}"
                 removed += [r.Change(table, key, None) for key in connection.execute(sql, values).fetchall()]
@@ -235,6 +230,29 @@ class Store:
             newest = connection.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0]
         self._ages.note(now, newest, keep.answers_s)
         return removed
+
+    def astray(self) -> str:
+        """Which of the files that are open here is no longer in its place, and what to do: what is saved would be lost
+        at the next start. Empty while all is well."""
+        gone = [name for name, known in self._files.items() if identity(name) != known]
+        if not self._lock.is_in_place():
+            gone.append(self._lock.path)
+        if not gone:
+            self._whole = False
+            return ""
+        self._fold()
+        return (
+            f"{gone[0]} was deleted, moved or replaced while chimed has it open: put that very file back, "
+            f"or stop chimed and restore a backup with `{RESTORE}`"
+        )
+
+    def _fold(self) -> None:
+        """Once: moves the log into the open database, so that this file is whole by itself, wherever it is, and no log
+        is left that another file in its place would take for its own. Best effort."""
+        if not self._whole:
+            self._whole = True
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def backup(self, destination: Path | str, overwrite: bool = False) -> None:
         """See `backup.back_up`; this call takes as long as the copy takes."""
@@ -253,24 +271,6 @@ def _create(fresh: Path, path: Path) -> None:
         remove_files(fresh)
 
 
-class _Ages:
-    """Which answers were there when. Only of this life: after a restart an answer may be kept up to twice as long."""
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, int]] = []  # when, and the newest answer then
-
-    def before(self, moment: float) -> int:
-        """All answers up to this row were there at `moment`."""
-        return max((newest for when, newest in self._seen if when <= moment), default=0)
-
-    def note(self, now: float, newest: int, keep_s: float) -> None:
-        """What is there after a look. A row that comes later gets a higher number than the newest that is there now."""
-        gone = [mark for mark in self._seen if mark[0] <= now - keep_s][:-1]
-        self._seen = [(when, min(number, newest)) for when, number in self._seen if (when, number) not in gone]
-        if not self._seen or now - self._seen[-1][0] >= keep_s / AGES:
-            self._seen.append((now, newest))
-
-
 class _Transaction:
     """Begins at once; commits at the end of the block, or rolls back and raises StoreError."""
 
@@ -279,8 +279,9 @@ class _Transaction:
         self._connection = store._connection
 
     def __enter__(self) -> sqlite3.Connection:
-        if self._store.broken:
-            raise StoreError(self._store.broken)
+        why = self._store.broken or self._store.astray()
+        if why:
+            raise StoreError(why)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
@@ -320,17 +321,3 @@ def _order(change: r.Change) -> tuple[bool, str]:
 
 def _encode(row: r.Row | None) -> str:
     return msgspec.json.encode(row).decode()
-
-
-def _surplus(old_answers: int, keep: Retention) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
-    """Table, condition and its values, for each kind of history that lives in memory too. Rows are numbered as they
-    come: what a clock said of them decides nothing."""
-    newest = "NOT IN (SELECT rowid FROM {0} WHERE {1} IS NOT NULL ORDER BY rowid DESC LIMIT ?)"
-    named = (
-        "SELECT json_extract(row, '$.last_operation') FROM nodes UNION ALL "
-        "SELECT json_extract(row, '$.last_operation') FROM vms"
-    )
-    ended = f"ended IS NOT NULL AND rowid {newest.format('operations', 'ended')} AND id NOT IN ({named})"
-    yield "operations", ended, (keep.operations,)
-    yield "alarms", f"cleared IS NOT NULL AND rowid {newest.format('alarms', 'cleared')}", (keep.alarms,)
-    yield "answers", f"rowid <= ? OR rowid {newest.format('answers', 'key')}", (old_answers, keep.answers)

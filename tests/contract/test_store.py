@@ -11,7 +11,8 @@ import pytest
 from chimed.core import rows as r
 from chimed.core.tables import Tables
 from chimed.database import StoreConflict
-from chimed.store import Retention, Store
+from chimed.history import Retention
+from chimed.store import Store
 from tests.fakes.rows import alarm, answer, change, deletion, event, migration, node, operation, vm
 from tests.fakes.store import FakeDisk, FakeStore
 from wire.messages import MigrationOptions

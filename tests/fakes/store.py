@@ -12,7 +12,7 @@ from typing import Any
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
 from chimed.database import StoreConflict, StoreError
-from chimed.store import Retention
+from chimed.history import Retention
 from wire.messages import EventView
 
 UNIQUE = {
@@ -30,6 +30,7 @@ class FakeDisk:
         self.events: list[tuple[int, r.Event]] = []
         self.next_event = 1
         self.fault = ""
+        self.astray = ""
         self.commits = 0
 
 
@@ -51,8 +52,8 @@ class FakeStore:
 
     def commit(self, changes: Iterable[r.Change], events: Iterable[r.Event] = ()) -> None:
         """Saves all or nothing. Raises StoreError or StoreConflict."""
-        if self.disk.fault:
-            raise StoreError(f"changes cannot be saved: {self.disk.fault}")
+        if self.disk.fault or self.disk.astray:
+            raise StoreError(f"changes cannot be saved: {self.disk.fault or self.disk.astray}")
         tables, changes = self.disk.tables, list(changes)
         before = [(change, tables[change.table].get(change.key)) for change in changes]
         for change in changes:
@@ -87,7 +88,11 @@ class FakeStore:
 
     def writable(self) -> bool:
         """Whether a change can be saved now."""
-        return not self.disk.fault
+        return not (self.disk.fault or self.disk.astray)
+
+    def astray(self) -> str:
+        """Why what is saved would be lost."""
+        return self.disk.astray
 
     def events(self, subject: str | None = None, after_id: int = 0, limit: int = 100) -> list[EventView]:
         """The newest `limit` events with a larger id, oldest first."""
@@ -101,8 +106,8 @@ class FakeStore:
 
     def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
         """Removes history beyond `keep`; returns what was deleted."""
-        if self.disk.fault:
-            raise StoreError(f"changes cannot be saved: {self.disk.fault}")
+        if self.disk.fault or self.disk.astray:
+            raise StoreError(f"changes cannot be saved: {self.disk.fault or self.disk.astray}")
         keep = keep or Retention()
         self.disk.events = [(i, e) for i, e in self.disk.events if i > self.disk.events[-1][0] - keep.events]
         rows = self.disk.tables
