@@ -96,7 +96,7 @@ find_python() {
 }
 
 PINNED=contrib/requirements
-pip_install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" </dev/null; }
+pip_install() { PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" </dev/null; }
 
 # The stamp holds what .venv was made from; it is written last, so half a .venv is made again.
 make_venv() {
