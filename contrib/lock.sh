@@ -16,6 +16,8 @@ trap 'rm -rf "$work"' EXIT
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "chime: $PYTHON is not Python 3.11" >&2; exit 1; }
 "$PYTHON" -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check pip-tools
+mkdir "$work/source"
+cp setup.py pyproject.toml README.md "$work/source"  # setuptools leaves its notes where the source is
 
 compile() {
     local out=$1
@@ -29,9 +31,9 @@ compile() {
 # The largest first: the others have the same versions.
 echo 'setuptools>=65' >"$work/build.in"
 compile build.txt "$work/build.in"
-compile dev.txt --extra dev setup.py
-compile agent.txt --extra agent --constraint "$work/dev.txt" setup.py
-compile base.txt --constraint "$work/dev.txt" setup.py
+compile dev.txt --extra dev "$work/source/setup.py"
+compile agent.txt --extra agent --constraint "$work/dev.txt" "$work/source/setup.py"
+compile base.txt --constraint "$work/dev.txt" "$work/source/setup.py"
 for name in build dev agent base; do
     { echo "# Made by make lock from setup.py: do not edit."; sed "/^#/d;/^$/d" "$work/$name.txt"; } >"$OUT/$name.txt"
     chmod 644 "$OUT/$name.txt"
