@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from chimed.core.context import Policy
-from chimed.store import Retention
+from chimed.history import Retention
 from wire import types as w
 from wire.errors import ChimeError
 from wire.keys import check_endpoint

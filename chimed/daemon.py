@@ -22,8 +22,9 @@ from chimed.core.context import Policy
 from chimed.core.server import ServerCore
 from chimed.core.tables import Tables
 from chimed.database import StoreConflict, StoreError
+from chimed.history import PRUNE_STEP, Retention
 from chimed.icmp import Pinger, PingOutcome
-from chimed.store import PRUNE_STEP, Retention, Store
+from chimed.store import Store
 from chimed.transport import Incoming, Router, SendOutcome, WakeUp
 from wire import codec, seals
 from wire import messages as m
@@ -33,6 +34,7 @@ from wire.notify import Notifier
 BUDGET = 100  # messages of one turn; many more fall out of the processor's cache before they are answered
 FLOODED_S = 5.0  # deadlines are judged after all messages, but under a flood at least so often
 PROBE_S = 2.0
+LOOK_S = 2.0  # whether the database is still where it was
 PRUNE_S = 3600.0
 PRUNE_AGAIN_S = 2.0  # while there is much to remove
 
@@ -57,7 +59,7 @@ class Daemon:
         self._token_of: dict[str, int] = {}
         self._allowed: frozenset[str] = frozenset()
         self._refused: dict[str, int] = {}
-        self._next_probe = float("inf")
+        self._next_probe, self._next_look = float("inf"), clock() + LOOK_S
         self._last_prune, self._next_prune = clock(), clock() + 60.0
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ class Daemon:
 
     def next_deadline(self) -> float:
         """When the next turn is due, if nothing comes before."""
-        return min(self._core.next_deadline(), self._next_probe, self._next_prune)
+        return min(self._core.next_deadline(), self._next_probe, self._next_look, self._next_prune)
 
     def turn(self) -> bool:
         """Handles what is there. Returns whether another turn is due at once."""
@@ -179,6 +181,8 @@ class Daemon:
 
     def _housekeeping(self, now: float) -> None:
         self._note_refusals()
+        if now >= self._next_look:
+            self._look(now)
         if now >= self._next_probe:
             self._next_probe = now + PROBE_S
             if self._store.writable():
@@ -194,10 +198,18 @@ class Daemon:
             self._last_prune, self._next_prune = now, now + PRUNE_S
             self._prune()
 
+    def _look(self, now: float) -> None:
+        """Nothing may have to be saved for hours; that it would be lost is known before."""
+        self._next_look = now + LOOK_S
+        why = self._store.astray() if self._next_probe == float("inf") else ""
+        if why:
+            self._trouble, self._next_probe = why, now + PROBE_S
+            self._carry_out(self._core.rolled_back(why, []))
+
     def _prune(self) -> None:
         """Old history goes, a bounded part at a time; where that cannot be recorded now, it goes the next time."""
         try:
-            removed = self._store.prune(time.time(), self._retention)
+            removed = self._store.prune(self._last_prune, self._retention)
         except StoreError as error:
             if self._store.broken:
                 raise

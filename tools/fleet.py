@@ -36,7 +36,7 @@ def list_events(session: Session, args: Args) -> int:
         new = [row for row in rows if row["id"] > last_id]
         if new:
             text = table(session.terminal, new, columns.EVENTS, session.options.output == "wide")
-            session.terminal.write(text.split("\n", 1)[1])
+            session.terminal.draw(text.split("\n", 1)[1])
     return 0
 
 
@@ -118,7 +118,7 @@ def status(session: Session, args: Args) -> int:
     ]
     if session.options.output == "wide":
         pairs += [(str(name), str(value)) for name, value in result["counters"].items()]
-    session.terminal.write(facts(session.terminal, pairs))
+    session.terminal.draw(facts(session.terminal, pairs))
     return 0
 
 

@@ -127,7 +127,7 @@ class _Page(Terminal):
         self._result: list[str] = []
         self._said: list[str] = []
 
-    def write(self, text: str) -> None:
+    def draw(self, text: str) -> None:
         self._result.append(text)
 
     def say(self, text: str) -> None:
@@ -137,7 +137,7 @@ class _Page(Terminal):
         """Shows what was collected: on a terminal on a cleared screen, else after an empty line."""
         head = CLEAR if self.out_is_terminal else ""
         tail = "" if self.out_is_terminal or not self._result else "\n"
-        self._terminal.write(head + "".join(self._result) + tail)
+        self._terminal.draw(head + "".join(self._result) + tail)
         for text in self._said:
             self._terminal.say(text)
 

@@ -20,7 +20,7 @@ from tools.session import Row, Session
 from tools.terminal import Terminal
 from wire import messages as m
 from wire.errors import CODES, ChimeError
-from wire.text import clean_line
+from wire.text import escaped_line
 from wire.words import OperationKind
 
 DEFAULT_WAIT_S = 300.0
@@ -157,7 +157,7 @@ def report(session: Session, result: Row, what: str) -> int:
     if len(operation["steps"]) > 1:
         for step in operation["steps"]:
             if step["state"] == "failed" and step["detail"]:
-                session.terminal.say(f"{clean_line(step['name'])}: {clean_line(step['detail'])}")
+                session.terminal.say(f"{escaped_line(step['name'])}: {escaped_line(step['detail'])}")
     session.terminal.say(
         f"chime-tool: {what}: {operation['state']}{took}: {outcome or 'no reason given'} "
         f"(operation {operation['id']})"

@@ -24,7 +24,7 @@ import msgpack
 import pytest
 import zmq
 
-from chimed.store import PRUNE_STEP
+from chimed.history import PRUNE_STEP
 from tests.integration.plain_peer import Agent, Body, Keys, Peer, Refused, frame
 from tests.integration.real_server import ROOT, Server, token, until
 

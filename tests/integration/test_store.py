@@ -395,3 +395,58 @@ def test_load_of_a_large_fleet(tmp_path: Path) -> None:
         store.commit([change(vm(f"vm{i}", f"n{i % 1000}")) for i in range(20_000)])
     with Store.open(tmp_path / "chime.db") as store:
         assert sum(isinstance(row, r.Vm) for row in store.load()) == 20_000
+
+
+# --- under a running server -------------------------------------------------------------------------------------------
+
+BESIDE = ["", "-wal", "-shm", ".lock"]
+
+
+@pytest.mark.parametrize("suffix", BESIDE)
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced", "made anew"])
+def test_h12_a_file_that_is_taken_away_is_noticed_at_once(path: Path, suffix: str, how: str) -> None:
+    with Store.open(path) as store:
+        store.commit([change(node("n4"))])
+        assert store.astray() == "" and store.writable()
+        file, aside = path.with_name(path.name + suffix), path.with_name("aside")
+        file.rename(aside)
+        if how == "deleted":
+            aside.unlink()
+        elif how == "replaced":
+            file.write_bytes(aside.read_bytes())
+        elif how == "made anew":
+            file.touch()
+        assert file.name in store.astray() and not store.writable()
+        with pytest.raises(StoreError, match=f"{file.name} was deleted, moved or replaced"):
+            store.commit([change(node("n5"))])
+        assert "n4" in {row.name for row in store.load() if isinstance(row, r.Node)}
+        if how != "deleted":
+            aside.rename(file)
+            assert store.astray() == "" and store.writable()
+            store.commit([change(node("n5"))])
+    if how != "deleted":
+        assert {"n4", "n5"} <= {row.name for row in rows_of(path) if isinstance(row, r.Node)}
+
+
+def test_h12_what_was_moved_away_is_whole_without_its_log(path: Path) -> None:
+    """And no log is left for the file that was put in its place."""
+    (path.parent / "old").mkdir()
+    backup.back_up(path, path.parent / "old" / "chime.db")
+    with Store.open(path) as store:
+        store.commit([change(node("n4"))])
+        path.rename(path.parent / "aside.db")
+        (path.parent / "old" / "chime.db").rename(path)
+        assert store.astray()
+        assert path.with_name("chime.db-wal").stat().st_size == 0
+    assert "n4" in {row.name for row in rows_of(path.parent / "aside.db") if isinstance(row, r.Node)}
+    assert "n4" not in {row.name for row in rows_of(path) if isinstance(row, r.Node)}
+
+
+def test_h12_a_copy_taken_meanwhile_is_no_trouble(path: Path) -> None:
+    with Store.open(path) as store:
+        backup.back_up(path, path.parent / "copy.db")
+        for number in range(50):
+            store.commit([change(node(f"m{number}"))])
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("SELECT count(*) FROM nodes").fetchone()
+        assert store.astray() == ""

@@ -23,7 +23,8 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "vouchers-are-not-compared",
         _PROOFS,
-        "    if not seals.fits(said.voucher, seals.voucher(right, said.attempt, said.address)):\n        return False\n",
+        "    if not seals.fits(said.voucher, seals.voucher(right, said.attempt, said.address)):\n"
+        "        return False\n",
         "    return True\n",
         "S7: a node gets a VM by saying that it arrived there, while its owner is away",
     ),

@@ -17,8 +17,8 @@ from chimed.core.server import ServerCore
 from chimed.core.sessions import Session
 from chimed.core.tables import Tables
 from chimed.daemon import Daemon
+from chimed.history import Retention
 from chimed.icmp import PingOutcome, Reply
-from chimed.store import Retention
 from chimed.transport import SendOutcome
 from tests.fakes.names import address_of
 from tests.fakes.store import FakeDisk, FakeStore

@@ -44,7 +44,7 @@ CHIMED = {
     "operations_kept": "ended operations that are kept",
     "alarms_kept": "cleared alarms that are kept",
     "answers_kept": "saved answers (idempotency keys) that are kept",
-    "answers_kept_s": "and for how long",
+    "answers_kept_s": "and for how long, in time that the server has run",
     "log_level": "debug, info, warning or error",
     "log_format": "console, json, or auto: console on a terminal",
 }

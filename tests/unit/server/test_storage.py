@@ -9,7 +9,7 @@ from chimed.core import effects as fx
 from chimed.core import recovery
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
-from chimed.store import Retention
+from chimed.history import Retention
 from tests.unit.server.world import SPEC, Refused, World, key_of, uuid_of
 from wire import messages as m
 from wire.types import AdminState, Observed, Outcome
