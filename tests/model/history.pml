@@ -110,7 +110,9 @@ bool up[2] = true;
 bool runs[2];
 bool older[2];           /* the state's serial is lower than the one that was noted in this boot */
 bool over;               /* C runs the VM: nothing more is looked at */
+#ifndef TWO_SERVERS
 byte ran[2];             /* the epoch of the last start on the node, for S4 alone */
+#endif
 byte names = 1;          /* of histories, given so far */
 #ifdef BACK_IN_TIME
 bool copied;             /* a copy of a database was made */
@@ -290,14 +292,6 @@ inline begin_recovery(s) {
     begin_life(s)
 }
 
-/* Nobody is waited for: who was told to hold is told to go on. */
-inline end_recovery(s) {
-    if
-    :: !RECOVERS(s) -> bump(s, A); bump(s, B)
-    :: else
-    fi
-}
-
 /* In a generation above its own and the copy's. */
 #define ABOVE(s) (db[s].generation > db[COPY].generation -> db[s].generation : db[COPY].generation)
 
@@ -473,10 +467,12 @@ end:
         give_to_third()
     }
 #endif
+#ifdef CHANGES
     :: d_step { CHANGEABLE(s, n) ->
         printf("server %d: something else about %c changes\n", s, NAME(n));
         bump(s, n)
     }
+#endif
 #endif
 #ifdef READDED
     :: d_step { !over && !HOLDS(s) && db[s].owner == OTHER && db[s].row[n].drained && db[s].row[n].proven ->
@@ -500,10 +496,9 @@ end:
     }
 #endif
 #if defined(BACK_IN_TIME) && !defined(NO_WORD)
-    :: d_step { !over && server[s].on && db[s].row[n].waiting && OFF(n) && HAS_REVISIONS(s) ->
+    :: d_step { !over && server[s].on && db[s].row[n].waiting && OFF(n) ->
         printf("server %d: a person attests that %c, which is waited for, is off\n", s, NAME(n));
-        db[s].row[n].waiting = false;
-        end_recovery(s)
+        db[s].row[n].waiting = false
     }
 #endif
 #ifdef HOLD_AT_START
@@ -621,15 +616,17 @@ end:
 #endif
             told_of_the_vm(s, A);
             told_of_the_vm(s, B)
+        :: state[n].held > 0 && db[s].owner != n && db[s].row[n].release < state[n].held ->
+            db[s].row[n].release = state[n].held;
+            told_of_the_vm(s, n)
         :: else
         fi;
 #endif
 #ifdef LOSER_IS_NOT_ASKED
-        db[s].row[n].waiting = false;
+        db[s].row[n].waiting = false
 #else
-        db[s].row[n].waiting = runs[n] && db[s].owner != n;
+        db[s].row[n].waiting = runs[n] && db[s].owner != n
 #endif
-        end_recovery(s)
     }
     /* Later nobody is followed. */
     :: d_step { CURRENT(n, s) && !RECOVERS(s) && state[n].held > db[s].epoch && OF_THIS_GENERATION(n, s) &&
@@ -689,9 +686,11 @@ end:
         printf("%c: starts the VM, epoch %d\n", NAME(n), state[n].held);
         S1 = !runs[OTHER];
         assert(S1);
+#ifndef TWO_SERVERS
         S4 = state[n].held >= ran[n];
         assert(S4);
         ran[n] = state[n].held;
+#endif
         runs[n] = true
     }
     :: d_step { !over && runs[n] && ((state[n].drained && !state[n].hold) || (state[n].held == 0 && state[n].tombstone > 0)) ->
