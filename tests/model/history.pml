@@ -149,7 +149,7 @@ byte above;              /* within a step: the generation that a recovery has to
 
 bool S1 = true;  /* at most one process, over all nodes */
 bool S2 = true;  /* no assignment to another node while any other may run the VM, nor without evidence */
-bool S4 = true;  /* epochs never fall, on any node */
+bool S4 = true;  /* epochs never fall, on any node; none is given that one of an older generation reached */
 bool S7 = true;  /* no word of C moves or blocks the VM */
 
 /* It runs, or can come to run without a word of a server. */
@@ -220,9 +220,25 @@ bool S7 = true;  /* no word of C moves or blocks the VM */
 /* --- the server --------------------------------------------------------------------------------------------------- */
 
 #define FIRST_EPOCH(s) ((db[s].generation - 1) * MOVES + 1)
+#ifdef EPOCHS_DO_NOT_LEAP
+#define NEXT_EPOCH(s) (db[s].epoch + 1)
+#else
 #define NEXT_EPOCH(s) (db[s].epoch + 1 > FIRST_EPOCH(s) -> db[s].epoch + 1 : FIRST_EPOCH(s))
+#endif
 #define HAS_EPOCHS(s) (db[s].epoch < db[s].generation * MOVES)
 #define HAS_REVISIONS(s) (db[s].row[A].revision < REVISIONS && db[s].row[B].revision < REVISIONS)
+
+#ifdef TWO_SERVERS
+#define REACHED(s, n) false
+#else
+#define REACHED(s, n) (ran[n] >= db[s].epoch && ran[n] < FIRST_EPOCH(s))
+#endif
+
+inline next_epoch(s) {
+    db[s].epoch = NEXT_EPOCH(s);
+    S4 = !REACHED(s, A) && !REACHED(s, B);
+    assert(S4)
+}
 
 inline bump(s, n) {
     db[s].row[n].revision++
@@ -390,7 +406,7 @@ inline give_to_other(s, n) {
     S2 = !MAY_RUN(n);
     assert(S2);
     db[s].row[n].release = db[s].epoch;
-    db[s].epoch = NEXT_EPOCH(s);
+    next_epoch(s);
     db[s].owner = OTHER;
     told_of_the_vm(s, A);
     told_of_the_vm(s, B)
@@ -622,18 +638,13 @@ end:
         :: else
         fi;
 #endif
-#ifdef LOSER_IS_NOT_ASKED
+#if defined(LOSER_IS_NOT_ASKED) || defined(HOLDER_IS_NOT_FOLLOWED)
         db[s].row[n].waiting = false
 #else
         db[s].row[n].waiting = runs[n] && db[s].owner != n
 #endif
     }
     /* Later nobody is followed. */
-    :: d_step { CURRENT(n, s) && !RECOVERS(s) && state[n].held > db[s].epoch && OF_THIS_GENERATION(n, s) &&
-                !db[s].behind ->
-        printf("server %d: hears from %c of epoch %d: it is behind\n", s, NAME(n), state[n].held);
-        db[s].behind = true
-    }
     :: d_step { CURRENT(n, s) && !HOLDS(s) && db[s].owner != n && state[n].held > 0 && db[s].row[n].release < state[n].held &&
                 CHANGEABLE(s, n) && !OF_THIS_GENERATION(n, s) ->
         printf("server %d: hears from %c of epoch %d, which is stale: a release\n", s, NAME(n), state[n].held);
@@ -644,7 +655,7 @@ end:
     :: d_step { CURRENT(n, s) && !HOLDS(s) && db[s].owner == n && CHANGEABLE(s, n) && HAS_EPOCHS(s) &&
                 (state[n].held > db[s].epoch || state[n].tombstone >= db[s].epoch) && !OF_THIS_GENERATION(n, s) ->
         printf("server %d: its owner %c does not follow epoch %d: a new one\n", s, NAME(n), db[s].epoch);
-        db[s].epoch = NEXT_EPOCH(s);
+        next_epoch(s);
         told_of_the_vm(s, n)
     }
 #endif
