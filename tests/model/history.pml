@@ -1,7 +1,7 @@
 /* Time runs forward only: what Chime's protocol of ownership does when state goes back, and when there are two of what
  * must be one. ownership.pml looks at messages and crashes; here a message is a step, and what comes late came not.
  *
- * One VM, two nodes, and a node C of which no more is known than that it runs the VM from the moment that it is given it.
+ * One VM, two nodes, and a node C of which no more is known than that it runs the VM from when it is given it.
  *
  *   person(s)    what people do about server s, its database and its recovery
  *   table(s, n)  what server s does about node n; a step is one committed turn
@@ -9,9 +9,10 @@
  *   host(n)      the node: power, the process, the agent's state put back
  *
  * Macros that add something: READDED (nodes are removed and added again), OLD_STATE (an agent's state is put back),
- * OLD_DATABASE (the server's, by cp or by `chimed restore`), TWO_SERVERS (the second one has a copy of the database, the
- * agents flip), LIAR (C is registered, and says anything). HOLD_AT_START and UNHEARD are about the premise, see KNOWS.
- * The other macros are defects: run.py names them, and checks that each is found. README.md says what is left out.
+ * OLD_DATABASE (the server's, by cp or by `chimed restore`), TWO_SERVERS (the second one has a copy of the database,
+ * the agents flip), CHANGES (revisions rise for other reasons too), LIAR (C is registered, and says anything).
+ * HOLD_AT_START, UNHEARD and WORD are about premises, see KNOWS and NO_WORD. The other macros are defects: run.py names
+ * them, and checks that each is found. README.md says what is left out.
  */
 
 #ifndef MOVES
@@ -157,12 +158,7 @@ bool S7 = true;  /* no word of C moves or blocks the VM */
 
 /* --- what is older, forked, ahead --------------------------------------------------------------------------------- */
 
-#ifdef HISTORY_HAS_NO_NAME
-#define OTHER_HISTORY(s, n) false
-#else
-#define OTHER_HISTORY(s, n) (state[n].history != db[s].history)
-#endif
-#define FORKED(s, n) (state[n].generation == db[s].generation && OTHER_HISTORY(s, n))
+#define FORKED(s, n) (state[n].generation == db[s].generation && state[n].history != db[s].history)
 #define SAME_LINE(s, n) (state[n].generation == db[s].generation && state[n].history == db[s].history)
 
 /* The agent refuses it. */
@@ -186,9 +182,6 @@ bool S7 = true;  /* no word of C moves or blocks the VM */
 #define SEEN_AHEAD(s, n) (LOWER_GENERATION(s, n) || FORKED(s, n) || \
                           (session[n] == s + 1 -> LOWER_REVISION(s, n) : \
                            SAME_LINE(s, n) && state[n].revision > server[s].start[n]))
-#elif defined(HISTORY_HAS_NO_NAME)
-#define SEEN_AHEAD(s, n) (LOWER_GENERATION(s, n) || (state[n].generation == db[s].generation && \
-                          state[n].revision > db[s].row[n].given))
 #else
 #define SEEN_AHEAD(s, n) AHEAD(s, n)
 #endif
@@ -207,8 +200,8 @@ bool S7 = true;  /* no word of C moves or blocks the VM */
 #endif
 
 /* The premise. A server cannot know better than those that it has heard: before it confirms a boot, or gives the VM to
- * another node, whoever could tell it that it is behind has told it. With HOLD_AT_START one server needs no such premise:
- * from its start it holds, until it has heard every node or a person has said that the node is off. */
+ * another node, whoever could tell it that it is behind has told it. With HOLD_AT_START one server needs no such
+ * premise: from its start it holds, until it has heard every node or a person has said that the node is off. */
 #if defined(UNHEARD) || defined(HOLD_AT_START)
 #define KNOWS(s, n) true
 #elif defined(TWO_SERVERS)
@@ -288,13 +281,11 @@ inline copy_database(from, to) {
 
 /* A new history, which waits for every node. Revisions are compared within a history alone: here they begin anew. */
 inline begin_recovery(s) {
-#ifndef GENERATION_KEPT
     db[s].generation = above + 1;
     db[s].row[A].revision = 1;
     db[s].row[B].revision = 1;
     db[s].row[A].given = 0;
     db[s].row[B].given = 0;
-#endif
     names++;
     db[s].history = names;
     db[s].behind = false;
@@ -360,7 +351,8 @@ end:
     }
 #endif
     :: d_step { !over && server[s].on && db[s].behind && HIGHEST(s) < GENERATIONS && names < NAMES ->
-        printf("server %d: every node is here, or a person says so: begins a recovery, generation %d\n", s, HIGHEST(s) + 1);
+        printf("server %d: every node is here, or a person says so: begins a recovery, generation %d\n", s,
+               HIGHEST(s) + 1);
         above = HIGHEST(s);
         begin_recovery(s)
     }
@@ -463,7 +455,8 @@ end:
 #else
     /* In one step: whether a drain may be believed is ownership.pml's. The agent has said before what it holds. */
     :: d_step { MOVABLE(s, n) && REPORTED(n, s) && !db[s].row[OTHER].removed ->
-        printf("server %d: drains %c, whose agent proves it: %c -> %c, epoch %d\n", s, NAME(n), NAME(n), NAME(OTHER), NEXT_EPOCH(s));
+        printf("server %d: drains %c, whose agent proves it: %c -> %c, epoch %d\n", s, NAME(n), NAME(n),
+               NAME(OTHER), NEXT_EPOCH(s));
         carry_out(n, s);
         give_to_other(s, n);
         heard_of_it(n, s)
@@ -475,7 +468,8 @@ end:
     }
 #ifndef NO_WORD
     :: d_step { MOVABLE(s, n) && OFF(n) && !db[s].row[OTHER].removed ->
-        printf("server %d: a person attests that %c is off: %c -> %c, epoch %d\n", s, NAME(n), NAME(n), NAME(OTHER), NEXT_EPOCH(s));
+        printf("server %d: a person attests that %c is off: %c -> %c, epoch %d\n", s, NAME(n), NAME(n),
+               NAME(OTHER), NEXT_EPOCH(s));
         give_to_other(s, n)
     }
     :: d_step { MOVABLE(s, n) && OFF(n) ->
@@ -606,7 +600,8 @@ end:
         fi
     }
 #ifndef BACK_IN_TIME
-    :: d_step { CURRENT(n, s) && !HOLDS(s) && db[s].row[n].drained && !db[s].row[n].proven && state[n].drained && !runs[n] ->
+    :: d_step { CURRENT(n, s) && !HOLDS(s) && db[s].row[n].drained && !db[s].row[n].proven && state[n].drained &&
+                !runs[n] ->
         printf("%c: agent proves the drain to server %d\n", NAME(n), s);
         db[s].row[n].proven = true
     }
@@ -645,8 +640,8 @@ end:
 #endif
     }
     /* Later nobody is followed. */
-    :: d_step { CURRENT(n, s) && !HOLDS(s) && db[s].owner != n && state[n].held > 0 && db[s].row[n].release < state[n].held &&
-                CHANGEABLE(s, n) && !OF_THIS_GENERATION(n, s) ->
+    :: d_step { CURRENT(n, s) && !HOLDS(s) && db[s].owner != n && state[n].held > 0 &&
+                db[s].row[n].release < state[n].held && CHANGEABLE(s, n) && !OF_THIS_GENERATION(n, s) ->
         printf("server %d: hears from %c of epoch %d, which is stale: a release\n", s, NAME(n), state[n].held);
         db[s].row[n].release = state[n].held;
         told_of_the_vm(s, n)
@@ -704,7 +699,8 @@ end:
 #endif
         runs[n] = true
     }
-    :: d_step { !over && runs[n] && ((state[n].drained && !state[n].hold) || (state[n].held == 0 && state[n].tombstone > 0)) ->
+    :: d_step { !over && runs[n] &&
+                ((state[n].drained && !state[n].hold) || (state[n].held == 0 && state[n].tombstone > 0)) ->
         printf("%c: agent ends the process: drained or released\n", NAME(n));
         runs[n] = false
     }
