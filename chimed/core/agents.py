@@ -83,6 +83,7 @@ class Agents:
         self._note_newest(node_name, body, now)
         session = self._sessions.open(body, event.route, self._ctx.token(), now)
         self._surveys.interrupted(node_name)
+        self._note_fresh(node_name, body)
         self._note_host(node_name, body, event)
         self._liveness.heard(node_name, now)
         self._health.sync([node_name], now)
@@ -113,6 +114,22 @@ class Agents:
         newer = behind.newer(self._ctx, self._node(node_name), point)
         if newer:
             behind.noted(self._ctx, point.generation, newer)
+
+    def _note_fresh(self, node_name: str, body: m.Hello) -> None:
+        """An agent that goes on in the same boot with what it was given starts nothing that it did not have. One that
+        begins anew starts what the database says, and waits until everybody was met who may know better."""
+        node, point, meta = self._node(node_name), body.newest, self._ctx.tables.meta
+        goes_on = point is not None and (point.generation, point.history) == (meta.generation, meta.history)
+        if not (goes_on and body.boot_id == node.boot_id) and not self._facts.has_met_all():
+            self._ctx.fresh.add(node_name)
+
+    def met_all(self) -> None:
+        """Who waited for that goes on."""
+        if self._ctx.fresh and self._facts.has_met_all():
+            for name in sorted(self._ctx.fresh):
+                if self._ctx.tables.nodes.get(name) is not None:
+                    self._ctx.bump(name)
+            self._ctx.fresh.clear()
 
     def begin_recovery(self, why: str) -> None:
         """Sessions end, so that every agent says hello to the new generation."""
@@ -191,7 +208,7 @@ class Agents:
         if body.seq <= session.seq or body.boot_id != session.boot_id or body.incarnation != session.incarnation:
             self._ctx.counters["heartbeats-stale"] += 1
             return None
-        if body.revision > node.revision:
+        if body.revision > node.given:
             raise ChimeError("stale-session", "that revision was not given by this database: say hello again")
         changed = body.faults != session.faults or session.seq == 0
         session.seq, session.heard, session.revision, session.load = body.seq, now, body.revision, body.load
@@ -217,7 +234,9 @@ class Agents:
 
     def _pull(self, node_name: str, event: fx.Received, body: m.Pull, now: float) -> m.Base:
         session = self._session(node_name, body.session, event, now)
-        return inventory.page(self._ctx, node_name, body.since, session.id, body.nonce, now)
+        page = inventory.page(self._ctx, node_name, body.since, session.id, body.nonce, now)
+        behind.given(self._ctx, node_name, page.revision)
+        return page
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
@@ -228,7 +247,7 @@ class Agents:
             return None
         if body.generation != self._ctx.tables.meta.generation:
             raise ChimeError("stale-session", "the report belongs to another generation: say hello again")
-        if body.revision > self._node(node_name).revision:
+        if body.revision > self._node(node_name).given:
             raise ChimeError("stale-session", "that revision was not given by this database: say hello again")
         if not body.full and len(session.reports) + len(body.vms) > MAX_REPORTED:
             raise ChimeError("invalid", f"{node_name} reports more than {MAX_REPORTED} VMs: send a full report")

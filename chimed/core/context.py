@@ -48,14 +48,13 @@ class Policy(Struct, frozen=True):
 
 class Context:
     """Shared state of one server process. `wall` is the wall clock for display, `seal_key` the key of its seals.
-    `life`: the random name of this process' life; `began_at`: the revisions of the nodes when it began."""
+    `life`: the random name of this process' life."""
 
     def __init__(
         self, tables: Tables, policy: Policy, rng: random.Random, wall: Callable[[], float], seal_key: bytes
     ) -> None:
         self.tables, self.policy, self.rng, self.wall, self.seal_key = tables, policy, rng, wall, seal_key
         self.life = self.token()
-        self.began_at = {node.name: node.revision for node in tables.nodes}
         self.counters: Counter[str] = Counter()
         self.read_only = ""  # why nothing can be recorded now; empty while all is well
         self.read_only_since = 0.0  # wall clock
@@ -63,6 +62,7 @@ class Context:
         self.touched: set[str] = set()
         self.cause: str | None = None  # the operation at hand, for the audit trail
         self.now = 0.0  # monotonic seconds of the event at hand
+        self.fresh: set[str] = set()  # nodes that start nothing before every node was heard or judged
         self.sighted: dict[tuple[str, str], float] = {}  # (node, VM): since when a rebuild waits for a copy to go
         self.deadlines: dict[str, float] = {}  # of running operations, monotonic seconds
 

@@ -64,7 +64,8 @@ class Held(StrEnum):
 
 
 class Node(Row, frozen=True, kw_only=True):
-    """A compute node. `revision` grows with each change of what its agent should know; the evidence belongs to
+    """A compute node. `revision` grows with each change of what its agent should know; `given`: the highest of which
+    its agent was sent an inventory, and `given_by` in which life of the server's process. The evidence belongs to
     `drain_serial`, and evidence `agent` to `evidence_boot_id` too. `held`: a restored database wants it drained, which
     waits for a person's word."""
 
@@ -74,6 +75,8 @@ class Node(Row, frozen=True, kw_only=True):
     health: Health = Health.UNKNOWN
     reasons: tuple[str, ...] = ()
     revision: int = 1
+    given: int = 0
+    given_by: str = ""
     order_revision: int = 1
     drain_serial: int = 0
     drain_graceful_s: float = 60.0

@@ -181,6 +181,7 @@ class ServerCore:
         if changed:
             self._health.sync(changed, now)
         self._health.tick(now)
+        self._agents.met_all()
         if now >= self._next_sweep:
             self._sweep(now)
 

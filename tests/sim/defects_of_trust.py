@@ -137,6 +137,13 @@ OF_TRUST: tuple[Mutant, ...] = (
         also=(("agentd.core.inventory", "    if revision < durable.revision:\n", "    if False:\n"),),
     ),
     Mutant(
+        "first-come-starts",
+        "chimed.core.facts",
+        "        return not self.liveness.in_grace\n",
+        "        return True\n",
+        "S1: a database was put back, and the old owner starts the VM before the new one is heard",
+    ),
+    Mutant(
         "behind-and-takes-orders",
         "chimed.core.request_parts",
         "        if meta.behind:\n",

@@ -202,7 +202,7 @@ def test_an_owner_that_released_the_restored_epoch_gets_a_new_one(world: World) 
     world.start("n1")
     assert not world.agents["n1"].running
     world.do(m.RecoveryConfirm, comment="n2 burnt down")
-    world.run(40)
+    world.run(60)
     world.settle()
     assert world.vm("web")["observed"] == "running" and world.vm("web")["epoch"] > 1_000_000
 
