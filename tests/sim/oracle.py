@@ -386,6 +386,18 @@ class Oracle:
             if vm.operation or (node is not None and node.lock) or any(op.moving for op in operations.values()):  # type: ignore[attr-defined]
                 self.spoil(vm.uuid)  # type: ignore[attr-defined]
 
+    def forget_unheard(self, disk: FakeDisk) -> None:
+        """Epochs that this older database does not know, and that no agent has ever heard of: they never were."""
+        rows: dict[Any, Any] = disk.tables["vms"]
+        saved = [host.disk.load()[0] for host in self.hosts.values()]
+        for uuid, epoch in list(self._owners):
+            known = rows[(uuid,)].epoch if (uuid,) in rows else 0
+            if epoch > known and all(durable.highest_epoch(uuid) < epoch for durable in saved):
+                del self._owners[(uuid, epoch)]
+        self._newest = {}
+        for (uuid, epoch), node in self._owners.items():
+            self._newest[uuid] = max(self._newest.get(uuid, (0, "")), (epoch, node))
+
     def ahead_of(self, disk: FakeDisk) -> set[str]:
         """The nodes that hold a newer inventory than the database has given them."""
         generation = disk.tables["meta"][()].generation  # type: ignore[attr-defined]

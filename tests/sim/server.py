@@ -351,6 +351,7 @@ class ServerHost:
         replace(old)
         self.ahead = self.oracle.ahead_of(self.disk) or None
         self.oracle.restored(old.taken)
+        self.oracle.forget_unheard(self.disk)
         self.tell(f"its database is that of {old.taken:.0f} s")
         self.wanted = True
         if start:
