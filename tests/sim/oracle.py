@@ -66,7 +66,7 @@ class Oracle:
         self._epochs: dict[tuple[str, str], int] = {}
         self._ran_on: dict[str, set[str]] = {}
         self._halts: set[tuple[str, int]] = set()
-        self._drained: set[str] = set()
+        self._drained: set[tuple[str, str]] = set()  # (server, node)
         self._drained_on_node: set[str] = set()
         self._inventories: dict[str, tuple[int, int]] = {}
         self._nodes_before: dict[str, r.Node] = {}  # what a turn began with: it may use evidence and then withdraw it
@@ -341,7 +341,8 @@ class Oracle:
             self._node_removed(old.name)
         if old is None or new is None:
             return
-        self._note_drained(new)
+        assert self._server is not None
+        self._note_drained(self._server.name, new)
         if new.name in self.trust.liars:
             return
         if _is_lost(new) and not _is_lost(old) and self._engine.now < self._server.judges_from:
@@ -367,12 +368,12 @@ class Oracle:
                 text = f"{new.name} is believed to run nothing, and runs {', '.join(sorted(ours))}"
                 raise Violation("S2", text, new.name)
 
-    def _note_drained(self, node: r.Node) -> None:
+    def _note_drained(self, server: str, node: r.Node) -> None:
         if node.admin_state == AdminState.DRAINED:
-            self._drained.add(node.name)
+            self._drained.add((server, node.name))
             self._drained_on_node.discard(node.name)
         else:
-            self._drained.discard(node.name)
+            self._drained.discard((server, node.name))
 
     def restored(self, taken: float) -> None:
         """An older database was put in place: what was acknowledged since it was taken may be gone."""
@@ -428,7 +429,7 @@ class Oracle:
 
     def drain_accepted(self, host: Host) -> None:
         """The agent has told a person on the node that it is drained."""
-        if host.name not in self._drained:
+        if host.name not in {node for _, node in self._drained}:
             self._drained_on_node.add(host.name)
 
     def snapshot_lost(self, host: Host) -> None:
