@@ -168,6 +168,10 @@ class Cluster:
         found = self.ask(m.AlarmList())
         return found["items"] if found else []
 
+    def is_behind(self) -> bool:
+        """Whether the server has found that its database is older than what nodes hold, and does not recover yet."""
+        return bool((self.ask(m.ServerStatus()) or {}).get("behind"))
+
     def waits_for_a_person(self) -> bool:
         """Whether the server holds something until somebody who has looked confirms, as the documentation says."""
         status = self.ask(m.ServerStatus()) or {}

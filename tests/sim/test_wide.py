@@ -186,7 +186,7 @@ def test_s7_the_liar_speaks_of_no_other_node_and_not_for_the_server() -> None:
     with pytest.raises(Violation, match="S7: a word of n3 changes nodes"):
         world.commit("n3", _changed(rows.node("n1"), boot_id="b"))
     world.commit("n3", _changed(rows.node("n3"), boot_id="b"))
-    world.put(r.Meta(waiting_for=("n1", "n3")))
-    world.commit("n3", rows.change(r.Meta(waiting_for=("n1",))))
+    world.put(r.Meta(waiting_for=("n1", "n2", "n3")))
+    world.commit("n3", rows.change(r.Meta(waiting_for=("n1", "n2"))))
     with pytest.raises(Violation, match="S7: a word of n3 changes meta"):
-        world.commit("n3", rows.change(r.Meta(waiting_for=())))
+        world.commit("n3", rows.change(r.Meta(waiting_for=("n2",))))
