@@ -194,7 +194,7 @@ def status(lab: Lab) -> dict[str, Any]:
 
 
 def page_5(lab: Lab, blocks: list[Block]) -> None:
-    """A backup in which running VMs were stopped is restored while a node is off; one VM is kept, the rest confirmed."""
+    """A backup in which running VMs were stopped is restored while a node is off; one is kept, one stopped."""
     uuids = guests(lab, "web-1", "web-2")
     for name in uuids:
         lab.tool("vm", "stop", name, "--force", "--yes")
