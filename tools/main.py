@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 
-from tools import config, fleet, nodes, operations, vms
+from tools import config, fleet, nodes, operations, recovery, vms
 from tools.options import UsageError
 from tools.session import Connection, Session
 from tools.terminal import CLEAR, Terminal
@@ -36,7 +36,7 @@ COMMANDS: Table = {
     "operator": fleet.OPERATOR_COMMANDS,
     "explain": fleet.EXPLAIN_COMMANDS,
     "status": fleet.STATUS_COMMANDS,
-    "recovery": fleet.RECOVERY_COMMANDS,
+    "recovery": recovery.COMMANDS,
 }
 
 Connect = Callable[[config.Settings], Connection]

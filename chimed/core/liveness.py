@@ -63,8 +63,8 @@ class Probe(Struct):
 
 
 class Liveness:
-    """Timers of all nodes; `now` in monotonic seconds. `in_grace`: nodes that are neither heard since the server's start
-    nor judged."""
+    """Timers of all nodes; `now` in monotonic seconds. `in_grace`: nodes that are neither heard since the server's
+    start nor judged."""
 
     def __init__(self, heartbeat_s: float, missed: int, ping_tries: int, ping_timeout_s: float) -> None:
         self._heartbeat_s, self._limit_s = heartbeat_s, heartbeat_s * missed

@@ -257,8 +257,9 @@ def _rows(view: str) -> str:
 
 
 RESULTS = {
-    "server.status": "`{version, generation, recovering: bool, waiting_for: [node], read_only: bool, "
-    "uptime_s, nodes, vms, counters: {name: int}}`",
+    "server.status": "`{version, generation, history, recovering: bool, behind: text, waiting_for: [node], "
+    "held_vms: [{name, uuid, node, wants, why}], held_nodes: [node], read_only: bool, uptime_s, nodes: int, vms: int, "
+    "counters: {name: int}}`",
     "node.list": _rows("NodeView"),
     "node.show": "`{node: NodeView, vms: [VmView], last_operations: [OperationView]}`",
     "node.add": NODE,
