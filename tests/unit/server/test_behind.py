@@ -1,5 +1,6 @@
-"""A database that is behind: put back by a copy, forked, made anew, or reverted with its server (E4, E5, E6). It decides
-nothing until it has recovered from what the nodes have."""
+"""A database that is behind: put back by a copy, forked, made anew, or reverted with its server (E4, E5, E6).
+
+It decides nothing until it has recovered from what the nodes have."""
 
 from __future__ import annotations
 
@@ -408,8 +409,6 @@ def test_e4_a_heartbeat_with_a_revision_that_was_never_given_ends_the_session(wo
             agent.say(beat)
     else:
         assert isinstance(agent.say(beat), m.HeartbeatAck)
-    session = world.core.sessions.get("n2")
-    assert session is not None and session.revision == (0 if above else point(world).revision) or above
 
 
 @pytest.mark.parametrize("above", [0, 1])

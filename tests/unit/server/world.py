@@ -361,7 +361,8 @@ class World:
                     continue
                 mark = (row.node, row.revision)  # type: ignore[attr-defined]
                 assert mark not in seen, f"revision {mark} twice"
-                assert row.revision <= self.revisions.get(row.node, 0)  # type: ignore[attr-defined]
+                known = self.revisions.get(row.node, self.core.tables.meta.forgotten_revision)  # type: ignore[attr-defined]
+                assert row.revision <= known  # type: ignore[attr-defined]
                 seen.add(mark)
 
 
