@@ -60,9 +60,9 @@ class Server:
 
     # --- the operator's side ------------------------------------------------------------------------------
 
-    def recover(self) -> None:
+    def recover(self, above: int = 0) -> None:
         """It was restored, or has found out that it was behind, and everybody has reported."""
-        self.generation += 1
+        self.generation = max(self.generation, above) + 1
         self.history = f"h{self.generation}"
 
     def hold(self, hold: bool) -> None:
