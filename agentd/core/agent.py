@@ -236,7 +236,7 @@ class AgentCore:
             return self.link.pull(0, now)
         if why := inventory.older(self.durable, last.generation, last.history, last.revision):
             self._judge_server(why, now)
-            return self.link.is_older()
+            return self.link.drop(now, why)  # it may not know that it is: hello tells it
         cannot_know = not self._knows_its_journal
         known = self._draft.held.keys()
         self._draft, ignored = inventory.merge(

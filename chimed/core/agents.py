@@ -60,6 +60,9 @@ class Agents:
         answer = self._handlers[type(event.body)](node_name, event, event.body, now)
         if self._ctx.tables.meta.behind and not was_behind:
             self._greet_anew(but=node_name)
+        if type(event.body) is m.Hello and recovery.may_begin(self._facts):
+            self.begin_recovery("every node is heard")
+            raise ChimeError("stale-session", "the server begins a recovery: say hello again")
         return answer
 
     def _greet_anew(self, but: str) -> None:
@@ -87,9 +90,6 @@ class Agents:
         self._note_host(node_name, body, event)
         self._liveness.heard(node_name, now)
         self._health.sync([node_name], now)
-        if recovery.may_begin(self._facts):
-            self.begin_recovery("every node is heard")
-            raise ChimeError("stale-session", "the server begins a recovery: say hello again")
         return m.Welcome(
             version=PROTOCOL_VERSION,
             session=session.id,
