@@ -37,7 +37,7 @@ def stays_there(lab: Lab, *seen: Qemu, nothing_on: str = "", seconds: float = WA
 def started(lab: Lab, name: str, times: int) -> None:
     """So often the guest has booted."""
     lab.counting(name)
-    assert len(lab.guests[name].runs()) == times
+    assert len(lab.guests[name].runs()) == times, "it was started so often"
 
 
 def owner(server: Operator, uuid: str) -> str:
