@@ -129,7 +129,8 @@ def _init(config: Config, operator: str, operator_key: str | None) -> int:
         pair = curve.new_pair()
         server = keys.KeyFile(kind=keys.Kind.SERVER, name="chimed", public_key=pair.public, secret_key=pair.secret)
         keys.save(config.key_file, server)
-    server = keys.load(config.key_file, keys.Kind.SERVER)
+    # root makes a database anew with the key of before, which is the service's by then
+    server = keys.load(config.key_file, keys.Kind.SERVER, owner=Path(config.state_dir).stat().st_uid)
     person = curve.new_pair()
     row = r.Operator(name=operator, public_key=person.public, created=time.time())
     bundle = keys.KeyFile(

@@ -83,7 +83,8 @@ class Operator(abc.ABC):
             self._client = self.new_client()
         return self._client
 
-    def _close_client(self) -> None:
+    def forget_client(self) -> None:
+        """The next request makes a new connection, with the key that is there then."""
         if self._client is not None:
             self._client.close()
             self._client = None

@@ -99,11 +99,11 @@ def render(keys: KeyFile) -> str:
     return "".join(f'{name} = "{value}"\n' for name, value in values.items() if value is not None)
 
 
-def load(path: str | os.PathLike[str], kind: Kind | None = None) -> KeyFile:
+def load(path: str | os.PathLike[str], kind: Kind | None = None, owner: int | None = None) -> KeyFile:
     """Reads a key file. Raises `ChimeError` (invalid) when it is not there, not private, not valid, or not of
-    `kind`."""
+    `kind`. `owner`: a user whose file it may be, beside the caller's and root's."""
     try:
-        text = _read_private(Path(path))
+        text = _read_private(Path(path), owner)
     except OSError as error:
         raise ChimeError("invalid", f"cannot read key file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -135,13 +135,13 @@ def save(path: str | os.PathLike[str], keys: KeyFile, *, overwrite: bool = False
         raise ChimeError("invalid", f"cannot write key file {path}: {error.strerror}") from None
 
 
-def _read_private(path: Path) -> str:
+def _read_private(path: Path, owner: int | None) -> str:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang us
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ChimeError("invalid", f"key file {path} is not a regular file")
-        if status.st_uid not in (0, os.geteuid()):
+        if status.st_uid not in (0, os.geteuid(), owner):
             raise ChimeError(
                 "invalid", f"key file {path} belongs to user {status.st_uid}, not to you or root"
             )

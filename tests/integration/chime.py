@@ -90,7 +90,7 @@ class Chime(Operator):
         self.chimed("init", "--operator-key", self.operator_key)
         self.server = self.serve()
         self.server.start()
-        self._stack.callback(self._close_client)
+        self._stack.callback(self.forget_client)
         self.wait_server()
         for name in self.names:
             self.add_node(name)

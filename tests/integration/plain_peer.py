@@ -338,7 +338,7 @@ class Agent(threading.Thread):
     def _report(self) -> None:
         if self._report_sent is not None or self._outstanding is not None:
             return
-        vms = [self._vm_report(name, vm) for name, vm in self._held.items()]
+        vms = self.vm_reports()
         drain = None
         if self._order["admin_state"] == "drained":
             running = [name for name, on in self.machines.items() if on]
@@ -356,6 +356,10 @@ class Agent(threading.Thread):
                 "drain": drain}  # fmt: skip
         self._report_sent = body
         self._say("report", body)
+
+    def vm_reports(self) -> list[Body]:
+        """What it says of VMs."""
+        return [self._vm_report(name, vm) for name, vm in self._held.items()]
 
     def _vm_report(self, name: str, vm: Body) -> Body:
         failed = self._failed.get(name, "")

@@ -86,7 +86,7 @@ class Lab(Operator):
         remains.sweep()
         self.names = tuple(nodes)
         self.guests: dict[str, Guest] = {}
-        self._server_config = {**SERVER_CONFIG, "memory_reserve_mib": 0, **(server_config or {})}
+        self.server_config = {**SERVER_CONFIG, "memory_reserve_mib": 0, **(server_config or {})}
         self._agent_config = {**AGENT_CONFIG, "audit_s": AUDIT_S, **(agent_config or {})}
         self._detached = False
         self.dir = short_directory()
@@ -120,14 +120,14 @@ class Lab(Operator):
             undo.callback(remains.remove, self.dir)
             for host in self.hosts.values():
                 undo.callback(host.power_off)
-            undo.callback(self._close_client)
+            undo.callback(self.forget_client)
             if hasattr(self, "watch"):
                 undo.callback(self.watch.__exit__)
         self._detached = True
 
     def detach(self) -> None:
         """Leave it running when this process ends (made with keep=True); `remains.remove` ends it."""
-        self._close_client()
+        self.forget_client()
         self.watch.__exit__()
         atexit.unregister(self.close)
         forget_directory(self.dir)
@@ -292,7 +292,7 @@ class Lab(Operator):
     def _serve(self) -> None:
         server, config = self.server, CONFIG_FOLDER / "chimed.toml"
         endpoint = f"tcp://{server.address()}:{PORT}"
-        self.write_config(server, "chimed", {**self._server_config, "public_endpoint": endpoint})
+        self.write_config(server, "chimed", {**self.server_config, "public_endpoint": endpoint})
         _settle(server)
         server.run("mkdir", "-p", OPERATOR_KEY.parent)
         server.run("chimed", "init", "--config", config, "--operator-key", OPERATOR_KEY)

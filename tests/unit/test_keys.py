@@ -81,6 +81,7 @@ def test_another_owner_is_refused(tmp_path: Path) -> None:
     k.save(path, NODE)
     os.chown(path, 12345, 12345)
     assert "belongs to user 12345" in refusal(k.load, path).message
+    assert k.load(path, owner=12345) == NODE
 
 
 def test_not_a_file(tmp_path: Path) -> None:
