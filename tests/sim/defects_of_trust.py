@@ -131,7 +131,7 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "newer-inventories-are-not-noticed",
         "chimed.core.behind",
-        "    if point.revision > given:\n",
+        "    if point.revision > node.given:\n",
         "    if False:\n",
         "S1: a database that was put back gives orders",
         also=(("agentd.core.inventory", "    if revision < durable.revision:\n", "    if False:\n"),),
@@ -160,8 +160,8 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "revisions-begin-anew",
         "chimed.core.node_requests",
-        "            revision=self._ctx.tables.meta.forgotten_revision + 1,\n",
-        "            revision=1,\n",
+        "            revision=forgotten + 2,\n            given=forgotten + 1,\n",
+        "",
         "L1: a node that is added again takes its own server for an older one",
     ),
     Mutant(
