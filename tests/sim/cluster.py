@@ -175,7 +175,7 @@ class Cluster:
     def waits_for_a_person(self) -> bool:
         """Whether the server holds something until somebody who has looked confirms, as the documentation says."""
         status = self.ask(m.ServerStatus()) or {}
-        return any(status.get(name) for name in ("recovering", "behind", "held", "unconfirmed"))
+        return any(status.get(name) for name in ("recovering", "behind", "held_vms", "held_nodes"))
 
     def is_evacuating(self) -> bool:
         """Whether VMs are still to be migrated away from a node."""
