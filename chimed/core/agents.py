@@ -25,6 +25,7 @@ from wire.types import AdminState
 from wire.words import AlarmCode
 
 LOCAL_DRAIN_GRACEFUL_S = 60.0
+HELLO_AGAIN_S = 0.2  # when the session ended for a reason of the server's own
 
 MAX_REPORTED = 20_000
 """VMs of one session; what a report may add to is bounded like a report itself."""
@@ -62,7 +63,8 @@ class Agents:
             self._greet_anew(but=node_name)
         if type(event.body) is m.Hello and recovery.may_begin(self._facts):
             self.begin_recovery("every node is heard")
-            raise ChimeError("stale-session", "the server begins a recovery: say hello again")
+            text = "the server begins a recovery: say hello again"
+            raise ChimeError("stale-session", text, retry_after_s=HELLO_AGAIN_S)
         return answer
 
     def _greet_anew(self, but: str) -> None:
@@ -288,6 +290,7 @@ class Agents:
         """What only a full report tells: which alarms about VMs are over, that a restored node is known, and which
         assignments it does not follow."""
         if first:
+            copies.come_home(self._facts, node_name)
             for alarm in self._ctx.tables.alarms.by("cleared", None):
                 if alarm.code in alarms.VM_CODES:
                     alarms.sync_vm(self._facts, alarm.subject)

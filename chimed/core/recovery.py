@@ -8,6 +8,7 @@ drain, to delete, or to start although its node gave it up, waits on for a perso
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import msgspec
@@ -104,6 +105,16 @@ def held_vms(ctx: Context) -> list[r.Vm]:
 def held_nodes(ctx: Context) -> list[r.Node]:
     """Nodes that are not drained before a person has confirmed it, by name."""
     return sorted(ctx.tables.nodes.by("held", True), key=lambda node: node.name)
+
+
+def at_hand(ctx: Context) -> str:
+    """A name for what waits for a person's word now, for a word to say what it is about; empty: nothing. While it
+    recovers fewer and fewer nodes are waited for: the same word covers them."""
+    meta = ctx.tables.meta
+    if meta.holding:
+        return f"{'behind' if meta.behind else 'recovering'}-{meta.generation}"
+    held = [*((vm.uuid, str(vm.held)) for vm in held_vms(ctx)), *((node.name, "drain") for node in held_nodes(ctx))]
+    return f"held-{hashlib.blake2b(repr(held).encode(), digest_size=8).hexdigest()}" if held else ""
 
 
 def settle_vm(facts: Facts, vm: r.Vm) -> None:

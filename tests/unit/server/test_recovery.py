@@ -508,3 +508,31 @@ def test_e1_a_recovery_does_not_wait_for_a_node_that_was_removed(removed: World)
     del removed.agents["n1"]
     come_back(removed, removed.saved())
     assert removed.tables().releases.get("n1", WEB)
+
+
+# --- what a word is about ---------------------------------------------------------------------------------------------
+
+
+def test_a_word_counts_for_what_it_was_given_for() -> None:
+    """Between the look and the word the recovery may have begun, or ended, by itself."""
+    world = running("n1", "n2")
+    stopped = world.saved()
+    about = world.ask(m.ServerStatus())["recovery"]
+    assert about == ""
+    world.do(m.VmStop, vm="web", force=True)
+    world.settle()
+    backup = world.saved()
+    world.do(m.VmStart, vm="web")
+    world.settle()
+    world.restore(backup)
+    about = world.ask(m.ServerStatus())["recovery"]
+    assert about == "recovering-2" and stopped != backup
+    world.start()
+    world.run(60)
+    held = world.ask(m.ServerStatus())["recovery"]
+    assert held.startswith("held-")
+    error = world.refuse(m.RecoveryConfirm, comment="n2 is off", about=about)
+    assert error.code == "conflict" and "recovery show" in error.message
+    world.do(m.RecoveryConfirm, comment="it is to be stopped", about=held)
+    world.settle()
+    assert not world.agents["n1"].running and world.ask(m.ServerStatus())["recovery"] == ""
