@@ -1,7 +1,8 @@
 """The server's shell: one thread, one loop. It turns what came into events, commits what the core changed, then sends.
 
 Rules: commit before send; messages are drained before deadlines are judged; when the store cannot record, the turn did
-not happen and the server grants nothing until it can again. Nothing is decided here.
+not happen and the server grants nothing until it can again. A key's frames are counted before they are looked at; nodes
+are served before operators, of whom each has its turn, and a turn is short. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -9,29 +10,36 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
 
+from chimed import transport
+from chimed.core import budgets
 from chimed.core import effects as fx
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
 from chimed.core.tables import Tables
 from chimed.database import StoreConflict, StoreError
 from chimed.icmp import Pinger, PingOutcome
-from chimed.store import PRUNE_STEP, Retention, Store
-from chimed.transport import Incoming, Router, SendOutcome, WakeUp
+from chimed.store import Retention, Store
+from chimed.transport import Incoming, Refused, Router, SendOutcome, WakeUp
+from chimed.waiting import Waiting
 from wire import codec
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.notify import Notifier
+from wire.verbs import Role
 
 BUDGET = 100  # messages of one turn; many more fall out of the processor's cache before they are answered
+OPERATORS_S = 0.02  # of one turn, for operators' requests
 FLOODED_S = 5.0  # deadlines are judged after all messages, but under a flood at least so often
 PROBE_S = 2.0
 PRUNE_S = 3600.0
-PRUNE_AGAIN_S = 2.0  # while there is much to remove
+PRUNE_AGAIN_S = 0.1  # while there is much to remove
+OVER_BUDGET_S = 1.0  # between looks at who has sent too much
+LIMITS = {Role.AGENT: budgets.NODE, Role.OPERATOR: budgets.OPERATOR}
 
 log = structlog.get_logger()
 
@@ -41,10 +49,11 @@ class Daemon:
 
     def __init__(
         self, core: ServerCore, store: Store, router: Router, pinger: Pinger, retention: Retention,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, limits: Mapping[Role, budgets.Limits] = LIMITS,
     ) -> None:  # fmt: skip
         self._core, self._store, self._router, self._pinger = core, store, router, pinger
-        self._retention, self._clock = retention, clock
+        self._retention, self._clock, self._limits = retention, clock, limits
+        self._waiting, self._slice = Waiting(), BUDGET
         self._wake: WakeUp | None = None
         self._last_tick = clock()
         self._stopping = False
@@ -52,7 +61,8 @@ class Daemon:
         self._pending: list[fx.Event] = []
         self._tokens: dict[int, str] = {}
         self._token_of: dict[str, int] = {}
-        self._allowed: frozenset[str] = frozenset()
+        self._allowed: dict[str, Role] = {}
+        self._next_look = clock()
         self._refused: dict[str, int] = {}
         self._next_probe = float("inf")
         self._last_prune, self._next_prune = clock(), clock() + 60.0
@@ -87,16 +97,50 @@ class Daemon:
         """Handles what is there. Returns whether another turn is due at once."""
         now = self._clock()
         incoming = self._router.receive(BUDGET)
+        for refused in self._router.refusals():
+            self._refuse(refused)
         events, self._pending = self._pending, []
-        events += [self._event(message) for message in incoming]
+        events += [self._event(message) for message in self._of_nodes(incoming)]
         events += [fx.PingAnswered(self._tokens[r.token]) for r in self._pinger.read() if r.token in self._tokens]
         drained = not self._router.more
         if drained or now - self._last_tick > FLOODED_S:
             self._last_tick = now
             events.append(fx.Tick())
         self._handle(events, now)
+        self._serve_operators(now)
         self._housekeeping(now)
-        return not drained or bool(self._pending)
+        return not drained or bool(self._pending) or bool(self._waiting)
+
+    def _of_nodes(self, incoming: list[Incoming]) -> list[Incoming]:
+        """Those of the messages that are handled now; the others wait for their turn."""
+        found, roles = [], self._allowed
+        for message in incoming:
+            if roles.get(message.user_id) is not Role.OPERATOR:
+                found.append(message)
+            elif not self._waiting.add(message):
+                self._refuse(Refused(message.routing_id, message.user_id, message.payload[: transport.HEAD_BYTES]))
+        return found
+
+    def _serve_operators(self, now: float) -> None:
+        """As many requests as take about `OPERATORS_S`, to go by those of the last turns."""
+        if not self._waiting:
+            return
+        began = self._clock()
+        self._handle([self._event(message) for message in self._waiting.take(self._slice)], now)
+        took_s = self._clock() - began
+        if took_s > OPERATORS_S:
+            self._slice = max(1, int(self._slice * OPERATORS_S / took_s))
+        elif took_s < OPERATORS_S / 2:
+            self._slice = min(BUDGET, self._slice * 2)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answers a frame that was not decoded."""
+        if refused.user_id in self._allowed:
+            error = ChimeError("overloaded", "more than this key's budget: send less, and later", retry_after_s=1.0)
+        else:
+            error = ChimeError("unknown-key", "this key is not registered, or not any more")
+        self._core.ctx.counters[f"refused-{error.code}"] += 1
+        self._router.send(refused.routing_id, codec.encode(error.body(), codec.glance(refused.head)))
 
     def _event(self, message: Incoming) -> fx.Event:
         try:
@@ -164,7 +208,7 @@ class Daemon:
     def allow_keys(self) -> None:
         """Tells the authenticator which keys may connect now."""
         self._allowed = self._core.keys()
-        self._router.allow(self._allowed)
+        self._router.allow({key: self._limits[role] for key, role in self._allowed.items()})
 
     def _note_refusals(self) -> None:
         """What the socket refused, for `server.status`."""
@@ -176,6 +220,9 @@ class Daemon:
 
     def _housekeeping(self, now: float) -> None:
         self._note_refusals()
+        if now >= self._next_look:
+            self._next_look = now + OVER_BUDGET_S
+            self._pending += [fx.OverBudget(key, count) for key, count in self._router.accounts.over().items()]
         if now >= self._next_probe:
             self._next_probe = now + PROBE_S
             if self._store.writable():
@@ -185,7 +232,7 @@ class Daemon:
                     self._carry_out(effects)
                 else:
                     self._core.rolled_back(self._trouble, [])
-        if len(self._core.tables.answers) > self._retention.answers + PRUNE_STEP:  # an operator in a hurry
+        if self._store.much_surplus():
             self._next_prune = min(self._next_prune, self._last_prune + PRUNE_AGAIN_S)
         if now >= self._next_prune:
             self._last_prune, self._next_prune = now, now + PRUNE_S
@@ -201,8 +248,6 @@ class Daemon:
             log.warning(f"old history not removed: {error}")
             return
         self._core.tables.pruned(removed)
-        if len(removed) >= PRUNE_STEP:
-            self._next_prune = self._last_prune + PRUNE_AGAIN_S
 
     # --- effects ------------------------------------------------------------------------------------------------------
 

@@ -40,13 +40,15 @@ from chimed.database import (
 from wire.messages import EventView
 
 PROBE_BYTES = 64 * 1024  # room that there must be again before the server takes changes
-PRUNE_STEP = 5_000  # rows that one call of `prune` removes at most from each table: a turn stays short
+PRUNE_STEP = 500  # rows that one call of `prune` removes at most from each table: a turn stays short
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How much history is kept."""
+    """How much history is kept. `events`: of operators and of the server itself; `node_events`: what nodes tell, and
+    what follows from their word."""
 
     events: int = 1_000_000
+    node_events: int = 1_000_000
     operations: int = 100_000  # ended ones
     alarms: int = 20_000  # cleared ones
     answers: int = 100_000
@@ -73,10 +75,25 @@ class _Table:
 TABLES = {kind: _Table(kind) for kind in KEYS}
 _BY_NAME = {table.name: table for table in TABLES.values()}
 _ADD_EVENT = (
-    "INSERT INTO events (time, actor, action, subject, text, operation, source_id) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "INSERT INTO events (time, actor, action, subject, text, operation, source_id, of_node) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (subject, actor, source_id) WHERE source_id <> '' DO NOTHING"
 )
+
+
+_OLDEST_EVENTS = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE of_node = ? ORDER BY id LIMIT ?)"
+_OLDEST_OPERATIONS = (
+    "SELECT id, ended, EXISTS (SELECT 1 FROM vms WHERE json_extract(vms.row, '$.last_operation') = operations.id) "
+    "OR EXISTS (SELECT 1 FROM nodes WHERE json_extract(nodes.row, '$.last_operation') = operations.id) "
+    "FROM operations WHERE ended IS NOT NULL AND ended > ? ORDER BY ended LIMIT ?"
+)
+
+
+class _Passed(msgspec.Struct, frozen=True):
+    """How far the look at old operations came, and how many it left there."""
+
+    until: float = float("-inf")
+    count: int = 0
 
 
 class Store:
@@ -88,6 +105,12 @@ class Store:
         self._connection = connection
         self.broken = ""
         """Why nothing can be saved until chimed is restarted; empty while all is well."""
+        found = dict(connection.execute("SELECT of_node, count(*) FROM events GROUP BY of_node").fetchall())
+        self._events = {False: int(found.get(0, 0)), True: int(found.get(1, 0))}
+        """How many lines there are, by `of_node`: to count a million takes longer than a turn may."""
+        self._written = PRUNE_STEP
+        """Rows since `prune` last found nothing more to remove."""
+        self._passed = _Passed()
 
     @classmethod
     def create(cls, path: Path | str) -> Store:
@@ -176,9 +199,12 @@ class Store:
         contradict each other.
         """
         changes = sorted(changes, key=_order)
-        lines = [(e.time, e.actor, e.action, e.subject, e.text, e.operation, e.source_id) for e in events]
+        lines = [
+            (e.time, e.actor, e.action, e.subject, e.text, e.operation, e.source_id, e.of_node) for e in events
+        ]
         if not changes and not lines:
             return
+        added = {False: 0, True: 0}
         with _Transaction(self) as connection:
             for (is_save, name), group in groupby(changes, key=_order):
                 table = _BY_NAME[name]
@@ -187,7 +213,12 @@ class Store:
                     connection.executemany(table.upsert, rows)
                 else:
                     connection.executemany(table.delete, [change.key or (1,) for change in group])
-            connection.executemany(_ADD_EVENT, lines)
+            for of_node, part in groupby(lines, key=lambda line: line[-1]):
+                before = connection.total_changes
+                connection.executemany(_ADD_EVENT, part)
+                added[of_node] += connection.total_changes - before
+        self._events = {of_node: count + added[of_node] for of_node, count in self._events.items()}
+        self._written += len(changes) + len(lines)
 
     def writable(self) -> bool:
         """Whether a change can be saved now: really writes 64 KiB and syncs them."""
@@ -215,25 +246,33 @@ class Store:
             for i, t, a, c, s, x, o in reversed(found)
         ]
 
+    def much_surplus(self) -> bool:
+        """Whether so much was written that `prune` should be called soon; costs nothing."""
+        return self._written >= PRUNE_STEP
+
     def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
-        """Removes history beyond `keep`, a bounded number of rows a call. Call it rarely, and again while it
-        returns much. Returns what was deleted, for the tables in memory to drop too (events are not in
-        memory). `now`: wall clock. An operation that a node or VM names as its last one stays. Raises
-        StoreError."""
+        """Removes history beyond `keep`, a bounded number of rows a call: call it again while `much_surplus`. The
+        file does not shrink; its pages are used again. Returns what was deleted, for the tables in memory to drop too
+        (events are not in memory). `now`: wall clock. An operation that a node or VM names as its last one stays.
+        Raises StoreError."""
         keep = keep or Retention()
         removed: list[r.Change] = []
+        most = {False: keep.events, True: keep.node_events}
+        surplus = {of_node: min(PRUNE_STEP, max(0, self._events[of_node] - most[of_node])) for of_node in most}
+        passed = self._passed
         with _Transaction(self) as connection:
-            connection.execute(
-                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id <= "
-                "(SELECT max(id) FROM events) - ? ORDER BY id LIMIT ?)",
-                (keep.events, PRUNE_STEP),
-            )
-            for table, where, values in _surplus(now, keep):
-                columns = ", ".join(_BY_NAME[table].columns)
-                sql = f"SELECT {columns} FROM {table} WHERE {where} LIMIT {PRUNE_STEP}"
+            for of_node, count in surplus.items():
+                connection.execute(_OLDEST_EVENTS, (of_node, count))
+            for table, sql, values in _surplus(connection, now, keep):
                 removed += [r.Change(table, key, None) for key in connection.execute(sql, values).fetchall()]
+            operations, passed = _old_operations(connection, keep.operations, passed)
+            removed += operations
             for change in removed:
                 connection.execute(_BY_NAME[change.table].delete, change.key)
+        self._passed = passed
+        self._events = {of_node: count - surplus[of_node] for of_node, count in self._events.items()}
+        if len(removed) + max(surplus.values()) < PRUNE_STEP and not passed.count:
+            self._written = 0
         return removed
 
     def backup(self, destination: Path | str, overwrite: bool = False) -> None:
@@ -292,15 +331,31 @@ def _encode(row: r.Row | None) -> str:
     return msgspec.json.encode(row).decode()
 
 
-def _surplus(now: float, keep: Retention) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
-    """Table, condition and its values, for each kind of history that lives in memory too."""
-    newest = "NOT IN (SELECT rowid FROM {0} WHERE {1} IS NOT NULL ORDER BY {1} DESC LIMIT ?)"
-    named = (
-        "SELECT json_extract(row, '$.last_operation') FROM nodes UNION ALL "
-        "SELECT json_extract(row, '$.last_operation') FROM vms"
-    )
-    ended = f"ended IS NOT NULL AND rowid {newest.format('operations', 'ended')} AND id NOT IN ({named})"
-    yield "operations", ended, (keep.operations,)
-    yield "alarms", f"cleared IS NOT NULL AND rowid {newest.format('alarms', 'cleared')}", (keep.alarms,)
-    old = f"created < ? OR rowid {newest.format('answers', 'created')}"
-    yield "answers", old, (now - keep.answers_s, keep.answers)
+def _surplus(
+    connection: sqlite3.Connection, now: float, keep: Retention
+) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
+    """Table, query for the keys of its oldest rows, and values: what lives in memory too, operations apart."""
+    cleared = connection.execute("SELECT count(*) FROM alarms WHERE cleared IS NOT NULL").fetchone()[0]
+    oldest = "SELECT id FROM alarms WHERE cleared IS NOT NULL ORDER BY cleared LIMIT ?"
+    yield "alarms", oldest, (min(PRUNE_STEP, max(0, cleared - keep.alarms)),)
+    answers = connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+    oldest = "SELECT operator, key FROM answers ORDER BY created LIMIT ?"
+    old = "SELECT operator, key FROM answers WHERE created < ? ORDER BY created LIMIT ?"
+    yield "answers", f"SELECT * FROM ({oldest}) UNION SELECT * FROM ({old})", (
+        min(PRUNE_STEP, max(0, answers - keep.answers)), now - keep.answers_s, PRUNE_STEP,
+    )  # fmt: skip
+
+
+def _old_operations(
+    connection: sqlite3.Connection, keep: int, passed: _Passed
+) -> tuple[list[r.Change], _Passed]:
+    """The next of the oldest operations that ended, without those that a node or VM names, and how far that went: those
+    stay, and there may be many."""
+    ended = connection.execute("SELECT count(*) FROM operations WHERE ended IS NOT NULL").fetchone()[0]
+    most = min(PRUNE_STEP, ended - keep - passed.count)
+    if most <= 0:
+        return [], _Passed()
+    found = connection.execute(_OLDEST_OPERATIONS, (passed.until, most)).fetchall()
+    named = sum(is_named for _, _, is_named in found)
+    further = _Passed(found[-1][1], passed.count + named) if len(found) == most else _Passed()
+    return [r.Change("operations", (key,), None) for key, _, is_named in found if not is_named], further

@@ -14,7 +14,13 @@ from wire import messages as m
 from wire.text import clean_text
 from wire.types import Health, Observed, Severity
 
-SUSPICIONS = frozenset({"node-key-cloned", "wrong-node"})
+SUSPICIONS = {
+    "node-key-cloned": Severity.CRITICAL,
+    "wrong-node": Severity.CRITICAL,
+    "key-misused": Severity.CRITICAL,
+    "node-over-budget": Severity.WARNING,
+}
+"""What is wrong with the use of a node's key, and how urgent that is."""
 OF_FAULTS = frozenset({"node-error", "node-notice"})
 NODE_CODES = frozenset({"node-unreachable", "agent-lost", *OF_FAULTS, *SUSPICIONS})
 COPIES = frozenset({"vm-duplicate", "vm-misplaced"})

@@ -47,8 +47,10 @@ class NodeHealth:
     def suspect(self, node_name: str, code: str, text: str, now: float) -> None:
         """Something wrong was tried with the node's key: an alarm, until it has not been tried for a while."""
         lasting_s = max(SUSPICION_S, 4 * self._ctx.policy.heartbeat_s)
+        _, known = self._suspicions.get((node_name, code), (0.0, ""))
         self._suspicions[(node_name, code)] = (now + lasting_s, text)
-        self.sync([node_name], now)
+        if text != known:
+            self.sync([node_name], now)
 
     def forget(self, node_name: str) -> None:
         """The node was removed."""
@@ -108,7 +110,7 @@ class NodeHealth:
             wanted = {code: what for code, what in wanted.items() if code in codes}
         for code in alarms.SUSPICIONS:
             if (node_name, code) in self._suspicions:
-                wanted[code] = (Severity.CRITICAL, self._suspicions[(node_name, code)][1])
+                wanted[code] = (alarms.SUSPICIONS[code], self._suspicions[(node_name, code)][1])
         self._ctx.sync_alarms(node_name, wanted, codes)
 
 
