@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import structlog
@@ -33,7 +33,7 @@ from wire.notify import Notifier
 from wire.verbs import Role
 
 BUDGET = 100  # messages of one turn; many more fall out of the processor's cache before they are answered
-OPERATORS_S = 0.02  # of one turn, for operators' requests
+OPERATORS_S = 0.01  # of one turn, for operators' requests
 FLOODED_S = 5.0  # deadlines are judged after all messages, but under a flood at least so often
 PROBE_S = 2.0
 PRUNE_S = 3600.0
@@ -53,7 +53,7 @@ class Daemon:
     ) -> None:  # fmt: skip
         self._core, self._store, self._router, self._pinger = core, store, router, pinger
         self._retention, self._clock, self._limits = retention, clock, limits
-        self._waiting, self._slice = Waiting(), BUDGET
+        self._waiting = Waiting()
         self._wake: WakeUp | None = None
         self._last_tick = clock()
         self._stopping = False
@@ -100,7 +100,11 @@ class Daemon:
         for refused in self._router.refusals():
             self._refuse(refused)
         events, self._pending = self._pending, []
-        events += [self._event(message) for message in self._of_nodes(incoming)]
+        for message in incoming:
+            if message.waits:
+                self._let_wait(message)
+            else:
+                events.append(self._event(message))
         events += [fx.PingAnswered(self._tokens[r.token]) for r in self._pinger.read() if r.token in self._tokens]
         drained = not self._router.more
         if drained or now - self._last_tick > FLOODED_S:
@@ -111,27 +115,20 @@ class Daemon:
         self._housekeeping(now)
         return not drained or bool(self._pending) or bool(self._waiting)
 
-    def _of_nodes(self, incoming: list[Incoming]) -> list[Incoming]:
-        """Those of the messages that are handled now; the others wait for their turn."""
-        found, roles = [], self._allowed
-        for message in incoming:
-            if roles.get(message.user_id) is not Role.OPERATOR:
-                found.append(message)
-            elif not self._waiting.add(message):
-                self._refuse(Refused(message.routing_id, message.user_id, message.payload[: transport.HEAD_BYTES]))
-        return found
+    def _let_wait(self, message: Incoming) -> None:
+        if not self._waiting.add(message):
+            self._refuse(Refused(message.routing_id, message.user_id, message.payload[: transport.HEAD_BYTES]))
 
     def _serve_operators(self, now: float) -> None:
-        """As many requests as take about `OPERATORS_S`, to go by those of the last turns."""
-        if not self._waiting:
-            return
-        began = self._clock()
-        self._handle([self._event(message) for message in self._waiting.take(self._slice)], now)
-        took_s = self._clock() - began
-        if took_s > OPERATORS_S:
-            self._slice = max(1, int(self._slice * OPERATORS_S / took_s))
-        elif took_s < OPERATORS_S / 2:
-            self._slice = min(BUDGET, self._slice * 2)
+        """As many requests as fit into `OPERATORS_S`, one at least."""
+        if self._waiting:
+            self._handle(self._in_turn(self._clock() + OPERATORS_S), now)
+
+    def _in_turn(self, until: float) -> Iterator[fx.Event]:
+        while self._waiting:
+            yield self._event(self._waiting.take())
+            if self._clock() >= until:
+                return
 
     def _refuse(self, refused: Refused) -> None:
         """Answers a frame that was not decoded."""
@@ -150,24 +147,29 @@ class Daemon:
             return fx.Garbage(message.user_id, message.routing_id, error, found if isinstance(found, str) else "")
         return fx.Received(message.user_id, message.routing_id, body, correlation_id, lambda: message.peer_address)
 
-    def _handle(self, events: list[fx.Event], now: float) -> None:
+    def _handle(self, events: Iterable[fx.Event], now: float) -> None:
         """One turn: handle, commit, then carry out. A message that the core trips over (a bug of ours) must not end
         the service for everybody else: the turn is undone, and its events are handled one by one."""
+        handled, effects = [], []
+        events = iter(events)
         try:
-            effects = [effect for event in events for effect in self._core.handle(event, now)]
+            for event in events:
+                handled.append(event)
+                effects += self._core.handle(event, now)
         except Exception as problem:
-            if len(events) == 1:
-                self._trip_over(events[0], problem)
+            handled += events
+            if len(handled) == 1:
+                self._trip_over(handled[0], problem)
                 return
             self._core.undo()
-            for event in events:
+            for event in handled:
                 self._handle([event], now)
             return
         effects += self._core.flush()
         if self._commit(now):
             self._carry_out(effects)
         else:
-            messages: list[fx.Received | fx.Garbage] = [e for e in events if isinstance(e, fx.Received)]
+            messages: list[fx.Received | fx.Garbage] = [e for e in handled if isinstance(e, fx.Received)]
             self._carry_out(self._core.rolled_back(self._trouble, messages))
 
     def _trip_over(self, event: fx.Event, problem: Exception) -> None:

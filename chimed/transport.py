@@ -1,7 +1,7 @@
 """The server's socket: a ROUTER on CURVE, and the poll loop around it.
 
 Rules: - Only registered keys get in: ZAP with an enforced domain, tested on the socket itself (`self_test`)
-before it may be bound. Without the authenticator's answer nobody gets in. - Who speaks is read from each
+before it may be bound (`admission`). - Who speaks is read from each
 message (`User-Id`, the public key that CURVE proved, 0.2 us). It is not kept by routing id: a peer can choose
 its own id, also one that another connection had a moment ago and whose end the ROUTER does not tell; what was
 kept for that id would then lend one node's identity to another. - Each frame is judged by its key and its size before
@@ -30,14 +30,13 @@ from enum import Enum
 
 import msgspec
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
+from chimed.admission import LATER, ZAP_DOMAIN, Admission, Authenticator
 from chimed.connections import FRAME_BYTES, Connection, Connections
-from chimed.core.budgets import OPERATOR, Accounts, Bucket, Limits, Verdict
+from chimed.core.budgets import OPERATOR, Accounts, Limits, Verdict
 from wire.codec import MAX_FRAME_BYTES
 from wire.curve import KeyPair, new_pair
 
-ZAP_DOMAIN = "chime"
 HANDSHAKE_MS = 10_000
 QUEUED_RECEIVED = 4
 """Messages that libzmq reads ahead for each peer. Each may be a whole frame, and reading ahead cannot be stopped: this
@@ -71,8 +70,6 @@ _WATCHED = _ACCEPTED | _CLOSED | _FAILED_AUTH | (
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 _RECEIVED = struct.Struct("=128xQ")  # the kernel's tcp_info up to tcpi_bytes_received
-_LATER = 300
-"""The ZAP status for "not now": libzmq's client waits for the end of the handshake's time, and connects again."""
 _Context = zmq.Context[zmq.Socket[bytes]]
 _numbers = itertools.count()
 
@@ -90,12 +87,13 @@ class SendOutcome(Enum):
 
 
 class Incoming(msgspec.Struct, frozen=True, gc=False):
-    """One message. `user_id`: the public key (Z85) of the connection that it came on."""
+    """One message. `user_id`: the public key (Z85) of the connection that it came on. `waits`: others go before it."""
 
     routing_id: bytes
     user_id: str
     payload: bytes
     frame: zmq.Frame
+    waits: bool = False
 
     @property
     def peer_address(self) -> str:
@@ -126,51 +124,6 @@ class Counters(msgspec.Struct):
     bad_handshakes: int = 0  # no CURVE, junk, closed or idle during the handshake
 
 
-class Admission:
-    """The keys that may connect; asked from the authenticator's thread. Everything is replaced, never changed, but the
-    buckets, which that thread alone uses."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.keys: Mapping[bytes, Bucket] = {}
-        self.later = False
-        """Whether the key that was asked for last may connect, but not now."""
-        self._clock = clock
-
-    def allow(self, limits: Mapping[str, Limits]) -> None:
-        """These keys and no others."""
-        before = self.keys
-        keys = {key.encode("ascii"): mine for key, mine in limits.items()}
-        self.keys = {
-            key: before.get(key) or Bucket(mine.handshakes_per_s, mine.handshakes) for key, mine in keys.items()
-        }
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Called by pyzmq for each CURVE handshake."""
-        bucket = self.keys.get(key)
-        if domain != ZAP_DOMAIN or bucket is None:
-            self.later = False
-            return False
-        self.later = not bucket.take(1, self._clock())
-        return not self.later
-
-
-class _Authenticator(ThreadAuthenticator):
-    """Tells a key that has used up its handshakes "later", and not that it is unknown: pyzmq has no word for it."""
-
-    def __init__(self, context: _Context, admission: Admission) -> None:
-        super().__init__(context)
-        self._admission = admission
-        self.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=admission)
-
-    def _send_zap_reply(
-        self, request_id: bytes, status_code: bytes, status_text: bytes, user_id: str = "anonymous"
-    ) -> None:
-        if status_code != b"200" and self._admission.later:
-            self._admission.later = False
-            status_code, status_text = b"%d" % _LATER, b"Too many connections"
-        super()._send_zap_reply(request_id, status_code, status_text, user_id)
-
-
 class Router:
     """Make it, `self_test()`, `allow(keys)`, `bind(endpoint)`; then `poll`, `receive` and `send` from one
     thread."""
@@ -186,8 +139,7 @@ class Router:
         self._tested = False
         self._admission = Admission()
         self._context: _Context = zmq.Context()
-        self._authenticator = _Authenticator(self._context, self._admission)
-        self._authenticator.start()
+        self._authenticator = Authenticator(self._context, self._admission, self._note_refused)
         self._socket = self._context.socket(zmq.ROUTER)
         _configure(self._socket, keys, handshake_ms)
         self._send = super(zmq.Socket, self._socket).send
@@ -196,6 +148,7 @@ class Router:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
+        self._poller.register(self._authenticator.socket, zmq.POLLIN)
         self._extra: frozenset[int] = frozenset()
         self.more = False
 
@@ -230,7 +183,7 @@ class Router:
         # Rounded up: a loop that wakes before its deadline would spin until it comes.
         timeout_ms = None if timeout_s is None else max(0, -int(-timeout_s * 1000 // 1))
         ready = {item for item, _ in self._poller.poll(timeout_ms)}
-        if self._monitor in ready:
+        if self._monitor in ready or self._authenticator.socket in ready:
             self._watch_connections()
         return {fd for fd in ready if isinstance(fd, int)}
 
@@ -238,8 +191,7 @@ class Router:
         """Messages that are there: up to `budget`, and until they hold `max_bytes`. `more` says whether others may
         wait: large ones take long to look at, and the ROUTER lets the peers take turns."""
         found: list[Incoming] = []
-        receive, takes, routes = self._socket.recv, self.accounts.takes, self._connections.by_route
-        self.accounts.now = time.monotonic()
+        receive, routes, now = self._socket.recv, self._connections.by_route, time.monotonic()
         taken = size = 0
         self.more = True
         try:
@@ -252,13 +204,17 @@ class Router:
                 if peer is None or peer.key != user_id:
                     peer = self._meet(routing_id, user_id, frame)
                 peer.taken += length + FRAME_BYTES
-                if not takes(user_id, length):
-                    self._refuse(routing_id, user_id, frame)
-                elif not frame.more:
-                    size += length
-                    found.append(Incoming(routing_id, user_id, frame.bytes, frame))
+                account = peer.account  # what follows is `Account.takes`, without the call
+                due = account.due
+                due = (due if due > now else now) + account.per_message_s + length * account.per_byte_s
                 if frame.more:
-                    peer.taken += self._drop_rest(user_id)
+                    self._drop(peer, length, now)
+                elif due - now > account.most_s:
+                    self._refuse(peer, frame, now)
+                else:
+                    account.due = due
+                    size += length
+                    found.append(Incoming(routing_id, user_id, frame.bytes, frame, account.waits))
         except zmq.Again:
             self.more = False
         self.counters.received += taken
@@ -302,10 +258,6 @@ class Router:
             "would-block": seen.would_block,
         }
 
-    def alive(self) -> bool:
-        """Whether the authenticator runs: without it connections stay, but nobody new gets in."""
-        return self._authenticator.is_alive()
-
     def close(self) -> None:
         """Ends all connections. A second call does nothing."""
         if self._context.closed:
@@ -313,7 +265,7 @@ class Router:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=0)
-        self._authenticator.stop()
+        self._authenticator.close()
         self._context.term()
 
     def self_test(self) -> None:
@@ -373,33 +325,40 @@ class Router:
                 return
             self._poller.poll(10)
 
-    def _drop_rest(self, user_id: str) -> int:
-        """The further frames of a message, which count for its key. Returns their bytes."""
+    def _drop(self, peer: Connection, size: int, now: float) -> None:
+        """A message of many frames, which count for its key. The first of them is read already."""
         self.counters.many_frames += 1
-        more, size = True, 0
+        more, rest = True, 0
         while more:
             frame = self._socket.recv(zmq.NOBLOCK, copy=False)
-            more, size = frame.more, size + len(frame) + FRAME_BYTES
-        self.accounts.takes(user_id, size)
-        return size
+            more, rest = frame.more, rest + len(frame) + FRAME_BYTES
+        peer.taken += rest
+        peer.account.charge(size + rest, now)
 
     # --- too much -----------------------------------------------------------------------------------------------------
 
     def _meet(self, routing_id: bytes, user_id: str, frame: zmq.Frame) -> Connection:
         """The first message of a connection. libzmq told of the connection before it gave its message."""
         self._watch_connections()
-        most = self.accounts.connections(user_id)
-        self._cut(self._connections.spoke(routing_id, user_id, int(frame.get(zmq.SRCFD)), most))
-        return self._connections.by_route.get(routing_id) or Connection(-1, "", 0.0)  # it has ended already
+        account = self.accounts.of(user_id)
+        self._cut(self._connections.spoke(routing_id, user_id, int(frame.get(zmq.SRCFD)), account))
+        peer = self._connections.by_route.get(routing_id)
+        if peer is None:  # it has ended already
+            peer = Connection(-1, "", 0.0)
+            peer.route, peer.key, peer.account = routing_id, user_id, account
+        return peer
 
-    def _refuse(self, routing_id: bytes, user_id: str, frame: zmq.Frame) -> None:
+    def _refuse(self, peer: Connection, frame: zmq.Frame, now: float) -> None:
         """The frame is not looked at; it was not even copied."""
         self.counters.over_budget += 1
-        verdict = self.accounts.judge(user_id, len(frame))
+        verdict = peer.account.judge(len(frame), now)
         if verdict is Verdict.ANSWER:
-            self._refusals.append(Refused(routing_id, user_id, bytes(frame.buffer[:HEAD_BYTES])))
+            self._refusals.append(Refused(peer.route, peer.key, bytes(frame.buffer[:HEAD_BYTES])))
         elif verdict is Verdict.CUT:
-            self._cut(self._connections.of(user_id))
+            self._cut(self._connections.of(peer.key))
+
+    def _note_refused(self, address: str) -> None:
+        self._connections.refused(_plain(address), time.monotonic())
 
     def _cut(self, connections: Iterable[Connection]) -> None:
         """Ends connections. The number may be another connection's by now: that of another peer is left alone."""
@@ -424,7 +383,8 @@ class Router:
             self._cut(self._connections.hoarders(_received_bytes))
 
     def _watch_connections(self) -> None:
-        """Reads what libzmq tells of connections."""
+        """Answers what libzmq asks about new connections, and reads what it tells of all of them."""
+        self._authenticator.answer()
         seen, receive, now = self.counters, self._monitor.recv_multipart, time.monotonic()
         with contextlib.suppress(zmq.Again):
             while True:
@@ -435,7 +395,7 @@ class Router:
                     self.accounts.forget(self._connections.closed(value))
                 elif kind != _FAILED_AUTH:
                     seen.bad_handshakes += 1
-                elif value == _LATER:
+                elif value == LATER:
                     seen.too_many_handshakes += 1
                 else:
                     seen.unknown_keys += 1

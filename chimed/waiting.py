@@ -34,17 +34,14 @@ class Waiting:
         self._bytes[message.user_id] = size
         return True
 
-    def take(self, count: int) -> list[Incoming]:
-        """The next ones, one of each key in turn."""
-        found: list[Incoming] = []
-        while self._queues and len(found) < count:
-            key = next(iter(self._queues))
-            queue = self._queues.pop(key)
-            message = queue.popleft()
-            found.append(message)
-            if queue:
-                self._queues[key] = queue
-                self._bytes[key] -= len(message.payload)
-            else:
-                del self._bytes[key]
-        return found
+    def take(self) -> Incoming:
+        """The next one, of the key whose turn it is."""
+        key = next(iter(self._queues))
+        queue = self._queues.pop(key)
+        message = queue.popleft()
+        if queue:
+            self._queues[key] = queue
+            self._bytes[key] -= len(message.payload)
+        else:
+            del self._bytes[key]
+        return message

@@ -16,7 +16,8 @@ TOLD_EVERY_S = 1.0
 
 
 class Limits(Struct, frozen=True):
-    """What one key may do. `burst_s`: so many seconds of its average at once; `handshakes`: so many at once."""
+    """What one key may do. `burst_s`: so many seconds of its average at once; `handshakes`: so many at once.
+    `waits`: its messages are served after those of keys that do not."""
 
     messages_per_s: float
     bytes_per_s: float
@@ -24,10 +25,11 @@ class Limits(Struct, frozen=True):
     connections: int
     handshakes_per_s: float
     handshakes: float
+    waits: bool = False
 
 
 NODE = Limits(100.0, 1 << 20, 10.0, 4, 1.0, 60.0)
-OPERATOR = Limits(1000.0, 8 << 20, 10.0, 16, 20.0, 400.0)
+OPERATOR = Limits(1000.0, 8 << 20, 10.0, 16, 20.0, 400.0, waits=True)
 STRANGER = Limits(2.0, 64 << 10, 5.0, 4, 0.0, 0.0)
 """A key that is not registered any more, on a connection that it still has."""
 
@@ -64,23 +66,42 @@ class Verdict(Enum):
 
 
 class Account:
-    """What one key has used: each frame moves `due`, when its use is back at the average, into the future."""
+    """What one key has used: each frame moves `due`, when its use is back at the average, into the future. While it
+    would be later than `most_s` from now, frames are refused."""
 
-    __slots__ = ("burst_s", "due", "limits", "over", "per_byte_s", "per_message_s", "refused_due", "told")
+    __slots__ = (
+        "due", "known", "limits", "most_s", "over", "per_byte_s", "per_message_s", "refused_due", "told", "waits"
+    )  # fmt: skip
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.per_message_s, self.per_byte_s = 1.0 / limits.messages_per_s, 1.0 / limits.bytes_per_s
-        self.burst_s = limits.burst_s
+    def __init__(self, limits: Limits, known: bool) -> None:
         self.due = self.refused_due = self.told = float("-inf")
         self.over = 0
+        self.set(limits, known)
+
+    def set(self, limits: Limits, known: bool) -> None:
+        """The key has these limits. One that is not `known` may say nothing; they are for its patience."""
+        self.limits, self.known, self.waits = limits, known, limits.waits
+        self.per_message_s, self.per_byte_s = 1.0 / limits.messages_per_s, 1.0 / limits.bytes_per_s
+        self.most_s = limits.burst_s if known else -1.0
+
+    def takes(self, size: int, now: float) -> bool:
+        """Whether a frame of that size is looked at. (`Router.receive` has these lines itself.)"""
+        due = max(self.due, now) + self.per_message_s + size * self.per_byte_s
+        if due - now > self.most_s:
+            return False
+        self.due = due
+        return True
+
+    def charge(self, size: int, now: float) -> None:
+        """So many bytes came that were not asked about."""
+        self.due = max(self.due, now) + size * self.per_byte_s
 
     def judge(self, size: int, now: float) -> Verdict:
         """A frame is refused. What is refused counts against the same limits once more; beyond them the key is not
         listened to any longer."""
         self.over += 1
         self.refused_due = max(self.refused_due, now) + self.per_message_s + size * self.per_byte_s
-        if self.refused_due > now + self.burst_s:
+        if self.refused_due > now + self.limits.burst_s:
             self.refused_due = now
             return Verdict.CUT
         if now < self.told + TOLD_EVERY_S:
@@ -90,62 +111,40 @@ class Account:
 
 
 class Accounts:
-    """The account of every key that may speak, and of those that may not any more but still have a connection. Set
-    `now` once a turn."""
+    """The account of every key that may speak, and of those that may not any more but still have a connection."""
 
     def __init__(self, stranger: Limits = STRANGER) -> None:
-        self.now = 0.0
         self._stranger = stranger
-        self._known: dict[str, Account] = {}
-        self._strangers: dict[str, Account] = {}
+        self._of: dict[str, Account] = {}
+        self._known: frozenset[str] = frozenset()
 
     def register(self, limits: Mapping[str, Limits]) -> None:
         """These keys may speak, and no other. What a key has used already stays used."""
-        known = self._known
-        self._known = {
-            key: account if (account := known.get(key)) is not None and account.limits == mine else Account(mine)
-            for key, mine in limits.items()
-        }
-        for key in self._known:
-            self._strangers.pop(key, None)
+        for key in self._known - limits.keys():
+            self._of[key].set(self._stranger, known=False)
+        for key, mine in limits.items():
+            account = self._of.get(key)
+            if account is None:
+                self._of[key] = Account(mine, known=True)
+            elif account.limits != mine or not account.known:
+                account.set(mine, known=True)
+        self._known = frozenset(limits)
 
-    def known(self, key: str) -> bool:
-        """Whether the key may speak."""
-        return key in self._known
-
-    def takes(self, key: str, size: int) -> bool:
-        """Whether a frame of that size is looked at. The hot path; what is not is for `judge`."""
-        account = self._known.get(key)
+    def of(self, key: str) -> Account:
+        """The account of a key that speaks."""
+        account = self._of.get(key)
         if account is None:
-            return False
-        now, due = self.now, account.due
-        due = (due if due > now else now) + account.per_message_s + size * account.per_byte_s
-        if due > now + account.burst_s:
-            return False
-        account.due = due
-        return True
-
-    def judge(self, key: str, size: int) -> Verdict:
-        """What becomes of a frame that is not looked at."""
-        return self._of(key).judge(size, self.now)
-
-    def connections(self, key: str) -> int:
-        """How many connections the key may have."""
-        return self._of(key).limits.connections
+            account = self._of[key] = Account(self._stranger, known=False)
+        return account
 
     def over(self) -> dict[str, int]:
         """How many frames of which registered key were refused since the last call."""
-        found = {key: account.over for key, account in self._known.items() if account.over}
+        found = {key: account.over for key in self._known if (account := self._of[key]).over}
         for key in found:
-            self._known[key].over = 0
+            self._of[key].over = 0
         return found
 
     def forget(self, key: str) -> None:
-        """The stranger has no connection any more."""
-        self._strangers.pop(key, None)
-
-    def _of(self, key: str) -> Account:
-        account = self._known.get(key) or self._strangers.get(key)
-        if account is None:
-            account = self._strangers[key] = Account(self._stranger)
-        return account
+        """The key has no connection any more."""
+        if key not in self._known:
+            self._of.pop(key, None)

@@ -47,7 +47,7 @@ class Policy(Struct, frozen=True):
     node_events_burst: int = 1_000
     node_changes_per_s: float = 20.0
     node_changes_burst: int = 20_000
-    reported_vms: int = 5_000
+    reported_vms: int = 2_000
     reported_mib: int = 4
     version: str = ""
 

@@ -7,6 +7,7 @@ agent's higher epoch only after a restore, when the database is the one that is 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import msgspec
@@ -27,6 +28,7 @@ _UNDECIDED = (Verdict.WAIT, Verdict.ASK)
 def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
     """Compares what the node of `session` reports of these VMs with what should be. What the others have said of them
     may mean something else now."""
+    all_heard = functools.cache(alarms.all_are_heard)  # there may be many, of VMs and of nodes
     for uuid in sorted(uuids):
         report, vm = session.reports.get(uuid), facts.ctx.tables.vms.get(uuid)
         if report is not None and vm is not None:
@@ -38,7 +40,7 @@ def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
             _look_at_others(facts, uuid, session.node)
         elif vm is None:
             _settle_unknown(facts, uuid)
-        alarms.sync_vm(facts, uuid)
+        alarms.sync_vm(facts, uuid, all_heard)
 
 
 def look_elsewhere(facts: Facts, node_name: str) -> None:

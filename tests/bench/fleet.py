@@ -161,6 +161,14 @@ class Agents:
         head, tail = self._halves[index]
         return head + seq.to_bytes(2, "big") + tail
 
+    def send_beat(self, index: int, later: int) -> None:
+        """One heartbeat of one agent, `later` numbers after the last that all have sent."""
+        self.sockets[index].send(self._frame(index, self._seq + later))
+
+    def skip(self, numbers: int) -> None:
+        """So many numbers are used up."""
+        self._seq += numbers
+
     def beat(self, rounds: int) -> float:
         """Heartbeats of all, `rounds` each, `WINDOW` of each unanswered. Returns the seconds that it took."""
         if self._seq + rounds > LAST_SEQ:
