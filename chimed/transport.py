@@ -41,9 +41,9 @@ HANDSHAKE_MS = 10_000
 QUEUED_RECEIVED = 4
 """Messages that libzmq reads ahead for each peer. Each may be a whole frame, and reading ahead cannot be stopped: this
 times the connections of a key is the memory that its sender can fill."""
-QUEUED_UNSENT = 16
-"""Unsent messages that libzmq keeps for each peer; small is faster under overload and bounds memory. (ZMTP heartbeats
-are not used: libzmq asserts with small queues.)"""
+QUEUED_UNSENT = 32
+"""Unsent messages that libzmq keeps for each peer; small is faster under overload and bounds memory. libzmq may count
+half of them twice, and sixteen must find room. (ZMTP heartbeats are not used: libzmq asserts with small queues.)"""
 CURVE_OVERHEAD_BYTES = 64
 """libzmq's limit is for the encrypted frame, 33 bytes longer than the payload; the codec has the exact
 limit."""
@@ -221,8 +221,7 @@ class Router:
         return found
 
     def refusals(self) -> list[Refused]:
-        """Senders of frames that were not taken, who are to be told: since the last call, at most one a second for each
-        key."""
+        """Frames that were not taken, whose senders are to be told: since the last call."""
         found, self._refusals = self._refusals, []
         return found
 
@@ -354,7 +353,7 @@ class Router:
         verdict = peer.account.judge(len(frame), now)
         if verdict is Verdict.ANSWER:
             self._refusals.append(Refused(peer.route, peer.key, bytes(frame.buffer[:HEAD_BYTES])))
-        elif verdict is Verdict.CUT:
+        else:
             self._cut(self._connections.of(peer.key))
 
     def _note_refused(self, address: str) -> None:

@@ -12,8 +12,6 @@ from enum import Enum
 
 from msgspec import Struct
 
-TOLD_EVERY_S = 1.0
-
 
 class Limits(Struct, frozen=True):
     """What one key may do. `burst_s`: so many seconds of its average at once; `handshakes`: so many at once.
@@ -44,7 +42,7 @@ class Bucket:
 
     def room(self, now: float) -> int:
         """How many may come now."""
-        return int((self._most_s - max(0.0, self._due - now)) / self._each_s + 1e-6)
+        return max(0, int((self._most_s - max(0.0, self._due - now)) / self._each_s + 1e-6))
 
     def spend(self, count: int, now: float) -> None:
         """They came, also when there was no room for all: then the next ones wait for longer."""
@@ -52,7 +50,7 @@ class Bucket:
 
     def take(self, count: int, now: float) -> int:
         """How many of these may come; they have."""
-        granted = max(0, min(count, self.room(now)))
+        granted = min(count, self.room(now))
         self.spend(granted, now)
         return granted
 
@@ -61,7 +59,6 @@ class Verdict(Enum):
     """What becomes of a frame that is over its key's budget."""
 
     ANSWER = "answer"  # refused, and its sender is told
-    DROP = "drop"  # refused; it was told a moment ago
     CUT = "cut"  # refused, and its connection ends
 
 
@@ -70,11 +67,11 @@ class Account:
     would be later than `most_s` from now, frames are refused."""
 
     __slots__ = (
-        "due", "known", "limits", "most_s", "over", "per_byte_s", "per_message_s", "refused_due", "told", "waits"
+        "due", "known", "limits", "most_s", "over", "per_byte_s", "per_message_s", "refused_due", "waits"
     )  # fmt: skip
 
     def __init__(self, limits: Limits, known: bool) -> None:
-        self.due = self.refused_due = self.told = float("-inf")
+        self.due = self.refused_due = float("-inf")
         self.over = 0
         self.set(limits, known)
 
@@ -104,9 +101,6 @@ class Account:
         if self.refused_due > now + self.limits.burst_s:
             self.refused_due = now
             return Verdict.CUT
-        if now < self.told + TOLD_EVERY_S:
-            return Verdict.DROP
-        self.told = now
         return Verdict.ANSWER
 
 

@@ -49,7 +49,7 @@ class NodeHealth:
         lasting_s = max(SUSPICION_S, 4 * self._ctx.policy.heartbeat_s)
         _, known = self._suspicions.get((node_name, code), (0.0, ""))
         self._suspicions[(node_name, code)] = (now + lasting_s, text)
-        if text != known:
+        if text != known or not self._ctx.alarm_active(code, node_name):
             self.sync([node_name], now)
 
     def forget(self, node_name: str) -> None:

@@ -104,6 +104,10 @@ class Overuse:
             else:
                 del self._open[(who, action)]
 
+    def untold(self) -> None:
+        """What this turn told is undone: all of it is told again."""
+        self._open.clear()
+
     def forget(self, node: str) -> None:
         """The node was removed."""
         self._events.pop(node, None)

@@ -258,6 +258,7 @@ class ServerCore:
     def undo(self) -> None:
         """Forgets what this turn has changed and wanted to send so far."""
         self.tables.rollback()
+        self._overuse.untold()
         self.ctx.touched.clear()
         self.ctx.out = []
 

@@ -6,11 +6,12 @@ It may die before a commit, between a commit and the answers, and between any tw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chimed.core import arrivals, recovery
 from chimed.core import rows as r
+from chimed.core.budgets import Accounts, Limits
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
 from chimed.core.sessions import Session
@@ -18,7 +19,7 @@ from chimed.core.tables import Tables
 from chimed.daemon import Daemon
 from chimed.icmp import PingOutcome, Reply
 from chimed.store import Retention
-from chimed.transport import SendOutcome
+from chimed.transport import Refused, SendOutcome
 from tests.fakes.names import address_of, key_of
 from tests.fakes.store import FakeDisk, FakeStore
 from tests.sim.engine import Clock, Engine, Violation
@@ -40,10 +41,11 @@ class DeadError(BaseException):
 class Message:
     """What the transport hands to the shell: the fields of `chimed.transport.Incoming`."""
 
-    __slots__ = ("payload", "peer_address", "routing_id", "user_id")
+    __slots__ = ("payload", "peer_address", "routing_id", "user_id", "waits")
 
     def __init__(self, routing_id: bytes, user_id: str, payload: bytes, peer_address: str) -> None:
         self.routing_id, self.user_id, self.payload, self.peer_address = routing_id, user_id, payload, peer_address
+        self.waits = False
 
 
 class Router:
@@ -53,6 +55,7 @@ class Router:
         self._network, self._process = network, process
         self.inbox: list[Message] = []
         self.allowed: frozenset[str] = frozenset()
+        self.accounts = Accounts()
 
     @property
     def more(self) -> bool:
@@ -62,6 +65,8 @@ class Router:
     def receive(self, budget: int) -> list[Message]:
         """The next ones."""
         taken, self.inbox = self.inbox[:budget], self.inbox[budget:]
+        for message in taken:
+            message.waits = self.accounts.of(message.user_id).waits
         return taken
 
     def send(self, route: bytes, frame: bytes) -> SendOutcome:
@@ -69,9 +74,14 @@ class Router:
         self._process.step("send")
         return SendOutcome.SENT if self._network.send_down(route, frame) else SendOutcome.UNROUTABLE
 
-    def allow(self, keys: Iterable[str]) -> None:
+    def allow(self, keys: Mapping[str, Limits]) -> None:
         """Keys that may connect."""
         self.allowed = frozenset(keys)
+        self.accounts.register(keys)
+
+    def refusals(self) -> list[Refused]:
+        """Nor is anything over budget."""
+        return []
 
     def refused(self) -> dict[str, int]:
         """Nothing is refused below the core here."""
