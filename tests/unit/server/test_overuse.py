@@ -36,7 +36,7 @@ def events(count: int, first: int = 0) -> tuple[m.AgentEvent, ...]:
     return tuple(m.AgentEvent(id=f"e{i}", code="vm-restarted", text="x") for i in range(first, first + count))
 
 
-# --- H7 -----------------------------------------------------------------------------------------------------------------
+# --- H7 ---------------------------------------------------------------------------------------------------------------
 
 
 def test_h7_many_forbidden_requests_are_one_alarm_and_lines_with_a_count() -> None:
@@ -95,7 +95,7 @@ def test_h7_what_cannot_be_recorded_is_refused_all_the_same() -> None:
     assert len(lines(world, "requests-forbidden")) == 1
 
 
-# --- H6 -----------------------------------------------------------------------------------------------------------------
+# --- H6 ---------------------------------------------------------------------------------------------------------------
 
 
 def test_h6_events_beyond_the_budget_are_dropped_and_counted() -> None:
