@@ -69,7 +69,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     node_events_per_s: Rate = 2.0
     node_events_burst: Annotated[int, Meta(ge=500, le=1_000_000)] = 2_000  # an agent keeps 500 for its next report
     node_changes_per_s: Rate = 20.0
-    node_changes_burst: Annotated[int, Meta(ge=1_000, le=100_000_000)] = 20_000
+    node_changes_burst: Annotated[int, Meta(ge=1_000, le=100_000_000)] = 10_000
     reported_vms: Annotated[int, Meta(ge=100, le=1_000_000)] = 2_000
     reported_mib: Annotated[int, Meta(ge=1, le=1024)] = 4
 

@@ -2,8 +2,8 @@
 
 KIND: `frames` (as large as allowed, on 150 connections), `parts` (messages of a thousand frames each), `reports` (as
 many VMs as a frame holds, other ones each time), `faults` (heartbeats with other faults each time), `events`,
-`connections`, `handshakes` (connections without a word), `forbidden`, `requests` (an operator's, on 16 connections). It
-prints how much it sent. Whatever it is answered it goes on.
+`connections`, `handshakes` (connections without a word), `forbidden`, `requests` (an operator's, on 16 connections),
+`deaf` (the same without reading an answer). It prints how much it sent. Whatever it is answered it goes on.
 """
 
 from __future__ import annotations
@@ -189,9 +189,21 @@ def requests(attacker: Attacker) -> None:
     attacker.pour([attacker.connect() for _ in range(16)], lambda: payload)
 
 
+def deaf(attacker: Attacker) -> None:
+    """An operator who asks for much and reads nothing."""
+    payload = codec.encode(m.VmList(limit=1000), "x")
+    sockets = [attacker.connect(rcvhwm=1, rcvbuf=4096) for _ in range(16)]
+    while attacker.goes_on():
+        for one in sockets:
+            with contextlib.suppress(zmq.Again):
+                one.send(payload, zmq.NOBLOCK)
+                attacker.sent += 1
+        time.sleep(0.001)
+
+
 KINDS: dict[str, Callable[[Attacker], None]] = {
     kind.__name__: kind
-    for kind in (nothing, frames, parts, faults, events, connections, handshakes, forbidden, requests, reports)
+    for kind in (nothing, frames, parts, faults, events, connections, handshakes, forbidden, requests, deaf, reports)
 }
 
 if __name__ == "__main__":

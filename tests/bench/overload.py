@@ -97,7 +97,7 @@ class Scene:
         """One attack, and what the honest ones saw."""
         seen = Seen()
         program = "frames" if kind == REVOKED else kind
-        who = "operator" if kind == "requests" else "node"
+        who = "operator" if kind in ("requests", "deaf") else "node"
         argv = command("tests.bench.attack", program, str(self.directory / f"{who}.key"), str(seconds))
         stop = threading.Event()
         asker = threading.Thread(target=self._ask, args=(seen, stop), daemon=True)

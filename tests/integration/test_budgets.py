@@ -1,8 +1,8 @@
 """H6: one key at full speed costs the others nothing: a real chimed, real sockets, an attacker that is a process.
 
-What is judged strictly does not depend on what else this machine does: memory, the trail, that every heartbeat and every
-request is answered. The times of a quiet machine are figures of `make bench BENCH='--only overload'`; here they are
-printed, and bounded so that a machine that does much else passes.
+What is judged strictly does not depend on what else this machine does: memory, the trail, that every heartbeat and
+every request is answered. The times of a quiet machine are figures of `make bench BENCH='--only overload'`; here they
+are printed, and bounded so that a machine that does much else passes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,7 @@ from wire import messages as m
 
 NODES = 200
 SECONDS = 3.0
-SLOWEST_HEARTBEAT_S, SLOWEST_REQUEST_S = 1.0, 3.0
+SLOWEST_HEARTBEAT_S, SLOWEST_REQUEST_S = 2.0, 5.0
 
 
 @pytest.fixture(scope="module")
