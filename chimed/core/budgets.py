@@ -97,10 +97,10 @@ class Account:
         """A frame is refused. What is refused counts against the same limits once more; beyond them the key is not
         listened to any longer."""
         self.over += 1
-        self.refused_due = max(self.refused_due, now) + self.per_message_s + size * self.per_byte_s
-        if self.refused_due > now + self.limits.burst_s:
-            self.refused_due = now
+        due = max(self.refused_due, now) + self.per_message_s + size * self.per_byte_s
+        if due > now + self.limits.burst_s:
             return Verdict.CUT
+        self.refused_due = due
         return Verdict.ANSWER
 
 

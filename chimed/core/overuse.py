@@ -118,6 +118,7 @@ class Overuse:
     def _note(self, role: Role, name: str, action: str, count: int, now: float, newest: str = "") -> None:
         if self._ctx.read_only:
             return
+        of_node, self._ctx.of_node = self._ctx.of_node, False  # few lines, which its other ones must not push out
         due, before, _ = self._open.get((name, action), (0.0, -1, ""))
         if before >= 0:
             self._open[(name, action)] = (due, before + count, newest)
@@ -127,6 +128,7 @@ class Overuse:
         if role is Role.AGENT:
             code, text = _ALARMS[action]
             self._health.suspect(name, code, text.format(name), now)
+        self._ctx.of_node = of_node
 
     def _tell(self, who: str, action: str, count: int, newest: str) -> None:
         text = f"{count} {_WORDS[action]}{newest}"

