@@ -102,7 +102,7 @@ def _run(config: Config) -> int:
         pinger = Pinger()
         try:
             router.self_test()
-            daemon = Daemon(core, store, router, pinger, config.retention())
+            daemon = Daemon(core, store, router, pinger, config.retention(), limits=config.limits())
             daemon.allow_keys()
             endpoint = router.bind(config.endpoint)
             nodes, vms = len(core.tables.nodes), len(core.tables.vms)

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from chimed import rights
+from chimed import history, rights
 from chimed.backup import back_up
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
@@ -40,7 +40,7 @@ from chimed.database import (
     sync_directory,
     unusable,
 )
-from chimed.history import PRUNE_STEP, Ages, Retention, surplus
+from chimed.history import PRUNE_STEP, Ages, Passed, Retention
 from wire.messages import EventView
 
 PROBE_BYTES = 64 * 1024  # room that there must be again before the server takes changes
@@ -67,10 +67,13 @@ _BESIDE = ("-wal", "-shm")
 TABLES = {kind: _Table(kind) for kind in KEYS}
 _BY_NAME = {table.name: table for table in TABLES.values()}
 _ADD_EVENT = (
-    "INSERT INTO events (time, actor, action, subject, text, operation, source_id) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "INSERT INTO events (time, actor, action, subject, text, operation, source_id, of_node) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (subject, actor, source_id) WHERE source_id <> '' DO NOTHING"
 )
+
+
+_OLDEST_EVENTS = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE of_node = ? ORDER BY id LIMIT ?)"
 
 
 class Store:
@@ -87,6 +90,12 @@ class Store:
         self._ages = Ages()
         self.broken = ""
         """Why nothing can be saved until chimed is restarted; empty while all is well."""
+        found = dict(connection.execute("SELECT of_node, count(*) FROM events GROUP BY of_node").fetchall())
+        self._events = {False: int(found.get(0, 0)), True: int(found.get(1, 0))}
+        """How many lines there are, by `of_node`: to count a million takes longer than a turn may."""
+        self._written = PRUNE_STEP
+        """Rows since `prune` last found nothing more to remove."""
+        self._passed = Passed()
 
     @classmethod
     def create(cls, path: Path | str) -> Store:
@@ -168,9 +177,12 @@ class Store:
         contradict each other.
         """
         changes = sorted(changes, key=_order)
-        lines = [(e.time, e.actor, e.action, e.subject, e.text, e.operation, e.source_id) for e in events]
+        lines = [
+            (e.time, e.actor, e.action, e.subject, e.text, e.operation, e.source_id, e.of_node) for e in events
+        ]
         if not changes and not lines:
             return
+        added = {False: 0, True: 0}
         with _Transaction(self) as connection:
             for (is_save, name), group in groupby(changes, key=_order):
                 table = _BY_NAME[name]
@@ -179,7 +191,12 @@ class Store:
                     connection.executemany(table.upsert, rows)
                 else:
                     connection.executemany(table.delete, [change.key or (1,) for change in group])
-            connection.executemany(_ADD_EVENT, lines)
+            for of_node, part in groupby(lines, key=lambda line: line[-1]):
+                before = connection.total_changes
+                connection.executemany(_ADD_EVENT, part)
+                added[of_node] += connection.total_changes - before
+        self._events = {of_node: count + added[of_node] for of_node, count in self._events.items()}
+        self._written += len(changes) + len(lines)
 
     def writable(self) -> bool:
         """Whether a change can be saved now: really writes 64 KiB and syncs them."""
@@ -207,28 +224,36 @@ class Store:
             for i, t, a, c, s, x, o in reversed(found)
         ]
 
+    def much_surplus(self) -> bool:
+        """Whether so much was written that `prune` should be called soon; costs nothing."""
+        return self._written >= PRUNE_STEP
+
     def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
-        """Removes history beyond `keep`, a bounded number of rows a call. Call it rarely, and again while it
-        returns much. Returns what was deleted, for the tables in memory to drop too (events are not in
-        memory). `now`: monotonic. What is older is told by the order of the rows, and for how long an answer
-        has been kept by the calls before: a clock that was wrong for a minute drops nothing. An operation that
-        a node or VM names as its last one stays. Raises StoreError."""
+        """Removes history beyond `keep`, a bounded number of rows a call: call it again while `much_surplus`. The
+        file does not shrink; its pages are used again. Returns what was deleted, for the tables in memory to drop too
+        (events are not in memory). `now`: monotonic. What is older is told by the order of the rows, and for how long
+        an answer has been kept by the calls before: a clock that was wrong for a minute drops nothing. An operation
+        that a node or VM names as its last one stays. Raises StoreError."""
         keep = keep or Retention()
         removed: list[r.Change] = []
+        most = {False: keep.events, True: keep.node_events}
+        surplus = {of_node: min(PRUNE_STEP, max(0, self._events[of_node] - most[of_node])) for of_node in most}
+        passed = self._passed
         with _Transaction(self) as connection:
-            connection.execute(
-                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id <= "
-                "(SELECT max(id) FROM events) - ? ORDER BY id LIMIT ?)",
-                (keep.events, PRUNE_STEP),
-            )
-            for table, where, values in surplus(self._ages.before(now - keep.answers_s), keep):
-                columns = ", ".join(_BY_NAME[table].columns)
-                sql = f"SELECT {columns} FROM {table} WHERE {where} LIMIT {PRUNE_STEP}"
-                removed += [r.Change(table, key, None) for key in connection.execute(sql, values).fetchall()]
+            for of_node, count in surplus.items():
+                connection.execute(_OLDEST_EVENTS, (of_node, count))
+            removed += history.old_alarms(connection, keep)
+            removed += history.old_answers(connection, keep, self._ages.before(now - keep.answers_s))
+            operations, passed = history.old_operations(connection, keep, passed)
+            removed += operations
             for change in removed:
                 connection.execute(_BY_NAME[change.table].delete, change.key)
             newest = connection.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0]
         self._ages.note(now, newest, keep.answers_s)
+        self._passed = passed
+        self._events = {of_node: count - surplus[of_node] for of_node, count in self._events.items()}
+        if len(removed) + max(surplus.values()) < PRUNE_STEP and not passed.count:
+            self._written = 0
         return removed
 
     def astray(self) -> str:

@@ -8,7 +8,7 @@ agent's higher epoch only during the recovery after a restore, and only with pro
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -29,11 +29,13 @@ _UNDECIDED = (Verdict.WAIT, Verdict.ASK)
 def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
     """Compares what the node of `session` reports of these VMs with what should be. What the others have said of them
     may mean something else now."""
+    all_heard = functools.cache(alarms.all_are_heard)  # there may be many, of VMs and of nodes
     for uuid in sorted(uuids):
-        facts.ctx.contained(f"what {session.node} says of {uuid}", functools.partial(_settle, facts, session, uuid))
+        settle = functools.partial(_settle, facts, session, uuid, all_heard)
+        facts.ctx.contained(f"what {session.node} says of {uuid}", settle)
 
 
-def _settle(facts: Facts, session: Session, uuid: str) -> None:
+def _settle(facts: Facts, session: Session, uuid: str, all_heard: Callable[[Facts], bool]) -> None:
     report, vm = session.reports.get(uuid), facts.ctx.tables.vms.get(uuid)
     if report is not None and vm is not None:
         _look(facts, vm, session.node, report)
@@ -45,7 +47,7 @@ def _settle(facts: Facts, session: Session, uuid: str) -> None:
         _look_at_others(facts, uuid, session.node)
     elif vm is None:
         _settle_unknown(facts, uuid)
-    alarms.sync_vm(facts, uuid)
+    alarms.sync_vm(facts, uuid, all_heard)
 
 
 def look_elsewhere(facts: Facts, node_name: str) -> None:

@@ -271,7 +271,8 @@ class Answer(Row, frozen=True, kw_only=True):
 
 
 class Event(Row, frozen=True, kw_only=True):
-    """A line of the audit trail; the store numbers it. `source_id` tells repeated reports of one event apart."""
+    """A line of the audit trail; the store numbers it. `source_id` tells repeated reports of one event apart.
+    `of_node`: a node's word brought it about; such lines are kept apart, and never push out the others."""
 
     time: float
     actor: str
@@ -280,6 +281,7 @@ class Event(Row, frozen=True, kw_only=True):
     text: str
     operation: str | None = None
     source_id: str = ""
+    of_node: bool = False
 
 
 class Change(NamedTuple):

@@ -182,6 +182,21 @@ def test_h11_answers_go_when_the_server_has_counted_their_time(reopen: Reopen) -
     assert pruned(106.0) == {"d"}
 
 
+def test_h6_lines_of_nodes_never_push_out_the_others(reopen: Reopen) -> None:
+    store = reopen()
+    for number in range(50):
+        store.commit([], [event("n1", text=f"own {number}")] if number < 5 else [])
+        store.commit([], [event("n1", f"told {number}.{i}", f"s{number}.{i}", of_node=True) for i in range(10)])
+        store.prune(NOW, Retention(events=5, node_events=20))
+    store = reopen()
+    assert [e.text for e in store.events() if e.text.startswith("own")] == [f"own {i}" for i in range(5)]
+    assert [e.text for e in store.events() if e.text.startswith("told")] == [
+        f"told {number}.{i}" for number in (48, 49) for i in range(10)
+    ]
+    store.prune(NOW, Retention(events=2, node_events=0))
+    assert [e.text for e in store.events()] == ["own 3", "own 4"]
+
+
 def test_the_tables_of_the_core_come_back(reopen: Reopen) -> None:
     tables = Tables()
     tables.nodes.put(node("n1"))

@@ -118,12 +118,21 @@ class FakeStore:
         ]  # fmt: skip
         return found[-limit:]
 
+    def much_surplus(self) -> bool:
+        """Never."""
+        return False
+
     def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
         """Removes history beyond `keep`; returns what was deleted."""
         if self.disk.fault or self.disk.astray:
             raise StoreError(f"changes cannot be saved: {self.disk.fault or self.disk.astray}")
         keep = keep or Retention()
-        self.disk.events = [(i, e) for i, e in self.disk.events if i > self.disk.events[-1][0] - keep.events]
+        gone = {
+            number
+            for of_node, most in ((False, keep.events), (True, keep.node_events))
+            for number in [i for i, e in self.disk.events if e.of_node is of_node][: -most or None]
+        }
+        self.disk.events = [(i, e) for i, e in self.disk.events if i not in gone]
         rows = self.disk.tables
         named = {
             getattr(row, "last_operation", "") for row in (*rows["nodes"].values(), *rows["vms"].values())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,9 +19,11 @@ import pytest
 from chimed import backup
 from chimed.core import rows as r
 from chimed.database import StoreError
+from chimed.history import PRUNE_STEP, Retention
 from chimed.store import Store
-from tests.fakes.rows import change, event, node, vm
+from tests.fakes.rows import change, event, node, operation, vm
 
+NOW = 1_000_000.0
 ROOT = Path(__file__).resolve().parents[2]
 
 WRITER = """
@@ -306,7 +309,8 @@ def test_a_restore_raises_the_generation_and_waits_for_every_node(path: Path) ->
         newest = list(store.load())
     assert backup.restore(copy, path) == 6
     first, *rest = rows_of(path)
-    assert first == r.Meta(generation=6, waiting_for=("n1", "n2", "n3"))
+    assert isinstance(first, r.Meta) and first.history
+    assert first == r.Meta(generation=6, history=first.history, waiting_for=("n1", "n2", "n3"))
     assert rest == rows_of(copy)[1:]
     [kept] = path.parent.glob("chime.db.replaced-*")
     assert rows_of(kept) == newest
@@ -450,3 +454,53 @@ def test_h12_a_copy_taken_meanwhile_is_no_trouble(path: Path) -> None:
         with closing(sqlite3.connect(path)) as other:
             other.execute("SELECT count(*) FROM nodes").fetchone()
         assert store.astray() == ""
+
+
+def test_h6_removing_history_keeps_up_in_short_turns_and_the_file_stops_growing(tmp_path: Path) -> None:
+    """Lines come as fast as they can be saved. What is measured is processor time: others use the disk too."""
+    keep, slowest_s, sizes = Retention(events=5_000, node_events=5_000), 0.0, []
+    with Store.create(tmp_path / "chime.db") as store:
+        for number in range(450):
+            lines = [event("n1", "x" * 200, f"{number}.{i}", of_node=number % 3 > 0) for i in range(100)]
+            store.commit([], lines)
+            if store.much_surplus():
+                began = time.thread_time()
+                assert store.prune(NOW, keep) == []
+                slowest_s = max(slowest_s, time.thread_time() - began)
+            if number % 150 == 149:
+                sizes.append((tmp_path / "chime.db").stat().st_size + (tmp_path / "chime.db-wal").stat().st_size)
+        assert sizes[2] < 1.2 * sizes[0]
+        assert len(store.events(limit=100_000)) <= 10_000 + 2 * PRUNE_STEP
+        for _ in range(3):
+            store.prune(NOW, keep)
+        assert len(store.events(limit=100_000)) == 10_000
+    print(f"slowest removal {1000 * slowest_s:.1f} ms, file {sizes} bytes")
+    assert slowest_s < 0.04
+
+
+def test_h6_old_operations_that_vms_name_stay_and_do_not_keep_others_from_going(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "chime.db") as store:
+        named = [operation(i, ended=float(i)) for i in range(1, 2 * PRUNE_STEP)]
+        others = [operation(i, ended=float(i)) for i in range(5000, 5000 + 2 * PRUNE_STEP)]
+        vms = [vm(f"v{i}", "n1", last_operation=row.id) for i, row in enumerate(named)]
+        store.commit([change(row) for row in (node("n1"), *vms, *named, *others)])
+        gone = []
+        for _ in range(20):
+            gone += store.prune(NOW, Retention(operations=100))
+        assert {c.key for c in gone} == {(row.id,) for row in others[:-100]}
+        assert not store.much_surplus()
+
+
+def test_lines_of_a_database_from_before_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "chime.db"
+    with Store.create(path) as store:
+        store.commit([], [event("n1", "told", "s1", actor="agentd@n1"), event("n1", "own")])
+    with closing(sqlite3.connect(path)) as old, old:
+        for table in ("nodes", "vms"):
+            old.execute(f"DROP INDEX {table}_last_operation")
+        old.execute("DROP INDEX events_of_nodes")
+        old.execute("ALTER TABLE events DROP COLUMN of_node")
+        old.execute("DELETE FROM _sqlite_migrations WHERE name = '0003_event_rings'")
+    with Store.open(path) as store:
+        store.prune(NOW, Retention(events=1, node_events=0))
+        assert [e.text for e in store.events()] == ["own"]

@@ -5,12 +5,13 @@ It may die before a commit, after it, and before it sends (`Process.step`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from chimed.core import rows as r
+from chimed.core.budgets import Accounts, Limits
 from chimed.icmp import PingOutcome, Reply
-from chimed.transport import SendOutcome
+from chimed.transport import Refused, SendOutcome
 from tests.fakes.store import FakeDisk, FakeStore
 from tests.sim.network import Network
 
@@ -27,10 +28,11 @@ class DeadError(BaseException):
 class Message:
     """What the transport hands to the shell: the fields of `chimed.transport.Incoming`."""
 
-    __slots__ = ("payload", "peer_address", "routing_id", "user_id")
+    __slots__ = ("payload", "peer_address", "routing_id", "user_id", "waits")
 
     def __init__(self, routing_id: bytes, user_id: str, payload: bytes, peer_address: str) -> None:
         self.routing_id, self.user_id, self.payload, self.peer_address = routing_id, user_id, payload, peer_address
+        self.waits = False
 
 
 class Router:
@@ -41,6 +43,7 @@ class Router:
         self.inbox: list[Message] = []
         self.allowed: frozenset[str] = frozenset()
         self._alone = False
+        self.accounts = Accounts()
 
     @property
     def more(self) -> bool:
@@ -53,6 +56,8 @@ class Router:
         budget = 1 if lies else budget
         taken, self.inbox = self.inbox[:budget], self.inbox[budget:]
         self._alone = lies and bool(taken)
+        for message in taken:
+            message.waits = self.accounts.of(message.user_id).waits
         self._process.speaker = self._process.world.name_of(taken[0].user_id) if self._alone else ""
         return taken
 
@@ -61,9 +66,14 @@ class Router:
         self._process.step("send")
         return SendOutcome.SENT if self._network.send_down(route, frame) else SendOutcome.UNROUTABLE
 
-    def allow(self, keys: Iterable[str]) -> None:
+    def allow(self, keys: Mapping[str, Limits]) -> None:
         """Keys that may connect."""
         self.allowed = frozenset(keys)
+        self.accounts.register(keys)
+
+    def refusals(self) -> list[Refused]:
+        """Nor is anything over budget."""
+        return []
 
     def refused(self) -> dict[str, int]:
         """Nothing is refused below the core here."""

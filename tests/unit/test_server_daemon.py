@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chimed.core import rows as r
+from chimed.core.budgets import Accounts
 from chimed.core.context import Policy
 from chimed.daemon import Daemon, make_core
 from chimed.history import Retention
@@ -24,7 +25,8 @@ class Silent:
     def refused(self) -> dict[str, int]:
         return {}
 
-    read = fds = lambda self, *_: []
+    accounts = Accounts()
+    read = fds = refusals = lambda self, *_: []
 
 
 def daemon_with_history() -> tuple[Daemon, Any, FakeStore, list[float]]:
