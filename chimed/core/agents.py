@@ -60,8 +60,7 @@ class Agents:
         answer = self._handlers[type(event.body)](node_name, event, event.body, now)
         if self._ctx.tables.meta.behind and not was_behind:
             self._greet_anew(but=node_name)
-        if type(event.body) is m.Hello and recovery.may_begin(self._facts):
-            self.begin_recovery("every node is heard")
+        if type(event.body) is m.Hello and self.recovers():
             raise ChimeError("stale-session", "the server begins a recovery: say hello again")
         return answer
 
@@ -113,6 +112,14 @@ class Agents:
         newer = behind.newer(self._ctx, self._node(node_name), point)
         if newer:
             behind.noted(self._ctx, point.generation, newer)
+
+    def recovers(self) -> bool:
+        """Begins a recovery if the database is behind and every node is heard. May be asked at any time: one that was
+        not heard for a while needs no hello to be heard again, and one that is removed is not waited for."""
+        if not recovery.may_begin(self._facts):
+            return False
+        self.begin_recovery("every node is heard")
+        return True
 
     def begin_recovery(self, why: str) -> None:
         """Sessions end, so that every agent says hello to the new generation."""

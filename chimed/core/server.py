@@ -180,6 +180,7 @@ class ServerCore:
             return
         if changed:
             self._health.sync(changed, now)
+        self._agents.recovers()
         self._health.tick(now)
         if now >= self._next_sweep:
             self._sweep(now)

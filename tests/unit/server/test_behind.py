@@ -13,7 +13,7 @@ import pytest
 from chimed.core import behind
 from chimed.core import rows as r
 from tests.unit.server.migration.steps import migrate, owner, state
-from tests.unit.server.world import SEAL_KEY, Refused, World, running, uuid_of
+from tests.unit.server.world import SEAL_KEY, Refused, World, running, seal_of, uuid_of
 from wire import messages as m
 from wire import seals
 
@@ -187,6 +187,8 @@ def test_e4_every_agent_is_told_and_says_hello_again(world: World) -> None:
 
 def test_e4_agents_in_session_are_poked(world: World) -> None:
     """By what another node says of a VM: its own session goes on."""
+    world.agents.pop("n3").power_off()
+    world.run(60)
     for agent in world.agents.values():
         agent.poked = False
     behind.noted(world.core.ctx, 1, "it is so")
@@ -197,6 +199,8 @@ def test_e4_agents_in_session_are_poked(world: World) -> None:
 
 
 def test_e4_what_is_known_already_is_not_told_again(world: World) -> None:
+    world.agents["n3"].power_off()
+    world.run(60)
     ctx = world.core.ctx
     for generation, text, kept in ((2, "a", "a"), (1, "b", "a"), (2, "c", "a"), (3, "d", "d")):
         behind.noted(ctx, generation, text)
@@ -340,6 +344,40 @@ def test_e4_the_begin_is_a_turn_that_can_fail(held: World) -> None:
     held.recover_storage()
     held.run(90)
     assert held.tables().meta.generation == 2 and not held.tables().meta.holding
+
+
+def test_e4_a_node_that_is_heard_again_needs_no_hello(held: World) -> None:
+    """Its heartbeats were late when the last of the others said hello."""
+    held.deaf.add("n2")
+    held.run(60)
+    assert held.ask(m.ServerStatus())["waiting_for"] == ["n2", "n3"]
+    held.agents["n3"].boot_again()
+    assert held.ask(m.ServerStatus())["waiting_for"] == ["n2"]
+    session = held.agents["n2"].session
+    held.deaf.clear()
+    held.agents["n2"].beat()
+    assert session is not None and held.tables().meta.generation == 2
+    held.run(60)
+    assert not held.tables().meta.holding
+
+
+def test_e4_a_node_that_is_removed_is_not_waited_for(held: World) -> None:
+    held.do(m.NodeDrain, name="n3", evidence="operator", comment="it burnt down")
+    held.do(m.NodeRemove, name="n3")
+    held.run(60)
+    assert held.tables().meta.generation == 2 and not held.tables().meta.holding
+
+
+def test_e4_one_node_alone_is_enough_when_its_report_shows_it() -> None:
+    world = running("n1")
+    agent = world.agents["n1"]
+    epoch = owner(world)[1] + 1
+    agent.held[WEB] = msgspec.structs.replace(agent.held[WEB], epoch=epoch, seal=seal_of(WEB, epoch, "n1"))
+    agent.highest[WEB] = epoch
+    agent.report()
+    world.run(60)
+    assert world.tables().meta.generation == 2 and not world.tables().meta.holding
+    assert owner(world) == ("n1", epoch) and agent.running == {WEB}
 
 
 # --- whole stories ----------------------------------------------------------------------------------------------------
