@@ -433,6 +433,27 @@ def test_what_runs_goes_on_and_the_old_owner_starts_nothing(world: World, story:
     assert not is_behind(world)
 
 
+def test_e4_what_the_old_rows_want_waits_for_a_person_as_after_a_restore(world: World) -> None:
+    """When the database that was put back was saved, web was stopped and n2 drained."""
+    world.create("db", "n2")
+    world.do(m.VmStop, vm="web")
+    world.do(m.NodeDrain, name="n2")
+    world.settle()
+    saved = world.saved()
+    world.do(m.VmStart, vm="web")
+    world.do(m.NodeEnable, name="n2")
+    world.settle()
+    runs = {name: set(agent.running) for name, agent in world.agents.items()}
+    assert runs["n1"] == {WEB} and runs["n2"] == {uuid_of("db")}
+    world.put_back(saved)
+    world.run(180)
+    assert world.tables().meta.generation == 2 and not world.tables().meta.holding
+    assert {name: agent.running for name, agent in world.agents.items()} == runs
+    status = world.ask(m.ServerStatus())
+    assert [vm["name"] for vm in status["held_vms"]] == ["web"] and status["held_nodes"] == ["n2"]
+    assert ("recovery-held", behind.SERVER) in world.alarms()
+
+
 # --- revisions that were never given ----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@ anybody else says is a sighting: it moves nothing, ends nothing, asks nobody, an
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -165,8 +166,8 @@ def test_h4_a_sighting_changes_nothing_of_others(
         migrate(world)
     before, at = _picture(world), owner(world)[1] + EPOCHS[epoch]
     names = [attempt(world), "alone"] if is_moving else ["alone"]
-    for name in names:
-        word = None if phase is None else m.MigrationReport(attempt=name, phase=phase, peer="n1", address=ADDRESS)
+    for name, peer in itertools.product(names, ("n1", "n2")):
+        word = None if phase is None else m.MigrationReport(attempt=name, phase=phase, peer=peer, address=ADDRESS)
         for observed in ("running", "paused", "stopped"):
             for seal in ("", seal_of(WEB, at, "n2")):
                 shows(world, "n3", report(max(at, 0), observed, migration=word, seal=seal, name="web"))
@@ -368,6 +369,17 @@ def test_e5_an_epoch_of_a_history_that_was_undone_is_released_and_the_owner_is_l
     release = world.tables().releases.get("n3", WEB)
     assert release is not None and release.epoch == copy.epoch
     assert world.vm("web")["observed"] == "running"
+
+
+def test_e5_it_is_released_though_the_owner_is_not_heard(world: World) -> None:
+    """No word of the owner makes an epoch that was undone the right one."""
+    _second_generation(world)
+    world.agents["n1"].kill()
+    world.run(60)
+    before, copy = owner(world), _undone(world, "n3")
+    shows(world, "n3", copy)
+    release = world.tables().releases.get("n3", WEB)
+    assert release is not None and release.epoch == copy.epoch and owner(world) == before
 
 
 def test_e5_the_owner_itself_goes_on_above_an_epoch_of_a_history_that_was_undone(world: World) -> None:

@@ -299,6 +299,18 @@ def test_e7_a_drain_that_stops_nothing_is_not_asked_for() -> None:
     assert not node(world).held and ALARM not in world.alarms()
 
 
+def test_e7_of_a_node_that_has_not_said_all_nobody_knows_whether_its_drain_stops_nothing() -> None:
+    world = drained()
+    agent = world.agents["n1"]
+    agent.kill()
+    assert agent.connect()
+    agent.pull()
+    agent.report(full=False, vms=(), drain=None)
+    assert node(world).held
+    agent.report()
+    assert node(world).held and agent.running
+
+
 def test_e7_the_word_of_a_person_for_a_lost_node_counts_anew() -> None:
     """That a node was off when the backup was taken proves nothing: it must be said again."""
     world = drained()
@@ -329,7 +341,14 @@ def test_e7_the_list_is_whole_and_in_order() -> None:
     for name in ("db", "app"):
         world.do(m.VmStart, vm=name)
     world.settle()
-    come_back(world, saved)
+    world.agents["n2"].kill()
+    world.restore(saved)
+    world.start("n1")
+    world.do(m.VmStop, vm="app")
+    assert ALARM not in world.alarms(), "until the recovery is over the list is not whole"
+    world.restore(saved)
+    world.start()
+    world.run(40)
     status = world.ask(m.ServerStatus())
     assert [vm["name"] for vm in status["held_vms"]] == ["app", "db"]
     world.do(m.VmStop, vm="db")
