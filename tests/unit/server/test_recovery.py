@@ -304,9 +304,10 @@ def test_e7_of_a_node_that_has_not_said_all_nobody_knows_whether_its_drain_stops
     agent = world.agents["n1"]
     agent.kill()
     assert agent.connect()
-    agent.pull()
-    agent.report(full=False, vms=(), drain=None)
+    agent.say(m.Report(session=agent.session or "", seq=1, revision=0, generation=2, digest="d", full=False))
     assert node(world).held
+    for page in agent.pull():
+        agent.apply(page)
     agent.report()
     assert node(world).held and agent.running
 
