@@ -426,6 +426,31 @@ def test_h1_in_a_recovery_the_owner_follows_a_sealed_epoch_only(world: World, se
     assert bool(world.tables().releases.get("n1", WEB)) is sealed
 
 
+def test_h1_in_a_recovery_a_vm_that_is_to_be_deleted_gets_no_other_owner(world: World) -> None:
+    """It is held, and a person decides when all have reported."""
+    world.do(m.VmDelete, vm="web")
+    world.restore(world.saved())
+    before = owner(world)
+    epoch = before[1] + 4
+    world.agents["n3"].connect()
+    shows(world, "n3", report(epoch, revision=3, seal=seal_of(WEB, epoch, "n3")), generation=2)
+    assert owner(world) == before and not world.tables().releases.get("n3", WEB)
+    assert world.core.ctx.counters["impossible-epochs"] == 0
+
+
+def test_h1_in_a_recovery_an_epoch_of_its_own_generation_has_not_been_given(world: World) -> None:
+    """Its owner goes on in this generation already, in a higher one than it has told."""
+    world.restore(world.saved())
+    world.agents["n1"].connect()
+    shows(world, "n1", report(owner(world)[1] + 2, seal=seal_of(WEB, owner(world)[1] + 2, "n1")), generation=2)
+    before = owner(world)
+    assert before == ("n1", EPOCHS_PER_GENERATION + 1) and world.tables().meta.recovering
+    world.agents["n3"].connect()
+    epoch = before[1] + 5
+    shows(world, "n3", report(epoch, revision=3, seal=seal_of(WEB, epoch, "n3")), generation=2)
+    assert owner(world) == before and world.core.ctx.counters["impossible-epochs"] == 1
+
+
 def test_h1_who_was_given_it_and_neither_holds_nor_runs_it_is_no_owner(world: World) -> None:
     world.restore(world.saved())
     epoch = owner(world)[1] + 4

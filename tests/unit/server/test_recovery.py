@@ -200,6 +200,20 @@ def test_e7_a_deletion_that_is_held_is_not_taken_for_one_under_way() -> None:
     assert world.refuse(m.VmStop, vm="web").code == "conflict"
 
 
+def test_e7_a_deletion_that_is_held_and_has_no_release_is_taken_back_all_the_same() -> None:
+    """Of a database that somebody has mended by hand."""
+    world = to_delete()
+    release = world.tables().releases.get("n1", WEB)
+    assert release is not None
+    world.tables().releases.delete(release)
+    world.turn()
+    epoch = row(world).epoch
+    world.do(m.VmStart, vm="web")
+    world.settle()
+    _is_free(world)
+    assert row(world).epoch > epoch and world.agents["n1"].running == {WEB}
+
+
 def test_e7_a_deletion_that_is_confirmed_comes_in_a_revision_that_is_read() -> None:
     """The agent has long passed the revision of the release that was held back."""
     world = to_delete()
