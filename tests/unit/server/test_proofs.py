@@ -451,6 +451,16 @@ def test_h1_in_a_recovery_an_epoch_of_its_own_generation_has_not_been_given(worl
     assert owner(world) == before and world.core.ctx.counters["impossible-epochs"] == 1
 
 
+def test_h1_in_a_recovery_an_epoch_above_all_generations_is_none(world: World) -> None:
+    """Nobody can have been given it, whoever says so."""
+    world.restore(world.saved())
+    before, epoch = owner(world), 2 * EPOCHS_PER_GENERATION + 1
+    for number, name in enumerate(("n1", "n3"), start=1):
+        world.agents[name].connect()
+        shows(world, name, report(epoch, revision=3, seal=seal_of(WEB, epoch, name)), generation=2)
+        assert owner(world) == before and world.core.ctx.counters["impossible-epochs"] >= number
+
+
 def test_h1_who_was_given_it_and_neither_holds_nor_runs_it_is_no_owner(world: World) -> None:
     world.restore(world.saved())
     epoch = owner(world)[1] + 4
