@@ -64,8 +64,7 @@ class Agents:
         self._overuse.changed(node_name, tables.pending - before, now)
         if tables.meta.behind and not was_behind:
             self._greet_anew(but=node_name)
-        if kind is m.Hello and recovery.may_begin(self._facts):
-            self.begin_recovery("every node is heard")
+        if kind is m.Hello and self.recovers():
             text = "the server begins a recovery: say hello again"
             raise ChimeError("stale-session", text, retry_after_s=HELLO_AGAIN_S)
         return answer
@@ -135,6 +134,14 @@ class Agents:
                 if self._ctx.tables.nodes.get(name) is not None:
                     self._ctx.bump(name)
             self._ctx.fresh.clear()
+
+    def recovers(self) -> bool:
+        """Begins a recovery if the database is behind and every node is heard. May be asked at any time: one that was
+        not heard for a while needs no hello to be heard again, and one that is removed is not waited for."""
+        if not recovery.may_begin(self._facts):
+            return False
+        self.begin_recovery("every node is heard")
+        return True
 
     def begin_recovery(self, why: str) -> None:
         """Sessions end, so that every agent says hello to the new generation."""

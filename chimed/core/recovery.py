@@ -133,29 +133,20 @@ def settle_node(facts: Facts, node: r.Node) -> None:
         confirm_node(facts.ctx, node)
 
 
-def confirm_vm(ctx: Context, vm: r.Vm) -> r.Vm:
-    """What the database wants of the VM counts again."""
-    if vm.held == Held.NOTHING:
-        return vm
-    free = msgspec.structs.replace(vm, held=Held.NOTHING, revision=ctx.bump(vm.node))
-    ctx.tables.vms.put(free)
+def confirm_vm(ctx: Context, vm: r.Vm) -> None:
+    """What the database wants of the VM, which is held, counts again."""
+    ctx.tables.vms.put(msgspec.structs.replace(vm, held=Held.NOTHING, revision=ctx.bump(vm.node)))
     release = ctx.tables.releases.get(vm.node, vm.uuid)
     if release is not None:  # it was held back, and comes with a revision that is later than what the agent has
         ctx.tables.releases.put(msgspec.structs.replace(release, revision=ctx.bump(vm.node)))
     sync_alarm(ctx)
-    return free
 
 
-def confirm_node(ctx: Context, node: r.Node) -> r.Node:
-    """What the database wants of the node counts again."""
-    if not node.held:
-        return node
+def confirm_node(ctx: Context, node: r.Node) -> None:
+    """What the database wants of the node, which is held, counts again."""
     ctx.tables.nodes.put(msgspec.structs.replace(node, held=False))
     ctx.bump(node.name)
     sync_alarm(ctx)
-    free = ctx.tables.nodes.get(node.name)
-    assert free is not None
-    return free
 
 
 def confirm_all(ctx: Context) -> None:
