@@ -87,6 +87,8 @@ def _released(durable: Durable, release: Release) -> Durable:
 
 def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
     tombstone, held, left = durable.tombstones.get(vm.uuid), durable.held.get(vm.uuid), durable.left.get(vm.uuid)
+    if left is not None and vm.since > left.epoch:
+        durable, left = durable.without_left(vm.uuid), None  # it came back since
     if left is not None:  # only a release says that the server knows: a higher epoch may have crossed the news
         return durable, "" if vm.epoch <= left.epoch else f"vm {vm.name}: assigned in epoch {vm.epoch}, but it has left"
     if tombstone is not None and tombstone.epoch >= vm.epoch:

@@ -25,7 +25,7 @@ from chimed.core.operators.views import Views
 from chimed.core.rules.known import Facts
 from chimed.core.state import effects as fx
 from chimed.core.state import rows as r
-from chimed.core.state.liveness import NEVER, Liveness
+from chimed.core.state.liveness import NEVER, Liveness, Phase
 from chimed.core.state.sessions import Sessions
 from chimed.core.state.tables import Tables
 from chimed.core.state.turn import Context, Policy
@@ -62,7 +62,7 @@ class ServerCore:
         seal_key: bytes,
     ) -> None:
         self.tables, self.policy = tables, policy
-        self.ctx = Context(tables, policy, rng, wall, seal_key)
+        self.ctx = Context(tables, policy, rng, wall, seal_key, now)
         self.sessions = Sessions(policy.challenge_s)
         self.liveness = Liveness(policy.heartbeat_s, policy.missed_heartbeats, policy.ping_tries, policy.ping_timeout_s)
         self.facts = Facts(self.ctx, self.sessions, self.liveness)
@@ -119,7 +119,7 @@ class ServerCore:
 
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in monotonic seconds."""
-        alive = min(self.liveness.next_deadline(), self.sessions.next_deadline())
+        alive = min(self.liveness.next_deadline(), self.sessions.next_deadline(), self.ctx.meeting.next_deadline())
         if self.ctx.read_only:
             return alive
         return min(alive, self._next_sweep, self._health.next_deadline(), self._overuse.next_deadline())
@@ -191,8 +191,12 @@ class ServerCore:
                 self.ctx.emit(fx.Ping(address, name))
             else:
                 self.liveness.ping_unsent(name, "no address is known")
+        self.ctx.meeting.tick(now)
         if self.ctx.read_only:
             return
+        for name in changed:
+            if self.liveness.phase(name) is not Phase.ALIVE:
+                self.ctx.meeting.met(name)
         if changed:
             self._health.sync(changed, now)
         self._agents.recovers()
@@ -339,6 +343,7 @@ class ServerCore:
     def _forget_node(self, node_name: str) -> None:
         self.sessions.drop(node_name)
         self.liveness.forget(node_name)
+        self.ctx.meeting.met(node_name)
         self._health.forget(node_name)
         self._overuse.forget(node_name)
 

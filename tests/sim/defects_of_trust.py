@@ -131,7 +131,7 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "first-come-starts",
         "chimed.core.rules.known",
-        "        return not self.liveness.in_grace\n",
+        "        return self.ctx.meeting.is_over()\n",
         "        return True\n",
         "S1: a database was put back, and the old owner starts the VM before the new one is heard",
     ),

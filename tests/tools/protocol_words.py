@@ -114,6 +114,7 @@ FIELDS = {
     "Assignment.adopt": "imported: take the domain that is there over as it is",
     "Assignment.start_serial": "number of the newest start that was asked for",
     "Assignment.attempt": "a migration away from here that is undecided: start nothing; empty: none",
+    "Assignment.since": "the epoch in which this node got the VM; 0: not said",
     "Assignment.arrival": "the attempt whose copy here is the VM; empty: none is",
     "MigrationOptions.bandwidth_mib_s": "most MiB/s; 0: no limit",
     "MigrationOptions.auto_converge": "slow down a guest that changes its memory faster than it can be copied",

@@ -138,7 +138,8 @@ class Assignment(Base, frozen=True, kw_only=True):
     """A VM that this node owns. `start_serial` grows with each start an operator asks for: a new one clears
     `failed`. `create_disks`: it is new, so disks with a size may be made if they do not exist; never afterwards.
     `attempt`: a migration away from here that the server holds for undecided: nothing is started meanwhile. `arrival`:
-    the attempt whose paused copy here is the VM; a paused copy of any other attempt is not. `adopt`: it is imported:
+    the attempt whose paused copy here is the VM; a paused copy of any other attempt is not. `since`: the epoch in which
+    this node got the VM: what it remembers of how the VM left in an earlier one is over. `adopt`: it is imported:
     the domain that is there is taken over as it is, its metadata apart. `hold`: it is neither started nor stopped for
     now, whatever `desired` says: a person has to confirm what a restored database wants. `seal`: shows later that this
     node was given the VM in this epoch; known to the server and the node alone."""
@@ -154,6 +155,7 @@ class Assignment(Base, frozen=True, kw_only=True):
     adopt: bool = False
     attempt: w.Line = ""
     arrival: w.Line = ""
+    since: w.Count = 0
     hold: bool = False
     seal: w.Opaque = ""
     spec: VmSpec

@@ -87,7 +87,7 @@ def _look(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     ctx = facts.ctx
     if report.epoch > vm.epoch and not ctx.tables.meta.recovering:
         _newer(facts, vm, node_name, report)
-    elif report.epoch > _highest(ctx):
+    elif report.epoch > _highest(ctx) or _is_invented(ctx, vm, node_name, report):
         ctx.counters["impossible-epochs"] += 1
     elif vm.node == node_name:
         _from_owner(ctx, vm, report)
@@ -101,16 +101,23 @@ def _highest(ctx: Context) -> int:
     return ctx.tables.meta.generation * EPOCHS_PER_GENERATION
 
 
+def _is_invented(ctx: Context, vm: r.Vm, node_name: str, report: VmReport) -> bool:
+    """An epoch of this generation that this database has not seen is one that another server with its key has given,
+    and shows that, or is none."""
+    before = (ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
+    return report.epoch > max(vm.epoch, before) and not proofs.was_given(ctx, node_name, report)
+
+
 def _newer(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     """An epoch that this database has not seen, and no restore is being recovered from. One of an earlier generation is
     of a history that was undone: its copy has to go. One of this generation that a server with this key has given shows
     that this database is behind; without that it is a lie, or the word of an owner about its own VM."""
     ctx, before = facts.ctx, (facts.ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
-    if report.epoch > before and proofs.was_given(ctx, node_name, report):
+    if _is_invented(ctx, vm, node_name, report):
+        ctx.counters["impossible-epochs"] += 1
+    elif report.epoch > before:
         text = f"{node_name} was given {vm.name} in epoch {report.epoch}, and this database knows only {vm.epoch}"
         behind.noted(ctx, ctx.tables.meta.generation, text)
-    elif report.epoch > before:
-        ctx.counters["impossible-epochs"] += 1
     elif vm.node == node_name:
         _from_owner(ctx, vm, report)
         _has_left(facts, report)
@@ -127,8 +134,7 @@ def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
         report = session.reports.get(vm.uuid)
         held = report is not None and (report.revision > 0 or arrivals.left(report) is not None)
         if not held and vm.revision <= revision and vm.desired != Desired.DELETED and not _of_this_generation(ctx, vm):
-            if vm.desired == Desired.RUNNING:
-                vm = msgspec.structs.replace(vm, held=r.Held.START)
+            vm = msgspec.structs.replace(vm, held=r.Held.START)
             ownership.raise_epoch(ctx, vm, ctx.next_epoch(vm), "its owner does not follow the restored epoch")
             recovery.sync_alarm(ctx)
 
@@ -148,7 +154,7 @@ def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
         vm = msgspec.structs.replace(vm, exists=True)
         ctx.tables.vms.put(vm)
     halted = report.halted and report.epoch == vm.epoch and report.start_serial == vm.start_serial
-    if halted and vm.desired == Desired.RUNNING:
+    if halted and vm.desired == Desired.RUNNING and not ctx.tables.meta.holding:
         ctx.audit("guest", "vm-stopped", vm.uuid, "the guest powered itself off")
         revision = ctx.bump(vm.node)
         ctx.tables.vms.put(msgspec.structs.replace(vm, desired=Desired.STOPPED, revision=revision))
@@ -157,8 +163,8 @@ def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
 def _has_left(facts: Facts, report: VmReport) -> None:
     """The owner says that the VM has left by an order on the node, and where to: whether or not the other end is heard,
     it is the only one that may have it. What the server has ordered is decided elsewhere (`attempts`)."""
-    ctx, said = facts.ctx, arrivals.left(report)
-    vm, row = ctx.tables.vms.get(report.uuid), ctx.tables.migrations.get(report.uuid)
+    ctx, vm, row = facts.ctx, facts.ctx.tables.vms.get(report.uuid), facts.ctx.tables.migrations.get(report.uuid)
+    said = arrivals.gone(vm, report) if vm is not None else None
     if said is None or vm is None or vm.desired == Desired.DELETED or (row is not None and row.attempt == said.attempt):
         return
     target = networks.other_node_at(ctx.tables.nodes, said.peer, vm.node)

@@ -126,16 +126,17 @@ class Agents:
         begins anew starts what the database says, and waits until everybody was met who may know better."""
         node, point, meta = self._node(node_name), body.newest, self._ctx.tables.meta
         goes_on = point is not None and (point.generation, point.history) == (meta.generation, meta.history)
-        if not (goes_on and body.boot_id == node.boot_id) and not self._facts.has_met_all():
-            self._ctx.fresh.add(node_name)
+        goes_on = goes_on and body.boot_id == node.boot_id and not node.fresh
+        if not goes_on and not self._facts.has_met_all():
+            self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=True))
 
     def met_all(self) -> None:
         """Who waited for that goes on."""
-        if self._ctx.fresh and self._facts.has_met_all():
-            for name in sorted(self._ctx.fresh):
-                if self._ctx.tables.nodes.get(name) is not None:
-                    self._ctx.bump(name)
-            self._ctx.fresh.clear()
+        fresh = self._ctx.tables.nodes.by("fresh", True)
+        if fresh and self._facts.has_met_all():
+            for node in fresh:
+                self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=False))
+                self._ctx.bump(node.name)
 
     def recovers(self) -> bool:
         """Begins a recovery if the database is behind and every node is heard. May be asked at any time: one that was
@@ -314,6 +315,7 @@ class Agents:
         """What only a full report tells: which alarms about VMs are over, that a restored node is known, and which
         assignments it does not follow."""
         if first:
+            self._ctx.meeting.met(node_name)
             copies.come_home(self._facts, node_name)
             for alarm in self._ctx.tables.alarms.by("cleared", None):
                 if alarm.code in alarms.VM_CODES:
@@ -332,6 +334,7 @@ class Agents:
             if session is not None:
                 copies.reconcile(self._facts, session, session.reports)
                 session.full_wanted = True
+        recovery.sync_alarm(self._ctx)
 
     def _node(self, name: str) -> r.Node:
         node = self._ctx.tables.nodes.get(name)

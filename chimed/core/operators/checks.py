@@ -86,7 +86,7 @@ class RequestParts:
     def here(self, vm: r.Vm) -> None:
         """Raises `ChimeError` locked while its node says that it leaves or has left, and it has no new owner yet."""
         report = self.facts.said(vm.node, vm.uuid)
-        if said := arrivals.leaving(report) or arrivals.left(report):
+        if said := arrivals.leaving(report) or arrivals.gone(vm, report):
             raise ChimeError(
                 "locked",
                 f"{vm.name} is being migrated away from {vm.node} to {said.peer or 'another node'}, by an order on the "
@@ -122,6 +122,13 @@ class RequestParts:
                 f"the database was restored: until {', '.join(waiting[:10])} have reported, no VM may change its owner "
                 "(or attest with: chime-tool recovery confirm)",
             )
+
+    def all_met(self) -> None:
+        """Raises `ChimeError` recovering until every node has reported, or was judged, since the server's start."""
+        if not self.facts.has_met_all():
+            names = ", ".join(self.ctx.meeting.unmet()[:10])
+            text = f"the server has just started, and {names} may have such a VM: wait until they have reported"
+            raise ChimeError("recovering", f"{text}, or are judged not to be heard")
 
     def confirmed(self, vm: r.Vm) -> None:
         """Raises `ChimeError` recovering while a person has to confirm what a restored database wants of the VM."""

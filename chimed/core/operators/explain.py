@@ -71,7 +71,7 @@ def _whereabouts(ctx: Context, facts: Facts, vm: r.Vm) -> list[str]:
         if report is None:
             lines.append(f"{row.source} is not heard: only it can tell whether the VM has left.")
             lines.append(f"If {row.source} does not come back: drain it, and rebuild it.")
-    elif left := arrivals.left(report):
+    elif left := arrivals.gone(vm, report):
         lines.append(f"{vm.node} says that it has left for {left.peer}: a report from there is awaited.")
         lines.append("If it runs nowhere: chime-tool vm start --evidence operator.")
     for session, seen in facts.sessions.sightings(vm.uuid):

@@ -56,7 +56,8 @@ class ImportRequests:
             adopt=True,
             created=self._ctx.wall(),
         )
-        vm = msgspec.structs.replace(vm, epoch=self._ctx.next_epoch(vm))
+        epoch = self._ctx.next_epoch(vm)
+        vm = msgspec.structs.replace(vm, epoch=epoch, since=epoch)
         self._ctx.tables.vms.put(vm)
         step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         label = f"import {vm.name} from {vm.node}"
@@ -86,7 +87,8 @@ class ImportRequests:
 
     def _check_elsewhere(self, body: m.VmImport) -> None:
         """A node that knows the UUID as one of Chime's may run it too, or have to give it up."""
-        nodes = sorted({session.node for session, _ in self._facts.sessions.sightings(body.uuid)})
+        self._parts.all_met()
+        nodes = self._facts.holders(body.uuid, body.node)
         if nodes == [body.node]:
             text = f"{body.node} knows {body.uuid} as a VM of Chime's: vm create --uuid takes such a VM over"
             raise ChimeError("conflict", text)
@@ -102,6 +104,7 @@ class ImportRequests:
                 op = self._ctx.tables.operations.get(vm.operation)
                 return Done([f"{vm.name} is being given back already"], op, changed=False)
         node = self._parts.commandable(vm)
+        self._parts.settled()
         self._parts.confirmed(vm)
         self._parts.here(vm)
         plan = [f"gives {vm.name} back: it stays on {node.name} as it is, and Chime forgets it"]

@@ -24,7 +24,7 @@ from chimed.core.state import rows as r
 from chimed.core.work import migration, operations
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import OperationState
+from wire.types import Desired, OperationState
 from wire.words import OperationKind
 
 WHILE_BEHIND = frozenset(
@@ -168,7 +168,7 @@ class Requests:
         vms, nodes = recovery.held_vms(self._ctx), recovery.held_nodes(self._ctx)
         if not vms and not nodes:
             return Done(["the server is not recovering, and nothing waits for a word"], changed=False)
-        plan = [f"{_DOES[vm.held]} {vm.name} on {vm.node}" for vm in vms]
+        plan = [f"{_does(vm)} {vm.name} on {vm.node}" for vm in vms]
         plan += [f"drains {node.name}: its VMs are stopped" for node in nodes]
         if not body.dry_run:
             names = ", ".join([*(vm.name for vm in vms), *(node.name for node in nodes)])
@@ -177,5 +177,10 @@ class Requests:
         return Done(plan)
 
 
-_DOES = {r.Held.STOP: "stops", r.Held.DELETE: "deletes", r.Held.START: "starts"}
-"""What is done with a VM that was held."""
+_DOES = {Desired.STOPPED: "stops", Desired.DELETED: "deletes", Desired.RUNNING: "starts"}
+
+
+def _does(vm: r.Vm) -> str:
+    """What is done with a VM that was held."""
+    is_off = vm.held == r.Held.START and vm.desired == Desired.STOPPED
+    return "leaves off, and takes to be nowhere else," if is_off else _DOES[vm.desired]

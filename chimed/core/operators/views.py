@@ -47,7 +47,7 @@ class Views:
             return f"{vm.node} is not heard" + (f"; it was being migrated to {row.target}" if row else "")
         if row is not None:
             return f"is being migrated to {row.target}"
-        left = arrivals.left(self._facts.said(vm.node, vm.uuid))
+        left = arrivals.gone(vm, self._facts.said(vm.node, vm.uuid))
         return f"{vm.node} says that it has left for {left.peer}: no node has reported it there" if left else ""
 
     def node(self, node: r.Node, now: float) -> m.NodeView:

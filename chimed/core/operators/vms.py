@@ -70,7 +70,8 @@ class VmRequests:
             revision=self._ctx.bump(node_name),
             created=self._ctx.wall(),
         )
-        vm = msgspec.structs.replace(vm, epoch=self._ctx.next_epoch(vm))
+        epoch = self._ctx.next_epoch(vm)
+        vm = msgspec.structs.replace(vm, epoch=epoch, since=epoch)
         self._ctx.tables.vms.put(vm)
         step = r.Step(name=f"on {node_name}", state=StepState.RUNNING)
         op = self._parts.begin(
@@ -108,17 +109,18 @@ class VmRequests:
         self._parts.settled()
         away = self._check_away(vm, body.evidence)
         plan = [f"starts {vm.name} on {vm.node}"]
+        warnings = [] if vm.held == r.Held.NOTHING else [f"it was held: {recovery.IN_WORDS[vm.held]}"]
         if away:
             plan.append(f"records your word that {vm.name} runs nowhere else")
         if body.dry_run:
-            return Done(plan)
+            return Done(plan, warnings=warnings)
         if away:
             self._ctx.audit(actor, "evidence-operator", vm.uuid, body.comment or "attested that it runs nowhere else")
         vm = self._parts.revived(vm)
         changed = msgspec.structs.replace(
             vm, desired=Desired.RUNNING, start_serial=vm.start_serial + 1, revision=self._ctx.bump(vm.node)
         )
-        gone = self._facts.said(vm.node, vm.uuid) if arrivals.left(self._facts.said(vm.node, vm.uuid)) else None
+        gone = self._facts.said(vm.node, vm.uuid) if arrivals.gone(vm, self._facts.said(vm.node, vm.uuid)) else None
         if gone is not None:  # its node takes the present epoch for gone, until it hears that this is known
             changed = msgspec.structs.replace(changed, epoch=self._ctx.next_epoch(vm), arrival="")
         self._ctx.tables.vms.put(changed)
@@ -128,14 +130,16 @@ class VmRequests:
         step = r.Step(name=f"on {vm.node}", state=StepState.RUNNING)
         label = f"start {vm.name}"
         op = self._parts.begin(OperationKind.START, vm.uuid, label, actor, (step,), changed.start_serial, now)
-        return Done(plan, op)
+        return Done(plan, op, warnings=warnings)
 
     def _check_unknown(self, uuid: str, node_name: str) -> None:
         """A node may have a VM with this UUID that the database does not know, since a backup was restored: it can be
         taken over on that node alone."""
         self._parts.settled()
-        nodes = sorted({session.node for session, _ in self._facts.sessions.sightings(uuid)})
-        if not nodes and self._ctx.alarm_active(AlarmCode.VM_UNKNOWN, uuid):
+        self._parts.all_met()
+        nodes = self._facts.holders(uuid, node_name)
+        is_seen = bool(self._facts.sessions.sightings(uuid))
+        if not is_seen and self._ctx.alarm_active(AlarmCode.VM_UNKNOWN, uuid):
             raise ChimeError(
                 "conflict", f"a node that is not heard now has a VM with UUID {uuid}: see the alarm vm-unknown"
             )
@@ -150,7 +154,7 @@ class VmRequests:
         """Whether the VM was migrated away without Chime, and a person says that it runs nowhere."""
         evidence.check_word(given)
         report = self._facts.said(vm.node, vm.uuid)
-        away = report is not None and (report.problem == Problem.MIGRATED_AWAY or arrivals.left(report) is not None)
+        away = report is not None and (report.problem == Problem.MIGRATED_AWAY or arrivals.gone(vm, report) is not None)
         if away and given is None:
             raise ChimeError(
                 "no-evidence",
@@ -212,6 +216,7 @@ class VmRequests:
         node = find_node(self._ctx, vm.node)
         proven = node.admin_state == AdminState.DRAINED and node.evidence is not None and not node.lock
         absent = proven and not self._facts.is_live(node.name)
+        self._parts.settled()
         self._parts.decided(vm)
         self._parts.here(vm)
         if vm.desired == Desired.DELETED and vm.held == r.Held.NOTHING and not absent:

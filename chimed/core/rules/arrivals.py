@@ -40,6 +40,12 @@ def left(report: VmReport | None) -> MigrationReport | None:
     return _said(report, MigrationPhase.LEFT)
 
 
+def gone(vm: r.Vm, report: VmReport | None) -> MigrationReport | None:
+    """What the owner says in its `report` of an attempt by which the VM has left it since it has it. An older word is
+    one of a state that was put back, and says nothing."""
+    return left(report) if report is not None and report.epoch >= vm.since else None
+
+
 def failed(report: VmReport | None) -> MigrationReport | None:
     """What the node says of an attempt that has failed."""
     return _said(report, MigrationPhase.FAILED)
@@ -121,7 +127,7 @@ def _present(facts: Facts, vm: r.Vm, report: VmReport) -> Verdict:
         return Verdict.RELEASE if is_over else Verdict.WAIT
     if report.observed == Observed.RUNNING and _is_held_off(facts, vm):
         return Verdict.MOVE
-    is_gone = _is_lost(facts, vm) or left(facts.said(vm.node, vm.uuid)) is not None
+    is_gone = _is_lost(facts, vm) or gone(vm, facts.said(vm.node, vm.uuid)) is not None
     if report.observed == Observed.RUNNING and (is_gone or report.epoch > vm.epoch):
         return Verdict.MOVE
     if is_gone or is_open or not _speaks(facts, vm):
@@ -135,7 +141,7 @@ def _older(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Verdict:
     attempt, owners = mark(report), facts.said(vm.node, vm.uuid)
     if not attempt:
         return Verdict.RELEASE
-    said = owners.migration if owners is not None else None
+    said = owners.migration if owners is not None and owners.epoch >= vm.since else None
     if said is not None and said.attempt == attempt and said.phase in _BY_OWNER:
         meant = is_proven(facts, vm, node_name, report) or proofs.is_target(facts.ctx, node_name, vm.node, said)
         return _BY_OWNER[said.phase] if meant else Verdict.RELEASE
@@ -163,7 +169,7 @@ def _has_looked(facts: Facts, vm: r.Vm, attempt: str) -> bool:
 def _unmarked(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Verdict:
     owners = facts.said(vm.node, vm.uuid)
     runs = report.observed == Observed.RUNNING and proofs.was_sent(facts.ctx, node_name, report, vm.node)
-    if left(owners):
+    if gone(vm, owners):
         return Verdict.MOVE if runs else Verdict.WAIT
     if not _speaks(facts, vm) or leaving(owners):
         return Verdict.WAIT

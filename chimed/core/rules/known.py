@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chimed.core.rules import placement
+from chimed.core.rules import placement, proofs
 from chimed.core.state import rows as r
 from chimed.core.state.liveness import Liveness, Phase
 from chimed.core.state.sessions import Sessions
@@ -36,9 +36,9 @@ class Facts:
         return session is not None and session.reported and self.is_live(node_name)
 
     def has_met_all(self) -> bool:
-        """Whether every node was heard or judged since the server's start. Before that one may be about to show that
-        the database is older than what it was given: nothing is given to another node, and none starts anew."""
-        return not self.liveness.in_grace
+        """Whether every node has reported or was judged since the server's start. Before that one may be about to show
+        that the database is older than what it was given: nothing is given to another node, and none starts anew."""
+        return self.ctx.meeting.is_over()
 
     def report(self, vm: r.Vm) -> m.VmReport | None:
         """What the owner reports of the VM in its present epoch, while the owner is heard from."""
@@ -52,6 +52,12 @@ class Facts:
         """What the node says of the VM, owner or not, in whatever epoch, while it is in session and has reported."""
         session = self.sessions.get(node_name)
         return session.reports.get(uuid) if session is not None and self.in_session(node_name) else None
+
+    def holders(self, uuid: str, but: str) -> list[str]:
+        """Nodes that have a VM of Chime's that the database does not know, by name. What is neither on the node `but`
+        nor shown to be Chime's is a sighting, and counts for nothing."""
+        nodes, said = [node.name for node in self.ctx.tables.nodes], self.sessions.sightings(uuid)
+        return sorted({s.node for s, report in said if s.node == but or proofs.is_ours(self.ctx, report, nodes)})
 
     def room(self, node: r.Node) -> placement.Room:
         """What the node can hold, and holds or is about to: VMs that are being migrated to it count on both ends."""

@@ -14,7 +14,7 @@ from chimed.core.state import rows as r
 from chimed.core.state.turn import Context
 from wire import messages as m
 from wire import seals
-from wire.types import Desired
+from wire.types import Desired, Evidence
 
 PAGE_BYTES = 400_000
 PAGE_ROWS = 500
@@ -60,7 +60,7 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
             admin_state=node.admin_state,
             drain_serial=node.drain_serial,
             drain_graceful_s=node.drain_graceful_s,
-            hold=meta.holding or node.held or node_name in ctx.fresh,
+            hold=meta.holding or node.held or node.fresh,
         ),
         revision=revision,
         more=more,
@@ -103,6 +103,7 @@ def _assignment(ctx: Context, vm: r.Vm) -> m.Assignment:
         adopt=vm.adopt,
         attempt=vm.attempt,
         arrival=vm.arrival,
+        since=vm.since,
         hold=vm.held != r.Held.NOTHING,
         seal=seals.of_assignment(ctx.seal_key, vm.uuid, vm.epoch, vm.node),
         spec=vm.spec,
@@ -157,11 +158,11 @@ def is_unconfirmed(ctx: Context, uuid: str) -> bool:
 
 def move(ctx: Context, vm: r.Vm, target: str, why: str, arrival: str = "") -> r.Vm:
     """Gives the VM to `target` in the next epoch, with a release for the old owner. The caller has the evidence.
-    `arrival`: the attempt whose copy there is the VM."""
+    `arrival`: the attempt whose copy there is the VM: it may have left again in the epoch in which it came."""
     old = vm.node
-    revision = ctx.bump(target)
+    revision, epoch = ctx.bump(target), ctx.next_epoch(vm)
     moved = msgspec.structs.replace(
-        vm, node=target, epoch=ctx.next_epoch(vm), revision=revision, exists=True, adopt=False,
+        vm, node=target, epoch=epoch, since=vm.epoch if arrival else epoch, revision=revision, exists=True, adopt=False,
         attempt="", arrival=arrival, doubt="",
     )
     ctx.tables.vms.put(moved)
@@ -189,7 +190,7 @@ def adopt(ctx: Context, vm: r.Vm, node_name: str, epoch: int) -> None:
     """After a restore: the node holds the VM in a higher epoch than this database knows, so it is the owner."""
     revision = ctx.bump(node_name)
     adopted = msgspec.structs.replace(
-        vm, node=node_name, epoch=epoch, revision=revision, exists=True, adopt=False,
+        vm, node=node_name, epoch=epoch, since=epoch, revision=revision, exists=True, adopt=False,
         attempt="", arrival="", doubt="",
     )
     ctx.tables.vms.put(adopted)
@@ -210,18 +211,23 @@ def confirm_release(ctx: Context, node_name: str, confirmed: m.Release) -> str:
             return forget(ctx, vm, f"{vm.name} stays on {node_name} as it is, without Chime", "vm-released")
         target = networks.other_node_at(ctx.tables.nodes, confirmed.left_to, node_name)
         if target is not None:
-            _delete_there(ctx, vm, target.name)
-            return ""
+            return _delete_there(ctx, vm, target.name)
         return forget(ctx, vm, f"{vm.name} is removed from {node_name}")
     ctx.audit(f"agentd@{node_name}", "released", confirmed.uuid, f"{known.name}: epoch {confirmed.epoch} is gone")
     return ""
 
 
-def _delete_there(ctx: Context, vm: r.Vm, target: str) -> None:
-    """A VM that is to be deleted had left its node when that heard of it."""
+def _delete_there(ctx: Context, vm: r.Vm, target: str) -> str:
+    """A VM that is to be deleted had left its node when that heard of it. A person's word that the target runs nothing
+    stands: the VM is gone then, and what is left of it is removed when the target comes back."""
+    node = ctx.tables.nodes.get(target)
+    if node is not None and node.evidence == Evidence.OPERATOR:
+        release_any(ctx, target, vm.uuid, vm.name, vm.epoch)
+        return forget(ctx, vm, f"{vm.name} had left for {target}, which runs none of its VMs (evidence operator)")
     evidence.drained_again(ctx, target, vm)
     moved = move(ctx, vm, target, f"migrated: {vm.node} says that it had left, and is deleted there")
     release(ctx, target, moved, moved.epoch)
+    return ""
 
 
 def forget(ctx: Context, vm: r.Vm, why: str, action: str = "vm-deleted") -> str:

@@ -21,6 +21,12 @@ def was_given(ctx: Context, node_name: str, report: VmReport) -> bool:
     return seals.fits(report.seal, seals.of_assignment(ctx.seal_key, report.uuid, report.epoch, node_name))
 
 
+def is_ours(ctx: Context, report: VmReport, nodes: list[str]) -> bool:
+    """Whether the VM was given to any of the `nodes` in the epoch that is reported: a copy bears its owner's seal."""
+    epoch, uuid = report.epoch, report.uuid
+    return any(seals.fits(report.seal, seals.of_assignment(ctx.seal_key, uuid, epoch, node)) for node in nodes)
+
+
 def speaks_for(ctx: Context, vm: r.Vm | None, node_name: str, report: VmReport) -> bool:
     """Whether the node speaks as an owner: the present one, or that of another epoch with its seal."""
     return (vm is not None and vm.node == node_name) or was_given(ctx, node_name, report)
@@ -29,6 +35,8 @@ def speaks_for(ctx: Context, vm: r.Vm | None, node_name: str, report: VmReport) 
 def was_sent(ctx: Context, node_name: str, report: VmReport, owner: str) -> bool:
     """Whether a copy on the node comes from the `owner` in the epoch that it reports: Chime's own copies have a voucher
     for this target, those that a person has made still bear the owner's seal."""
+    if owner == node_name:
+        return False  # nobody sends a VM to itself
     said = report.migration
     right = seals.of_assignment(ctx.seal_key, report.uuid, report.epoch, owner)
     if said is None or not said.attempt:

@@ -44,6 +44,8 @@ def begun(meta: r.Meta, present: int, names: Iterable[str], history: str) -> r.M
 
 def held_vm(vm: r.Vm) -> r.Vm:
     """The VM's row as it counts after a restore."""
+    if vm.held == Held.START and vm.desired != Desired.DELETED:
+        return vm  # nobody has said yet where it is
     return msgspec.structs.replace(vm, held=_WANTS[vm.desired])
 
 
@@ -84,13 +86,14 @@ def no_longer_waits_for(ctx: Context, names: Iterable[str]) -> bool:
     rest = tuple(name for name in meta.waiting_for if name not in gone)
     if rest == meta.waiting_for:
         return False
+    for name in gone:
+        ctx.meeting.met(name)
     ctx.tables.meta = msgspec.structs.replace(meta, waiting_for=rest)
     if rest:
         return False
     ctx.audit("chimed", "recovered", "server", "no node is waited for any more")
     for node in list(ctx.tables.nodes):
         ctx.bump(node.name)
-    sync_alarm(ctx)
     return True
 
 
@@ -118,8 +121,9 @@ def at_hand(ctx: Context) -> str:
 
 
 def settle_vm(facts: Facts, vm: r.Vm) -> None:
-    """What need not be asked is not held: its owner says that it does not run."""
-    report = facts.report(vm)
+    """What need not be asked is not held: its owner says that it does not run. Who the owner is, is certain only when
+    the recovery is over."""
+    report = facts.report(vm) if not facts.ctx.tables.meta.holding else None
     if vm.held == Held.STOP and report is not None and report.observed in OFF:
         confirm_vm(facts.ctx, vm)
 

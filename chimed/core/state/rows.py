@@ -67,7 +67,7 @@ class Node(Row, frozen=True, kw_only=True):
     """A compute node. `revision` grows with each change of what its agent should know; `given`: the highest of which
     its agent was sent an inventory, and `given_by` in which life of the server's process. The evidence belongs to
     `drain_serial`, and evidence `agent` to `evidence_boot_id` too. `held`: a restored database wants it drained, which
-    waits for a person's word."""
+    waits for a person's word. `fresh`: its agent has begun anew, and starts nothing before every node was met."""
 
     name: str
     public_key: str
@@ -93,6 +93,7 @@ class Node(Row, frozen=True, kw_only=True):
     networks: tuple[HostNetwork, ...] = ()
     business_interface: str = ""
     held: bool = False
+    fresh: bool = False
     lock: str = ""
     last_operation: str = ""
     created: float = 0.0
@@ -104,7 +105,7 @@ class Vm(Row, frozen=True, kw_only=True):
     imported where it is: its owner takes over the domain that is there. `attempt`: the open migration away from its
     owner; `arrival`: the attempt by which it came to its owner; `doubt`: one that its owner was asked about, because
     another node has a copy that names it; `failed`: the newest that failed, whose target was told to end its copy.
-    `held`: what is not done with it before a person has confirmed it."""
+    `held`: what is not done with it before a person has confirmed it. `since`: the epoch in which its owner got it."""
 
     uuid: str
     name: str
@@ -124,6 +125,7 @@ class Vm(Row, frozen=True, kw_only=True):
     held: Held = Held.NOTHING
     operation: str = ""
     last_operation: str = ""
+    since: int = 0
     created: float = 0.0
 
 

@@ -141,6 +141,7 @@ class Tables:
         self.nodes.index("public_key")
         self.nodes.index("health")
         self.nodes.index("held", sparse=True)
+        self.nodes.index("fresh", sparse=True)
         self.operators.index("public_key")
         self.vms.index("node")
         self.vms.index("name")

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from chimed.core.state import effects as fx
 from chimed.core.state import rows as r
+from chimed.core.state.meeting import Meeting
 from chimed.core.state.tables import Tables
 from wire.types import Severity
 from wire.words import AlarmCode
@@ -59,7 +60,13 @@ class Context:
     `life`: the random name of this process' life."""
 
     def __init__(
-        self, tables: Tables, policy: Policy, rng: random.Random, wall: Callable[[], float], seal_key: bytes
+        self,
+        tables: Tables,
+        policy: Policy,
+        rng: random.Random,
+        wall: Callable[[], float],
+        seal_key: bytes,
+        now: float,
     ) -> None:
         self.tables, self.policy, self.rng, self.wall, self.seal_key = tables, policy, rng, wall, seal_key
         self.life = self.token()
@@ -69,9 +76,10 @@ class Context:
         self.out: list[fx.Effect] = []
         self.touched: set[str] = set()
         self.cause: str | None = None  # the operation at hand, for the audit trail
-        self.now = 0.0  # monotonic seconds of the event at hand
+        self.now = now  # monotonic seconds of the event at hand
+        longest_s = policy.heartbeat_s * (policy.missed_heartbeats + 1) + policy.ping_tries * policy.ping_timeout_s
+        self.meeting = Meeting((node.name for node in tables.nodes), now + longest_s)
         self.said_to_leave_for: dict[str, set[str]] = {}  # node that is proven off: VMs whose owners say so
-        self.fresh: set[str] = set()  # nodes that start nothing before every node was heard or judged
         self.sighted: dict[tuple[str, str], float] = {}  # (node, VM): since when a rebuild waits for a copy to go
         self.of_node = False  # whether the message at hand is a node's
         self.deadlines: dict[str, float] = {}  # of running operations, monotonic seconds

@@ -120,8 +120,9 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: r.Step, 
     if facts.is_live(node.name) and not facts.in_session(node.name):
         text = f"{node.name} is back: its report is awaited"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
-    session, row = facts.sessions.get(node.name), facts.ctx.tables.migrations.get(vm.uuid)
-    if session is not None and (away := arrivals.left(session.reports.get(vm.uuid))):
+    row = facts.ctx.tables.migrations.get(vm.uuid)
+    session = facts.sessions.get(node.name)
+    if session is not None and (away := arrivals.gone(vm, session.reports.get(vm.uuid))):
         text = f"{node.name} said that it has left for {away.peer}, which is no node: find out whether it runs there"
         return msgspec.structs.replace(step, state=StepState.FAILED, detail=text)
     if row is not None and not facts.is_lost(node):
@@ -152,7 +153,7 @@ def _copies_elsewhere(facts: Facts, vm: r.Vm) -> str:
         if is_sent and arrivals.mark(report) and report.observed == Observed.RUNNING:
             attempts.arrive(facts.ctx, vm, session.node, arrivals.mark(report), f"{session.node} runs it")
             return ""
-        ownership.release(facts.ctx, session.node, vm, report.epoch)
+        ownership.release(facts.ctx, session.node, vm, report.epoch if is_sent else min(report.epoch, vm.epoch))
         if is_sent or _is_fresh(facts.ctx, session.node, vm.uuid):
             return f"{session.node} has a copy: it is asked to remove it"
     return ""

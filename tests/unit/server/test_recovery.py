@@ -417,8 +417,8 @@ def test_e7_an_owner_that_does_not_follow_is_given_an_epoch_and_no_start() -> No
     assert world.agents["n1"].held[WEB].hold and not world.agents["n1"].running
 
 
-def test_e7_one_that_should_be_off_is_given_an_epoch_and_is_not_held() -> None:
-    """There is nothing to ask: it is not started."""
+def test_e7_one_that_should_be_off_is_given_an_epoch_and_held_too() -> None:
+    """It is not started; who starts it is told that it may be elsewhere."""
     world = running("n1", "n2")
     world.do(m.VmStop, vm="web")
     world.settle()
@@ -428,8 +428,12 @@ def test_e7_one_that_should_be_off_is_given_an_epoch_and_is_not_held() -> None:
     world.start("n1")
     world.do(m.RecoveryConfirm, comment="n2 burnt down")
     world.run(40)
-    assert row(world).epoch > EPOCHS_PER_GENERATION and row(world).held in (r.Held.NOTHING, r.Held.STOP)
+    assert row(world).epoch > EPOCHS_PER_GENERATION and row(world).held == r.Held.START
     assert not world.agents["n1"].running
+    assert "leaves off" in world.do(m.RecoveryConfirm, dry_run=True, comment="looked")["plan"][0]
+    assert "may be on a node" in world.do(m.VmStart, vm="web")["warnings"][0]
+    world.settle()
+    assert world.agents["n1"].running == {WEB}
 
 
 def moved_stopped(world: World) -> Any:

@@ -345,10 +345,15 @@ def test_a_vm_that_the_database_does_not_know_is_taken_over_where_it_is_and_nowh
     assert world.alarms() == [("vm-unknown", lost)]
     refusal = world.refuse(m.VmCreate, name="lost", uuid=lost, spec=SPEC, node="n1")
     assert refusal.code == "conflict" and "--node n2" in refusal.message
+    world.deaf.add("n2")
     world.crash()
     world.start("n1")
     refusal = world.refuse(m.VmCreate, name="lost", uuid=lost, spec=SPEC, node="n1")
+    assert refusal.code == "recovering" and "n2" in refusal.message
+    world.run(90)
+    refusal = world.refuse(m.VmCreate, name="lost", uuid=lost, spec=SPEC, node="n1")
     assert refusal.code == "conflict" and "vm-unknown" in refusal.message
+    world.deaf.clear()
     world.start("n2")
     world.do(m.VmCreate, name="lost", uuid=lost, spec=SPEC, node="n2")
     assert world.vm("lost")["node"] == "n2"
