@@ -12,6 +12,7 @@
 #   make coverage  lines and branches of core/ and wire/ that no unit test, scenario or simulated run reaches
 #   make install    Chime on this machine as services (PREFIX=/opt/chime DESTDIR= PARTS="server agent"; docs/install.md)
 #   make uninstall  take it off again; state and configuration stay (PURGE=1: they go too)
+#   make lock    renew the pinned versions and hashes of what Chime is installed with (KEEP=1: hashes and additions only)
 #   make clean   remove everything made here
 SHELL := /bin/bash
 ARGS := tests --ignore=tests/lab
@@ -21,7 +22,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PYTHONDONTWRITEBYTECODE=1 PATH="$$PATH")
 OWN = status=$$?; [ "$$(id -u)" = 0 ] || sudo chown -R "$$(id -u):$$(id -g)" build; exit $$status
 
-.PHONY: help test check coverage demo down bench sim sim-mutants model clean system venv install uninstall \
+.PHONY: help test check coverage demo down bench sim sim-mutants model clean system venv install uninstall lock \
 	lab lab-up lab-down lab-shell lab-do
 
 help:
@@ -91,6 +92,9 @@ coverage: venv
 
 install uninstall:
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PARTS='$(PARTS)' PYTHON='$(PYTHON)' PURGE='$(PURGE)' contrib/install.sh $@
+
+lock:
+	@$(if $(PYTHON),PYTHON='$(PYTHON)') KEEP='$(KEEP)' contrib/lock.sh
 
 clean:
 	@[ ! -x $(PY) ] || $(SUDO) $(PY) -m tests.hosts sweep

@@ -166,7 +166,8 @@ def _write_embedded_conf(root: Path) -> None:
     try:
         conf.parent.mkdir(parents=True, exist_ok=True)
         if not conf.exists():
-            conf.write_text(EMBED_CONF)
+            with conf.open("x", encoding="utf-8") as file:  # a link to nowhere is not followed
+                file.write(EMBED_CONF)
     except OSError as error:
         raise HypervisorError(f"cannot write {conf}: {error.strerror}") from None
 

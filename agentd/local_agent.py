@@ -11,6 +11,7 @@ from typing import Any
 from agentd.config import Config
 from agentd.local_socket import Question, ask
 from agentd.snapshot import SnapshotLocked, locked
+from wire.usage import say
 
 ANSWER_S = 5.0
 STARTING_S = 10.0
@@ -43,11 +44,6 @@ def _status_now(config: Config) -> dict[str, Any]:
 
     with Offline(config) as offline:
         return {"agent_running": False, **offline.status()}
-
-
-def say(text: str) -> None:
-    """A line for the person, who may have redirected the document."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def refused_by_person(yes: bool) -> int | None:

@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 from agentd.config import Config
-from agentd.local_agent import ask_agent, node_status, refused_by_person, say, some
+from agentd.local_agent import ask_agent, node_status, refused_by_person, some
 from agentd.local_socket import Question
 from wire.errors import ChimeError
+from wire.usage import say
 from wire.words import FaultCode
 
 FOLLOW_S = 0.3

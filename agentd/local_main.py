@@ -53,8 +53,9 @@ from agentd.local_progress import in_words
 from agentd.snapshot import SnapshotError
 from wire.addresses import problem
 from wire.errors import ChimeError
+from wire.text import escaped, escaped_line
 from wire.types import UUID_PATTERN
-from wire.usage import usage_line
+from wire.usage import say, usage_line
 
 INSTALLED = Path("/etc/chime/agentd.toml")
 MAX_SECONDS = 86_400
@@ -66,16 +67,22 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = docopt(__doc__ or "", argv, version=f"chime-agent {__version__}")
     except DocoptExit as error:
-        print(f"chime-agent: {usage_line(str(error), __doc__ or '')}; see chime-agent --help", file=sys.stderr)
+        say(f"chime-agent: {usage_line(str(error), __doc__ or '')}; see chime-agent --help")
         return 2
     try:
         return _command(args)
     except ChimeError as error:
-        print(f"chime-agent: {error.message}", file=sys.stderr)
+        say(f"chime-agent: {error.message}")
         return 2 if error.code == "invalid" else error.exit_code
     except (SnapshotError, OSError) as error:
-        print(f"chime-agent: {error}", file=sys.stderr)
+        say(f"chime-agent: {_words(error)}")
         return 1
+
+
+def _words(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    return f"{error.filename or 'cannot go on'}: {error.strerror or error}"
 
 
 def _command(args: dict[str, Any]) -> int:
@@ -141,23 +148,25 @@ def _show(status: dict[str, Any], form: str) -> None:
     if form == "json":
         print(json.dumps(status))
         return
+    print(escaped("\n".join(_lines(status))))
+
+
+def _lines(status: dict[str, Any]) -> list[str]:
     agent = f"agent {status.get('session', '')}" if status["agent_running"] else "agent NOT RUNNING"
     drained = ", drained on this node" if status["local_drain"] else ""
-    print(f"node {status['node']}: {agent}, {status['admin_state']}{drained}")
+    lines = [f"node {status['node']}: {agent}, {status['admin_state']}{drained}"]
     if status.get("last_error"):
-        print(f"link: {status['last_error']}")
-    for fault in status.get("faults", []):
-        print(f"fault {fault['code']} ({fault['severity']}): {fault['text']}")
+        lines.append(f"link: {status['last_error']}")
+    lines += [f"fault {fault['code']} ({fault['severity']}): {fault['text']}" for fault in status.get("faults", [])]
     rows = [("VM", "UUID", "OBSERVED", "EPOCH", "RESTARTS", "DETAIL")]
     rows += [
         (vm["name"], vm["uuid"], vm["observed"], str(vm["epoch"]), str(vm["restarts"]), vm["detail"])
         for vm in status["vms"]
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for line in _migrations(status):
-        print(line)
+    cells = [[escaped_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return lines + _migrations(status)
 
 
 def _migrations(status: dict[str, Any]) -> list[str]:

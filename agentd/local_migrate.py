@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentd.config import Config
 from agentd.hypervisor import HypervisorError
-from agentd.local_agent import ask_agent, node_status, refused_by_person, say, some
+from agentd.local_agent import ask_agent, node_status, refused_by_person, some
 from agentd.local_progress import ProgressLine
 from agentd.local_socket import Question
 from agentd.snapshot import SnapshotError
 from wire.errors import ChimeError
 from wire.messages import MigrationOptions, MigrationOrder
 from wire.types import MigrationPhase
+from wire.usage import say
 from wire.words import FaultCode
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ from typing import Any, Self
 import msgspec
 
 from wire.messages import MigrationProgress
+from wire.text import escaped_line
+from wire.usage import say
 
 WIDTH = 30
 PLAIN_S = 5.0
@@ -57,9 +59,9 @@ class ProgressLine:
         """Shows how far it is."""
         if self._terminal:
             filled = WIDTH * percent(progress) // 100
-            line = f"{self._name} [{'#' * filled}{'.' * (WIDTH - filled)}] {text_of(progress)}"
+            line = f"{escaped_line(self._name)} [{'#' * filled}{'.' * (WIDTH - filled)}] {text_of(progress)}"
             print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
             self._width = len(line)
         elif time.monotonic() >= self._shown_at + PLAIN_S:
             self._shown_at = time.monotonic()
-            print(f"{self._name}: {text_of(progress)}", file=sys.stderr, flush=True)
+            say(f"{self._name}: {text_of(progress)}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket as unix
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,12 @@ class LocalSocket:
     """The agent's end. A question must be answered before the next one is received."""
 
     def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_way(path)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
-        path.parent.mkdir(parents=True, exist_ok=True)
         before = os.umask(0o177)
         try:
             self.socket.bind(f"ipc://{path}")
@@ -48,7 +51,7 @@ class LocalSocket:
             frames = self.socket.recv_multipart(zmq.NOBLOCK)
             try:
                 return msgspec.json.decode(frames[0], type=Question)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self.answer({"error": f"not understood: {error}"})
         return None
 
@@ -62,8 +65,20 @@ class LocalSocket:
         self._context.destroy(linger=0)
 
 
+def _make_way(path: Path) -> None:
+    """Refuses to take the place of anything but a socket, which a dead agent has left: zmq removes what is there."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "it is not a socket: remove it, or choose another path for `socket`", str(path))
+
+
 def _listens(path: Path) -> bool:
-    """Whether an agent is there; one that was killed leaves its socket behind, and zmq would wait for it."""
+    """Whether an agent is there; one that was killed leaves its socket behind, and zmq would wait for it. Nobody else's
+    socket is asked."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+            raise OSError(errno.EPERM, "it is not a socket of root or of yours, and is not asked", str(path))
     with unix.socket(unix.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

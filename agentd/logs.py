@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
 from wire.settings import LogFormat, LogLevel
+from wire.text import escaped
+
+
+def _escape(_log: Any, _name: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """JSON escapes by itself what is not seen, the renderer for people does not."""
+    return {key: escaped(value) if isinstance(value, str) else value for key, value in entry.items()}
 
 
 def set_up(level: LogLevel = "info", form: LogFormat = "auto") -> None:
@@ -22,6 +29,7 @@ def set_up(level: LogLevel = "info", form: LogFormat = "auto") -> None:
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(default=str)
     if console:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        shared.append(_escape)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -34,9 +34,10 @@ from docopt import DocoptExit, docopt
 
 from agentd import __version__, logs, snapshot
 from agentd.config import Config, load_config
-from wire import curve, keys, notify
+from wire import curve, keys, notify, toml
 from wire.errors import ChimeError
-from wire.usage import usage_line
+from wire.text import escaped, escaped_json
+from wire.usage import say, usage_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,18 +45,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = docopt(__doc__ or "", argv, version=f"agentd {__version__}")
     except DocoptExit as error:
-        print(f"agentd: {usage_line(str(error), __doc__ or '')}; see agentd --help", file=sys.stderr)
+        say(f"agentd: {usage_line(str(error), __doc__ or '')}; see agentd --help")
         return 2
     try:
         return _command(args)
     except ChimeError as error:
-        print(f"agentd: {error.message}", file=sys.stderr)
+        say(f"agentd: {error.message}")
         return 2 if error.code == "invalid" else 1
     except snapshot.SnapshotError as error:
-        print(f"agentd: {error}", file=sys.stderr)
+        say(f"agentd: {error}")
         return 1
     except OSError as error:
-        print(f"agentd: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
+        say(f"agentd: {error.filename or 'cannot go on'}: {error.strerror or error}")
         return 1
 
 
@@ -66,7 +67,7 @@ def _command(args: dict[str, Any]) -> int:
     if args["keygen"]:
         return _keygen(config, args["--force"])
     if args["check-config"]:
-        print(msgspec.json.format(msgspec.json.encode(config)).decode())
+        print(escaped_json(msgspec.json.format(msgspec.json.encode(config)).decode()))
         return 0
     if args["check-host"]:
         return _check_host(config)
@@ -77,7 +78,7 @@ def _check_host(config: Config) -> int:
     from agentd.checks.once import look  # only now: the other commands do not need psutil
 
     lines, all_could_look = look(config)
-    print("\n".join(lines))
+    print(escaped("\n".join(lines)))
     return 0 if all_could_look else 1
 
 
@@ -115,7 +116,7 @@ def _join(config: Config, source: str, force: bool) -> int:
         _leave_state(config, bundle)
     keys.save(config.key_file, bundle, overwrite=force)
     _pending(config).unlink(missing_ok=True)
-    print(f"this is node {bundle.name} of the server at {bundle.endpoint}; key in {config.key_file}", file=sys.stderr)
+    say(f"this is node {bundle.name} of the server at {bundle.endpoint}; key in {config.key_file}")
     return 0
 
 
@@ -131,11 +132,13 @@ def _leave_state(config: Config, bundle: keys.KeyFile) -> None:
 
 def _read_bundle(source: str) -> str:
     try:
-        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        if source != "-":
+            return toml.read_text(source, keys.MAX_FILE_BYTES)
+        return toml.decoded(sys.stdin.buffer.read(keys.MAX_FILE_BYTES + 1), keys.MAX_FILE_BYTES)
     except OSError as error:
         raise ChimeError("invalid", f"cannot read bundle {source}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ChimeError("invalid", f"bundle {source} is not text") from None
+    except ValueError as error:
+        raise ChimeError("invalid", f"bundle {source} {error}") from None
 
 
 def _pending(config: Config) -> Path:
@@ -159,7 +162,7 @@ def _keygen(config: Config, force: bool) -> int:
     made = keys.KeyFile(kind=keys.Kind.NODE, name="new", public_key=pair.public, secret_key=pair.secret)
     keys.save(place, made, overwrite=force)
     print(pair.public)
-    print(f"secret key in {place}; next: chime-tool node add NAME --public-key '{pair.public}'", file=sys.stderr)
+    say(f"secret key in {place}; next: chime-tool node add NAME --public-key '{pair.public}'")
     return 0
 
 

@@ -23,6 +23,7 @@ import msgspec
 from agentd.boot import boot_id
 from agentd.config import Config
 from agentd.core.durable import SNAPSHOT_VERSION, Durable
+from wire import files
 
 MAGIC = "chime-agent-snapshot"
 MAX_BYTES = 64 << 20
@@ -91,7 +92,7 @@ def decode(content: bytes, node: str) -> tuple[Durable, int]:
     first, _, rest = content.partition(b"\n")
     try:
         header = msgspec.json.decode(first, type=Header)
-    except ValueError:  # bytes that are no text raise UnicodeDecodeError, the rest MsgspecError
+    except (ValueError, RecursionError):  # no JSON, no text, not a header; nested too deeply
         raise SnapshotError("it has no valid header") from None
     if header.magic != MAGIC:
         raise SnapshotError("it is not a snapshot of agentd")
@@ -102,7 +103,7 @@ def decode(content: bytes, node: str) -> tuple[Durable, int]:
         raise SnapshotError("its checksum is wrong: it was cut off or changed")
     try:
         durable = msgspec.json.decode(body, type=Durable)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SnapshotError(f"its content is not valid: {error}") from None
     if durable.node != node:
         raise SnapshotError(f"it belongs to node {durable.node}, this is {node}")
@@ -117,7 +118,7 @@ def of(config: Config, node: str) -> Snapshot:
 def locked(state_dir: Path) -> bool:
     """Whether some process has the state in `state_dir` now."""
     try:
-        fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+        fd = files.open_own(state_dir / LOCK_FILE, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:  # only asked, not taken: an agent that starts in this moment must not find it taken
@@ -149,7 +150,7 @@ class Snapshot:
     def lock(self, who: str = AGENT) -> None:
         """Held until the process ends. Waits while a `chime-agent` has it, for the time of its command. Raises
         SnapshotLocked when another agentd has it, or a `chime-agent` for too long."""
-        fd = os.open(self.path.with_name(LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = files.open_own(self.path.with_name(LOCK_FILE), os.O_RDWR | os.O_CREAT)
         began, before = time.monotonic(), ""
         while not _taken(fd):
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or AGENT
@@ -176,7 +177,8 @@ class Snapshot:
         here starts nothing before the server has confirmed it, or (`foreign`: it is of another node or server) is put
         aside. An agent that runs now goes on with the key that it has."""
         if self.path.exists():
-            self._joined.write_text("foreign" if foreign else "same", encoding="ascii")
+            with os.fdopen(files.make_own(self._joined), "w") as file:
+                file.write("foreign" if foreign else "same")
             self._sync_directory()
 
     def _left(self, durable: Durable, why: str) -> tuple[Durable, str]:
@@ -213,9 +215,11 @@ class Snapshot:
         empty = Durable(node=self._node)
         noted = self._serial = self._noted()
         try:
-            if self.path.stat().st_size > MAX_BYTES:
+            with os.fdopen(files.open_own(self.path, os.O_RDONLY), "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
                 raise SnapshotError("it is too large")
-            durable, serial = decode(self.path.read_bytes(), self._node)
+            durable, serial = decode(content, self._node)
             self._serial = max(serial, noted)
             durable, why = aged(durable, serial, noted)
             return durable, f"snapshot {self.path}: {why}" if why else ""
@@ -229,8 +233,7 @@ class Snapshot:
         last sync failed, the new."""
         part = self.path.with_name("snapshot.part")
         try:
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
+            with os.fdopen(files.make_own(part), "wb") as file:
                 file.write(encode(durable, self._serial + 1))
                 file.flush()
                 os.fsync(file.fileno())
@@ -258,7 +261,8 @@ class Snapshot:
             return
         part = self._note.with_name(f"{self._note.name}.part")
         with contextlib.suppress(OSError):
-            part.write_bytes(msgspec.json.encode(Note(self._boot_id, self._serial)))
+            with os.fdopen(files.make_own(part), "wb") as file:
+                file.write(msgspec.json.encode(Note(self._boot_id, self._serial)))
             os.replace(part, self._note)
 
     def _sync_directory(self) -> None:

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
+from chimed import rights
 from chimed.core import recovery
 from chimed.core import rows as r
 from chimed.database import (
@@ -51,7 +52,8 @@ def back_up(path: Path | str, destination: Path | str, overwrite: bool = False) 
         raise StoreError(f"{destination} is the database itself")
     part = _part_of(destination)
     try:
-        _copy(path, part)
+        with closing(_to_read(path)) as original:
+            _copy(original, path, part)
         _sync(part)
         if overwrite:
             os.replace(part, destination)
@@ -73,27 +75,42 @@ def restore(backup: Path | str, path: Path | str) -> int:
     backup, path = Path(backup), Path(path)
     if not backup.exists():
         raise StoreError(f"{backup} does not exist")
-    with Lock(path) as lock:
-        part = _part_of(path)
-        try:
-            _copy(backup, part)
-            generation = _renew(part, max(lock.generation(), _present_generation(path)))
-            _sync(part)
-            _swap(part, path)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{backup} cannot be restored to {path}: {error}") from error
-        finally:
-            remove_files(part)
-        lock.note_generation(generation)
+    try:
+        with closing(_to_read(backup)) as original, rights.of_owner(path.parent), Lock(path) as lock:
+            return _restore(original, backup, path, lock)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{backup} cannot be restored to {path}: {error}") from error
+
+
+def _restore(original: sqlite3.Connection, backup: Path, path: Path, lock: Lock) -> int:
+    part = _part_of(path)
+    try:
+        _copy(original, backup, part)
+        generation = _renew(part, max(lock.generation(), _present_generation(path)))
+        _sync(part)
+        _swap(part, path)
+    finally:
+        remove_files(part)
+    lock.note_generation(generation)
     return generation
 
 
-def _copy(source: Path, part: Path) -> None:
-    """A checked copy in one file without a log."""
-    make_private_file(part)
-    with closing(connect(source)) as original, closing(connect(part)) as copy:
+def _to_read(source: Path) -> sqlite3.Connection:
+    """A checked connection that changes nothing and reads without further rights: its files are open."""
+    original = connect(source)
+    try:
         original.execute("PRAGMA query_only = ON")
         inspect(original, source, "none")
+    except BaseException:
+        original.close()
+        raise
+    return original
+
+
+def _copy(original: sqlite3.Connection, source: Path, part: Path) -> None:
+    """A checked copy in one file without a log."""
+    make_private_file(part)
+    with closing(connect(part)) as copy:
         original.backup(copy)  # all pages in one step: one moment of the database
         copy.execute("PRAGMA journal_mode = DELETE")
         inspect(copy, source, "full")
@@ -104,9 +121,9 @@ def _renew(part: Path, present: int) -> int:
     with closing(connect(part)) as connection:
         migrate(connection)
         connection.execute("BEGIN IMMEDIATE")
-        text = connection.execute("SELECT row FROM meta").fetchone()[0]
+        text = connection.execute("SELECT max(row) FROM meta").fetchone()[0]
         nodes = tuple(name for (name,) in connection.execute("SELECT name FROM nodes ORDER BY name"))
-        old = msgspec.json.decode(text, type=r.Meta)
+        old = _decoded("meta", text, r.Meta)
         meta = recovery.begun(old, present, nodes, secrets.token_hex(8))
         connection.execute("UPDATE meta SET row = ?", (msgspec.json.encode(meta).decode(),))
         _change(connection, "nodes", "name", r.Node, recovery.held_node)
@@ -118,11 +135,19 @@ def _renew(part: Path, present: int) -> int:
 def _change(connection: sqlite3.Connection, table: str, key: str, kind: type[R], change: Callable[[R], R]) -> None:
     """Every row of a table as it counts after a restore."""
     for name, text in connection.execute(f"SELECT {key}, row FROM {table}").fetchall():
-        row = msgspec.json.decode(text, type=kind)
+        row = _decoded(table, text, kind)
         changed = change(row)
         if changed != row:
             new = msgspec.json.encode(changed).decode()
             connection.execute(f"UPDATE {table} SET row = ? WHERE {key} = ?", (new, name))
+
+
+def _decoded(table: str, text: object, kind: type[R]) -> R:
+    """Raises StoreError."""
+    try:
+        return msgspec.json.decode(str(text), type=kind)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"the backup's row of table {table} cannot be read ({error}): nothing was changed") from None
 
 
 def _present_generation(path: Path) -> int:
@@ -132,7 +157,7 @@ def _present_generation(path: Path) -> int:
     try:
         with closing(connect(path)) as connection:
             return generation_of(connection)
-    except sqlite3.Error:
+    except (sqlite3.Error, StoreError):
         return 0
 
 
@@ -186,7 +211,7 @@ def _part_of(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(fd)
     finally:

@@ -12,16 +12,20 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from chimed.core import budgets
 from chimed.core.context import Policy
-from chimed.store import Retention
+from chimed.history import Retention
 from wire import types as w
 from wire.errors import ChimeError
 from wire.keys import check_endpoint
 from wire.settings import Interval, LogFormat, LogLevel, Order, load_settings
+from wire.verbs import Role
 
 PORT = 7440
 WILDCARDS = ("tcp://0.0.0.0:", "tcp://[::]:", "tcp://*:")
 Kept = Annotated[int, Meta(ge=100, le=100_000_000)]
+Rate = Annotated[float, Meta(ge=0.1, le=1_000_000)]
+Some = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +59,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mass_fraction: Annotated[float, Meta(gt=0, le=1)] = 1 / 3
     mass_min: Annotated[int, Meta(ge=1, le=1_000_000)] = 3
 
+    connections_per_node: Some = budgets.NODE.connections
+    connections_per_operator: Some = budgets.OPERATOR.connections
+    node_messages_per_s: Rate = budgets.NODE.messages_per_s
+    node_kib_per_s: Rate = budgets.NODE.bytes_per_s / 1024
+    operator_messages_per_s: Rate = budgets.OPERATOR.messages_per_s
+    operator_kib_per_s: Rate = budgets.OPERATOR.bytes_per_s / 1024
+    budget_burst_s: Annotated[float, Meta(ge=1, le=3600)] = budgets.NODE.burst_s
+    node_events_per_s: Rate = 2.0
+    node_events_burst: Annotated[int, Meta(ge=500, le=1_000_000)] = 2_000  # an agent keeps 500 for its next report
+    node_changes_per_s: Rate = 20.0
+    node_changes_burst: Annotated[int, Meta(ge=1_000, le=100_000_000)] = 10_000
+    reported_vms: Annotated[int, Meta(ge=100, le=1_000_000)] = 2_000
+    reported_mib: Annotated[int, Meta(ge=1, le=1024)] = 4
+
     events_kept: Kept = 1_000_000
+    node_events_kept: Kept = 1_000_000
     operations_kept: Kept = 100_000
     alarms_kept: Kept = 20_000
     answers_kept: Kept = 100_000
@@ -79,11 +98,31 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """How much history the store keeps."""
         return Retention(
             events=self.events_kept,
+            node_events=self.node_events_kept,
             operations=self.operations_kept,
             alarms=self.alarms_kept,
             answers=self.answers_kept,
             answers_s=self.answers_kept_s,
         )
+
+    def limits(self) -> dict[Role, budgets.Limits]:
+        """What one key may use, by its role."""
+        return {
+            Role.AGENT: msgspec.structs.replace(
+                budgets.NODE,
+                messages_per_s=self.node_messages_per_s,
+                bytes_per_s=self.node_kib_per_s * 1024,
+                burst_s=self.budget_burst_s,
+                connections=self.connections_per_node,
+            ),
+            Role.OPERATOR: msgspec.structs.replace(
+                budgets.OPERATOR,
+                messages_per_s=self.operator_messages_per_s,
+                bytes_per_s=self.operator_kib_per_s * 1024,
+                burst_s=self.budget_burst_s,
+                connections=self.connections_per_operator,
+            ),
+        }
 
     def endpoint_for_peers(self) -> str:
         """What key files name: `public_endpoint`, or `endpoint`; this host's name stands for "all addresses"."""

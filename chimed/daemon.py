@@ -1,7 +1,8 @@
 """The server's shell: one thread, one loop. It turns what came into events, commits what the core changed, then sends.
 
 Rules: commit before send; messages are drained before deadlines are judged; when the store cannot record, the turn did
-not happen and the server grants nothing until it can again. Nothing is decided here.
+not happen and the server grants nothing until it can again. A key's frames are counted before they are looked at; nodes
+are served before operators, of whom each has its turn, and a turn is short. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -11,30 +12,39 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import structlog
 
+from chimed import transport
+from chimed.core import budgets
 from chimed.core import effects as fx
 from chimed.core import rows as r
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
 from chimed.core.tables import Tables
 from chimed.database import StoreConflict, StoreError
+from chimed.history import Retention
 from chimed.icmp import Pinger, PingOutcome
-from chimed.store import PRUNE_STEP, Retention, Store
-from chimed.transport import Incoming, Router, SendOutcome, WakeUp
+from chimed.store import Store
+from chimed.transport import Incoming, Refused, Router, SendOutcome, WakeUp
+from chimed.waiting import Waiting
 from wire import codec, seals
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.notify import Notifier
+from wire.verbs import Role
 
 BUDGET = 100  # messages of one turn; many more fall out of the processor's cache before they are answered
+OPERATORS_S = 0.01  # of one turn, for operators' requests
 FLOODED_S = 5.0  # deadlines are judged after all messages, but under a flood at least so often
 PROBE_S = 2.0
+LOOK_S = 2.0  # whether the database is still where it was
 PRUNE_S = 3600.0
-PRUNE_AGAIN_S = 2.0  # while there is much to remove
+PRUNE_AGAIN_S = 0.1  # while there is much to remove
+OVER_BUDGET_S = 1.0  # between looks at who has sent too much
+LIMITS = {Role.AGENT: budgets.NODE, Role.OPERATOR: budgets.OPERATOR}
 
 log = structlog.get_logger()
 
@@ -44,10 +54,11 @@ class Daemon:
 
     def __init__(
         self, core: ServerCore, store: Store, router: Router, pinger: Pinger, retention: Retention,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, limits: Mapping[Role, budgets.Limits] = LIMITS,
     ) -> None:  # fmt: skip
         self._core, self._store, self._router, self._pinger = core, store, router, pinger
-        self._retention, self._clock = retention, clock
+        self._retention, self._clock, self._limits = retention, clock, limits
+        self._waiting = Waiting()
         self._wake: WakeUp | None = None
         self._last_tick = clock()
         self._stopping = False
@@ -55,9 +66,9 @@ class Daemon:
         self._pending: list[fx.Event] = []
         self._tokens: dict[int, str] = {}
         self._token_of: dict[str, int] = {}
-        self._allowed: frozenset[str] = frozenset()
+        self._allowed: dict[str, Role] = {}
         self._refused: dict[str, int] = {}
-        self._next_probe = float("inf")
+        self._next_probe, self._next_look, self._next_count = float("inf"), clock() + LOOK_S, clock()
         self._last_prune, self._next_prune = clock(), clock() + 60.0
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -84,22 +95,53 @@ class Daemon:
 
     def next_deadline(self) -> float:
         """When the next turn is due, if nothing comes before."""
-        return min(self._core.next_deadline(), self._next_probe, self._next_prune)
+        return min(self._core.next_deadline(), self._next_probe, self._next_look, self._next_prune)
 
     def turn(self) -> bool:
         """Handles what is there. Returns whether another turn is due at once."""
         now = self._clock()
         incoming = self._router.receive(BUDGET)
+        for refused in self._router.refusals():
+            self._refuse(refused)
         events, self._pending = self._pending, []
-        events += [self._event(message) for message in incoming]
+        for message in incoming:
+            if message.waits:
+                self._let_wait(message)
+            else:
+                events.append(self._event(message))
         events += [fx.PingAnswered(self._tokens[r.token]) for r in self._pinger.read() if r.token in self._tokens]
         drained = not self._router.more
         if drained or now - self._last_tick > FLOODED_S:
             self._last_tick = now
             events.append(fx.Tick())
         self._handle(events, now)
+        self._serve_operators(now)
         self._housekeeping(now)
-        return not drained or bool(self._pending)
+        return not drained or bool(self._pending) or bool(self._waiting)
+
+    def _let_wait(self, message: Incoming) -> None:
+        if not self._waiting.add(message):
+            self._refuse(Refused(message.routing_id, message.user_id, message.payload[: transport.HEAD_BYTES]))
+
+    def _serve_operators(self, now: float) -> None:
+        """As many requests as fit into `OPERATORS_S`, one at least."""
+        if self._waiting:
+            self._handle(self._in_turn(self._clock() + OPERATORS_S), now)
+
+    def _in_turn(self, until: float) -> Iterator[fx.Event]:
+        while self._waiting:
+            yield self._event(self._waiting.take())
+            if self._clock() >= until:
+                return
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answers a frame that was not decoded."""
+        if refused.user_id in self._allowed:
+            error = ChimeError("overloaded", "more than this key's budget: send less, and later", retry_after_s=1.0)
+        else:
+            error = ChimeError("unknown-key", "this key is not registered, or not any more")
+        self._core.ctx.counters[f"refused-{error.code}"] += 1
+        self._router.send(refused.routing_id, codec.encode(error.body(), codec.glance(refused.head)))
 
     def _event(self, message: Incoming) -> fx.Event:
         try:
@@ -109,24 +151,29 @@ class Daemon:
             return fx.Garbage(message.user_id, message.routing_id, error, found if isinstance(found, str) else "")
         return fx.Received(message.user_id, message.routing_id, body, correlation_id, lambda: message.peer_address)
 
-    def _handle(self, events: list[fx.Event], now: float) -> None:
+    def _handle(self, events: Iterable[fx.Event], now: float) -> None:
         """One turn: handle, commit, then carry out. A message that the core trips over (a bug of ours) must not end
         the service for everybody else: the turn is undone, and its events are handled one by one."""
+        handled, effects = [], []
+        events = iter(events)
         try:
-            effects = [effect for event in events for effect in self._core.handle(event, now)]
+            for event in events:
+                handled.append(event)
+                effects += self._core.handle(event, now)
         except Exception as problem:
-            if len(events) == 1:
-                self._trip_over(events[0], problem)
+            handled += events
+            if len(handled) == 1:
+                self._trip_over(handled[0], problem)
                 return
             self._core.undo()
-            for event in events:
+            for event in handled:
                 self._handle([event], now)
             return
         effects += self._core.flush()
         if self._commit(now):
             self._carry_out(effects)
         else:
-            messages: list[fx.Received | fx.Garbage] = [e for e in events if isinstance(e, fx.Received)]
+            messages: list[fx.Received | fx.Garbage] = [e for e in handled if isinstance(e, fx.Received)]
             self._carry_out(self._core.rolled_back(self._trouble, messages))
 
     def _trip_over(self, event: fx.Event, problem: Exception) -> None:
@@ -167,7 +214,7 @@ class Daemon:
     def allow_keys(self) -> None:
         """Tells the authenticator which keys may connect now."""
         self._allowed = self._core.keys()
-        self._router.allow(self._allowed)
+        self._router.allow({key: self._limits[role] for key, role in self._allowed.items()})
 
     def _note_refusals(self) -> None:
         """What the socket refused, for `server.status`."""
@@ -179,6 +226,11 @@ class Daemon:
 
     def _housekeeping(self, now: float) -> None:
         self._note_refusals()
+        if now >= self._next_look:
+            self._look(now)
+        if now >= self._next_count:
+            self._next_count = now + OVER_BUDGET_S
+            self._pending += [fx.OverBudget(key, count) for key, count in self._router.accounts.over().items()]
         if now >= self._next_probe:
             self._next_probe = now + PROBE_S
             if self._store.writable():
@@ -188,24 +240,30 @@ class Daemon:
                     self._carry_out(effects)
                 else:
                     self._core.rolled_back(self._trouble, [])
-        if len(self._core.tables.answers) > self._retention.answers + PRUNE_STEP:  # an operator in a hurry
+        if self._store.much_surplus():
             self._next_prune = min(self._next_prune, self._last_prune + PRUNE_AGAIN_S)
         if now >= self._next_prune:
             self._last_prune, self._next_prune = now, now + PRUNE_S
             self._prune()
 
+    def _look(self, now: float) -> None:
+        """Nothing may have to be saved for hours; that it would be lost is known before."""
+        self._next_look = now + LOOK_S
+        why = self._store.astray() if self._next_probe == float("inf") else ""
+        if why:
+            self._trouble, self._next_probe = why, now + PROBE_S
+            self._carry_out(self._core.rolled_back(why, []))
+
     def _prune(self) -> None:
         """Old history goes, a bounded part at a time; where that cannot be recorded now, it goes the next time."""
         try:
-            removed = self._store.prune(time.time(), self._retention)
+            removed = self._store.prune(self._last_prune, self._retention)
         except StoreError as error:
             if self._store.broken:
                 raise
             log.warning(f"old history not removed: {error}")
             return
         self._core.tables.pruned(removed)
-        if len(removed) >= PRUNE_STEP:
-            self._next_prune = self._last_prune + PRUNE_AGAIN_S
 
     # --- effects ------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Literal
 from sqlite_utils import Database
 
 from chimed.migrations import APPLICATION_ID, migrations
+from wire import files
 
 Check = Literal["none", "quick", "full"]
 
@@ -37,11 +38,11 @@ class Lock:
     opened."""
 
     def __init__(self, path: Path) -> None:
-        name = f"{path}.lock"
+        self.path = Path(f"{path}.lock")
         try:
-            self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = files.open_own(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise StoreError(f"{name} cannot be opened: {error.strerror}") from error
+            raise StoreError(f"{self.path} cannot be opened: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -53,6 +54,10 @@ class Lock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def is_in_place(self) -> bool:
+        """Whether who asks for the lock would find this one."""
+        return identity(self.path) == identity(self._fd)
 
     def generation(self) -> int:
         """The generation last noted, 0 if none."""
@@ -113,13 +118,34 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def generation_of(connection: sqlite3.Connection) -> int:
-    """The generation in the meta row."""
-    return int(connection.execute("SELECT generation FROM meta").fetchone()[0])
+    """The generation in the meta row. Raises StoreError when there is none."""
+    row = connection.execute("SELECT generation FROM meta").fetchone()
+    if row is None or not isinstance(row[0], int):
+        raise StoreError(f"the database has no generation: restore a backup with `{RESTORE}`")
+    return row[0]
+
+
+def identity(file: Path | int) -> tuple[int, int] | None:
+    """Tells a file from every other one; None when there is none, or it cannot be looked at."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_private_file(path: Path) -> None:
     """An empty file that only its owner reads. Raises OSError when it exists."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+def make_private(path: Path) -> None:
+    """Nobody else may read the file at `path`. Raises OSError also when it is a link, or a file of somebody else."""
+    descriptor = files.open_own(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

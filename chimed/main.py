@@ -49,8 +49,9 @@ from chimed.store import Store
 from chimed.transport import Router, TransportError
 from wire import curve, keys, notify
 from wire.errors import ChimeError
+from wire.text import escaped_json
 from wire.types import IN_WORDS, NAME_PATTERN
-from wire.usage import usage_line
+from wire.usage import say, usage_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,18 +59,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = docopt(__doc__ or "", argv, version=f"chimed {__version__}")
     except DocoptExit as error:
-        print(f"chimed: {usage_line(str(error), __doc__ or '')}; see chimed --help", file=sys.stderr)
+        say(f"chimed: {usage_line(str(error), __doc__ or '')}; see chimed --help")
         return 2
     try:
         return _command(args)
     except ChimeError as error:
-        print(f"chimed: {error.message}", file=sys.stderr)
+        say(f"chimed: {error.message}")
         return 2 if error.code == "invalid" else 1
     except (StoreError, TransportError) as error:
-        print(f"chimed: {error}", file=sys.stderr)
+        say(f"chimed: {error}")
         return 1
     except OSError as error:
-        print(f"chimed: {error.filename or 'cannot go on'}: {error.strerror or error}", file=sys.stderr)
+        say(f"chimed: {error.filename or 'cannot go on'}: {error.strerror or error}")
         return 1
 
 
@@ -78,11 +79,11 @@ def _command(args: dict[str, Any]) -> int:
     if args["init"]:
         return _init(config, args["--operator"], args["--operator-key"])
     if args["check-config"]:
-        print(msgspec.json.format(msgspec.json.encode(config)).decode())
+        print(escaped_json(msgspec.json.format(msgspec.json.encode(config)).decode()))
         return 0
     if args["backup"]:
         backup.back_up(config.database, args["DESTINATION"], overwrite=args["--overwrite"])
-        print(f"database copied to {args['DESTINATION']}", file=sys.stderr)
+        say(f"database copied to {args['DESTINATION']}")
         return 0
     if args["restore"]:
         return _restore(config, args["BACKUP"], args["--yes"])
@@ -101,7 +102,7 @@ def _run(config: Config) -> int:
         pinger = Pinger()
         try:
             router.self_test()
-            daemon = Daemon(core, store, router, pinger, config.retention())
+            daemon = Daemon(core, store, router, pinger, config.retention(), limits=config.limits())
             daemon.allow_keys()
             endpoint = router.bind(config.endpoint)
             nodes, vms = len(core.tables.nodes), len(core.tables.vms)
@@ -149,25 +150,25 @@ def _init(config: Config, operator: str, operator_key: str | None) -> int:
     except StoreError:
         place.unlink()
         raise
-    print(f"server key:   {config.key_file} (public key {server.public_key})", file=sys.stderr)
-    print(f"database:     {config.database}", file=sys.stderr)
-    print(f"operator key: {place} (for {operator}; copy it to ~/.config/chime/operator.key)", file=sys.stderr)
+    say(f"server key:   {config.key_file} (public key {server.public_key})")
+    say(f"database:     {config.database}")
+    say(f"operator key: {place} (for {operator}; copy it to ~/.config/chime/operator.key)")
     return 0
 
 
 def _restore(config: Config, source: str, yes: bool) -> int:
-    print(f"replaces {config.database} by {source}; the present database is kept beside it", file=sys.stderr)
-    print("everything that was changed since the backup is forgotten by the server", file=sys.stderr)
+    say(f"replaces {config.database} by {source}; the present database is kept beside it")
+    say("everything that was changed since the backup is forgotten by the server")
     if not yes:
         if not sys.stdin.isatty():
             raise ChimeError("invalid", "not a terminal: give --yes to go on; nothing was changed")
         print("continue? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            print("nothing was changed", file=sys.stderr)
+            say("nothing was changed")
             return 1
     generation = backup.restore(source, config.database)
     then = "Until all nodes have reported, no VM changes its owner."
-    print(f"restored; generation {generation}. {then}", file=sys.stderr)
+    say(f"restored; generation {generation}. {then}")
     return 0
 
 

@@ -137,3 +137,14 @@ def live_migrations(db: Database) -> None:
     columns = dict.fromkeys(("source", "target", "operation"), "TEXT NOT NULL")
     columns |= {"attempt": "TEXT NOT NULL UNIQUE", "epoch": "INTEGER NOT NULL"}
     db.execute(_table("migrations", "uuid TEXT PRIMARY KEY NOT NULL", columns))
+
+
+@migrations(name="0003_event_rings")
+def event_rings(db: Database) -> None:
+    """Lines that nodes bring about are kept apart from those of operators and the server, and old operations are found
+    without reading every VM."""
+    db.execute("ALTER TABLE events ADD COLUMN of_node INTEGER NOT NULL DEFAULT 0")
+    db.execute("UPDATE events SET of_node = 1 WHERE actor LIKE 'agentd@%'")
+    db.execute("CREATE INDEX events_of_nodes ON events (of_node)")
+    for table in ("nodes", "vms"):
+        db.execute(f"CREATE INDEX {table}_last_operation ON {table} (json_extract(row, '$.last_operation'))")

@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from chimed import history, rights
 from chimed.backup import back_up
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
@@ -30,27 +31,19 @@ from chimed.database import (
     StoreError,
     connect,
     generation_of,
+    identity,
     inspect,
+    make_private,
     make_private_file,
     migrate,
     remove_files,
     sync_directory,
     unusable,
 )
+from chimed.history import PRUNE_STEP, Ages, Passed, Retention
 from wire.messages import EventView
 
 PROBE_BYTES = 64 * 1024  # room that there must be again before the server takes changes
-PRUNE_STEP = 5_000  # rows that one call of `prune` removes at most from each table: a turn stays short
-
-
-class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How much history is kept."""
-
-    events: int = 1_000_000
-    operations: int = 100_000  # ended ones
-    alarms: int = 20_000  # cleared ones
-    answers: int = 100_000
-    answers_s: float = 86_400.0
 
 
 class _Table:
@@ -70,13 +63,17 @@ class _Table:
         self.select = f"SELECT {names}, row FROM {self.name} ORDER BY rowid"
 
 
+_BESIDE = ("-wal", "-shm")
 TABLES = {kind: _Table(kind) for kind in KEYS}
 _BY_NAME = {table.name: table for table in TABLES.values()}
 _ADD_EVENT = (
-    "INSERT INTO events (time, actor, action, subject, text, operation, source_id) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "INSERT INTO events (time, actor, action, subject, text, operation, source_id, of_node) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (subject, actor, source_id) WHERE source_id <> '' DO NOTHING"
 )
+
+
+_OLDEST_EVENTS = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE of_node = ? ORDER BY id LIMIT ?)"
 
 
 class Store:
@@ -86,8 +83,19 @@ class Store:
         self.path = path
         self._lock = lock
         self._connection = connection
+        # The log and its index stay while the database is open: nobody else may be the last to close it.
+        names = (path.with_name(path.name + suffix) for suffix in ("", *_BESIDE))
+        self._files = {name: known for name in names if (known := identity(name)) is not None}
+        self._whole = False
+        self._ages = Ages()
         self.broken = ""
         """Why nothing can be saved until chimed is restarted; empty while all is well."""
+        found = dict(connection.execute("SELECT of_node, count(*) FROM events GROUP BY of_node").fetchall())
+        self._events = {False: int(found.get(0, 0)), True: int(found.get(1, 0))}
+        """How many lines there are, by `of_node`: to count a million takes longer than a turn may."""
+        self._written = PRUNE_STEP
+        """Rows since `prune` last found nothing more to remove."""
+        self._passed = Passed()
 
     @classmethod
     def create(cls, path: Path | str) -> Store:
@@ -96,18 +104,11 @@ class Store:
         fresh = path.with_name(f".{path.name}.new")
         if path.exists():
             raise StoreError(f"{path} exists already: it was left as it is")
-        with Lock(path):
-            try:
-                remove_files(fresh)
-                make_private_file(fresh)
-                with closing(connect(fresh)) as connection:
-                    migrate(connection)
-                os.link(fresh, path)  # unlike a rename, never replaces
-                sync_directory(path.parent)
-            except (OSError, sqlite3.Error) as error:
-                raise StoreError(f"{path} cannot be created: {error}") from error
-            finally:
-                remove_files(fresh)
+        try:
+            with rights.of_owner(path.parent), Lock(path):
+                _create(fresh, path)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{path} cannot be created: {error}") from error
         return cls.open(path, check="none")
 
     @classmethod
@@ -120,11 +121,11 @@ class Store:
             )
         lock = Lock(path)
         try:
-            path.chmod(0o600)
+            make_private(path)
             connection = connect(path)
         except OSError as error:
             lock.release()
-            raise StoreError(f"{path} cannot be opened: {error}") from error
+            raise StoreError(f"{path} cannot be opened: {error.strerror or error}") from error
         except sqlite3.Error as error:
             lock.release()
             raise unusable(path, error) from error
@@ -159,7 +160,7 @@ class Store:
             try:
                 for *key, text in self._connection.execute(table.select):  # noqa: B007 (read in the except)
                     yield table.decoder.decode(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise StoreError(
                     f"{self.path}: row {key} of table {table.name} cannot be read ({error}): "
                     f"the file was left as it is; restore a backup with `{RESTORE}`"
@@ -176,9 +177,12 @@ class Store:
         contradict each other.
         """
         changes = sorted(changes, key=_order)
-        lines = [(e.time, e.actor, e.action, e.subject, e.text, e.operation, e.source_id) for e in events]
+        lines = [
+            (e.time, e.actor, e.action, e.subject, e.text, e.operation, e.source_id, e.of_node) for e in events
+        ]
         if not changes and not lines:
             return
+        added = {False: 0, True: 0}
         with _Transaction(self) as connection:
             for (is_save, name), group in groupby(changes, key=_order):
                 table = _BY_NAME[name]
@@ -187,7 +191,12 @@ class Store:
                     connection.executemany(table.upsert, rows)
                 else:
                     connection.executemany(table.delete, [change.key or (1,) for change in group])
-            connection.executemany(_ADD_EVENT, lines)
+            for of_node, part in groupby(lines, key=lambda line: line[-1]):
+                before = connection.total_changes
+                connection.executemany(_ADD_EVENT, part)
+                added[of_node] += connection.total_changes - before
+        self._events = {of_node: count + added[of_node] for of_node, count in self._events.items()}
+        self._written += len(changes) + len(lines)
 
     def writable(self) -> bool:
         """Whether a change can be saved now: really writes 64 KiB and syncs them."""
@@ -215,30 +224,76 @@ class Store:
             for i, t, a, c, s, x, o in reversed(found)
         ]
 
+    def much_surplus(self) -> bool:
+        """Whether so much was written that `prune` should be called soon; costs nothing."""
+        return self._written >= PRUNE_STEP
+
     def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
-        """Removes history beyond `keep`, a bounded number of rows a call. Call it rarely, and again while it
-        returns much. Returns what was deleted, for the tables in memory to drop too (events are not in
-        memory). `now`: wall clock. An operation that a node or VM names as its last one stays. Raises
-        StoreError."""
+        """Removes history beyond `keep`, a bounded number of rows a call: call it again while `much_surplus`. The
+        file does not shrink; its pages are used again. Returns what was deleted, for the tables in memory to drop too
+        (events are not in memory). `now`: monotonic. What is older is told by the order of the rows, and for how long
+        an answer has been kept by the calls before: a clock that was wrong for a minute drops nothing. An operation
+        that a node or VM names as its last one stays. Raises StoreError."""
         keep = keep or Retention()
         removed: list[r.Change] = []
+        most = {False: keep.events, True: keep.node_events}
+        surplus = {of_node: min(PRUNE_STEP, max(0, self._events[of_node] - most[of_node])) for of_node in most}
+        passed = self._passed
         with _Transaction(self) as connection:
-            connection.execute(
-                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id <= "
-                "(SELECT max(id) FROM events) - ? ORDER BY id LIMIT ?)",
-                (keep.events, PRUNE_STEP),
-            )
-            for table, where, values in _surplus(now, keep):
-                columns = ", ".join(_BY_NAME[table].columns)
-                sql = f"SELECT {columns} FROM {table} WHERE {where} LIMIT {PRUNE_STEP}"
-                removed += [r.Change(table, key, None) for key in connection.execute(sql, values).fetchall()]
+            for of_node, count in surplus.items():
+                connection.execute(_OLDEST_EVENTS, (of_node, count))
+            removed += history.old_alarms(connection, keep)
+            removed += history.old_answers(connection, keep, self._ages.before(now - keep.answers_s))
+            operations, passed = history.old_operations(connection, keep, passed)
+            removed += operations
             for change in removed:
                 connection.execute(_BY_NAME[change.table].delete, change.key)
+            newest = connection.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0]
+        self._ages.note(now, newest, keep.answers_s)
+        self._passed = passed
+        self._events = {of_node: count - surplus[of_node] for of_node, count in self._events.items()}
+        if len(removed) + max(surplus.values()) < PRUNE_STEP and not passed.count:
+            self._written = 0
         return removed
+
+    def astray(self) -> str:
+        """Which of the files that are open here is no longer in its place, and what to do: what is saved would be lost
+        at the next start. Empty while all is well."""
+        gone = [name for name, known in self._files.items() if identity(name) != known]
+        if not self._lock.is_in_place():
+            gone.append(self._lock.path)
+        if not gone:
+            self._whole = False
+            return ""
+        self._fold()
+        return (
+            f"{gone[0]} was deleted, moved or replaced while chimed has it open: put that very file back, "
+            f"or stop chimed and restore a backup with `{RESTORE}`"
+        )
+
+    def _fold(self) -> None:
+        """Once: moves the log into the open database, so that this file is whole by itself, wherever it is, and no log
+        is left that another file in its place would take for its own. Best effort."""
+        if not self._whole:
+            self._whole = True
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def backup(self, destination: Path | str, overwrite: bool = False) -> None:
         """See `backup.back_up`; this call takes as long as the copy takes."""
         back_up(self.path, destination, overwrite)
+
+
+def _create(fresh: Path, path: Path) -> None:
+    try:
+        remove_files(fresh)
+        make_private_file(fresh)
+        with closing(connect(fresh)) as connection:
+            migrate(connection)
+        os.link(fresh, path)  # unlike a rename, never replaces
+        sync_directory(path.parent)
+    finally:
+        remove_files(fresh)
 
 
 class _Transaction:
@@ -249,8 +304,9 @@ class _Transaction:
         self._connection = store._connection
 
     def __enter__(self) -> sqlite3.Connection:
-        if self._store.broken:
-            raise StoreError(self._store.broken)
+        why = self._store.broken or self._store.astray()
+        if why:
+            raise StoreError(why)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
@@ -290,17 +346,3 @@ def _order(change: r.Change) -> tuple[bool, str]:
 
 def _encode(row: r.Row | None) -> str:
     return msgspec.json.encode(row).decode()
-
-
-def _surplus(now: float, keep: Retention) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
-    """Table, condition and its values, for each kind of history that lives in memory too."""
-    newest = "NOT IN (SELECT rowid FROM {0} WHERE {1} IS NOT NULL ORDER BY {1} DESC LIMIT ?)"
-    named = (
-        "SELECT json_extract(row, '$.last_operation') FROM nodes UNION ALL "
-        "SELECT json_extract(row, '$.last_operation') FROM vms"
-    )
-    ended = f"ended IS NOT NULL AND rowid {newest.format('operations', 'ended')} AND id NOT IN ({named})"
-    yield "operations", ended, (keep.operations,)
-    yield "alarms", f"cleared IS NOT NULL AND rowid {newest.format('alarms', 'cleared')}", (keep.alarms,)
-    old = f"created < ? OR rowid {newest.format('answers', 'created')}"
-    yield "answers", old, (now - keep.answers_s, keep.answers)

@@ -95,18 +95,22 @@ find_python() {
     die "no python3 of version 3.11 or newer with venv; run: contrib/bootstrap.sh system"
 }
 
+PINNED=contrib/requirements
+pip_install() { PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" </dev/null; }
+
 # The stamp holds what .venv was made from; it is written last, so half a .venv is made again.
 make_venv() {
     local python wanted stamp=.venv/chime-stamp
-    wanted="$(sha256sum setup.py | cut -d' ' -f1) $PWD"
+    wanted="$(cat setup.py $PINNED/build.txt $PINNED/dev.txt | sha256sum | cut -d' ' -f1) $PWD"
     [ "$(cat $stamp 2>/dev/null)" != "$wanted" ] || return 0
     python=$(find_python)
     say "making .venv with $python"
     rm -rf .venv
     "$python" -m venv .venv
     say "installing Python packages (libvirt-python is compiled, this takes a while)"
-    .venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' </dev/null ||
-        die "pip could not install the Python packages"
+    { pip_install --require-hashes -r $PINNED/build.txt &&
+        pip_install --require-hashes --no-build-isolation -r $PINNED/dev.txt &&
+        pip_install --no-index --no-deps --no-build-isolation -e .; } || die "pip could not install the Python packages"
     echo "$wanted" >$stamp
 }
 

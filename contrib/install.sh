@@ -61,15 +61,13 @@ check_tools() {
 
 # In a place of its own, made to believe that it stands at $PREFIX: also what DESTDIR needs.
 build() {
-    local new=$1 source=$2 what
-    has agent && what="$source[agent]" || what=$source
+    local new=$1 source=$2
     mkdir -p "$source" "$(dirname "$new")"
     rm -rf "$new"
     cp -a setup.py pyproject.toml README.md LICENSE chimed agentd wire tools "$source"  # pip leaves its build where the source is
     find "$source" -name __pycache__ -prune -exec rm -rf {} +
     "$PYTHON" -m venv "$new"
-    "$new/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$what" </dev/null ||
-        die "pip could not install Chime; nothing was changed"
+    put_packages "$new/bin/python" "$source" || die "pip could not install Chime; nothing was changed"
     grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | xargs -r sed -i "s|$new|$PREFIX|g"
     "$new/bin/python" -m compileall -q -f -s "$new" -p "$PREFIX" "$new/lib" || true  # a package may hold a file for a newer Python
     mkdir -p "$new/share/doc"
@@ -77,6 +75,18 @@ build() {
     cp README.md CHANGELOG.md LICENSE "$new/share/doc/chime/"
     echo "$PARTS" >"$new/$MARK"
     chmod -R a+rX "$new"  # whatever the checkout's modes: chimed runs as a user of its own
+}
+
+# What others made in the versions that are pinned, each file with its hash, then Chime itself; nothing is looked for
+# beyond that, also not to build a wheel with. (Called in a condition: set -e does not hold here.)
+put_packages() {
+    local python=$1 source=$2 pinned=contrib/requirements part=base
+    local pip=("$python" -m pip install --quiet --disable-pip-version-check --no-compile)
+    ! has agent || part=agent
+    "${pip[@]}" --require-hashes -r $pinned/build.txt </dev/null &&
+        "${pip[@]}" --require-hashes --no-build-isolation -r $pinned/$part.txt </dev/null &&
+        "${pip[@]}" --no-index --no-deps --no-build-isolation "$source" </dev/null &&
+        "$python" -m pip check >/dev/null
 }
 
 # On one line after the other the machine has the old version, the new one, or (for a moment) none.

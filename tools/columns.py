@@ -132,6 +132,14 @@ ALARMS = (
     Column("TEXT", lambda row: row["text"], free=True),
 )
 
+HELD = (
+    Column("VM", lambda row: row["name"]),
+    Column("NODE", lambda row: row["node"]),
+    Column("CONFIRM DOES", lambda row: row["wants"]),
+    Column("UUID", lambda row: row["uuid"], wide=True),
+    Column("WHY IT IS HELD", lambda row: row["why"], free=True),
+)
+
 OPERATORS = (
     Column("NAME", lambda row: row["name"]),
     Column("PUBLIC KEY", lambda row: row.get("public_key") or ""),

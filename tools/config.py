@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from tools.options import FORMATS, Options, UsageError
+from wire import toml
+from wire.text import shown_value
 
 CONFIG_FILES = ("~/.config/chime/tool.toml", "/etc/chime/tool.toml")
 KEY_FILES = ("~/.config/chime/operator.key", "/etc/chime/operator.key")
 KEYS = ("key", "server", "output", "timeout_s")
 REQUEST_TIMEOUT_S = 10.0
+MAX_FILE_BYTES = 1 << 16
+MAX_TIMEOUT_S = 31_536_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ def resolve(options: Options, output_given: bool, environ: Mapping[str, str]) ->
     table = _read(options.config, environ)
     if not output_given and "output" in table:
         if table["output"] not in FORMATS:
-            raise UsageError(f"configuration: output = {table['output']!r}: allowed are {', '.join(FORMATS)}")
+            given = shown_value(table["output"])
+            raise UsageError(f"configuration: output = {given}: allowed are {', '.join(FORMATS)}")
         if options.watch_s is None or table["output"] in ("table", "wide"):
             options = replace(options, output=str(table["output"]))
     if options.timeout_s is None and "timeout_s" in table:
@@ -46,18 +50,18 @@ def _read(given: str | None, environ: Mapping[str, str]) -> dict[str, object]:
     paths = [Path(given)] if given else [_expand(name, environ) for name in CONFIG_FILES]
     for path in paths:
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = toml.parse(toml.read_text(path, MAX_FILE_BYTES))
         except FileNotFoundError:
             continue
         except OSError as error:
             raise UsageError(f"configuration {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"configuration {path}: {error}") from None
+        except ValueError as error:
+            raise UsageError(f"configuration {path} {error}") from None
         for name, value in table.items():
             if name not in KEYS:
                 near = get_close_matches(name, KEYS, 1, 0.6)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
-                raise UsageError(f"configuration {path}: unknown key {name!r}: {hint}")
+                raise UsageError(f"configuration {path}: unknown key {shown_value(name)}: {hint}")
             if name != "timeout_s" and not isinstance(value, str):
                 raise UsageError(f"configuration {path}: {name} must be text")
         return table
@@ -84,6 +88,6 @@ def _expand(name: str, environ: Mapping[str, str]) -> Path:
 
 
 def _positive(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise UsageError(f"configuration: timeout_s = {value!r}: a number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_TIMEOUT_S:
+        raise UsageError(f"configuration: timeout_s = {shown_value(value)}: a number above 0, at most {MAX_TIMEOUT_S}")
     return float(value)

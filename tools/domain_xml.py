@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
 from tools.options import UsageError
+from wire.text import shown_value
 
 MAX_CHARS = 262_144
 KIB = 1024
@@ -53,7 +54,7 @@ def read_text(source: str, text: str, storage: str) -> Domain:
         raise UsageError(f"{source}: longer than {MAX_CHARS} characters")
     root = _parse(source, text)
     if root.tag != "domain":
-        raise UsageError(f"{source}: the root is <{root.tag}>, needed is <domain>")
+        raise UsageError(f"{source}: the root is <{root.tag[:64]}>, needed is <domain>")
     return Domain(
         text,
         (root.findtext("name") or "").strip(),
@@ -91,13 +92,13 @@ def _uuid(source: str, root: ET.Element) -> str | None:
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise UsageError(f"{source}: <uuid> {text!r} is not a UUID") from None
+        raise UsageError(f"{source}: <uuid> {shown_value(text)} is not a UUID") from None
 
 
 def _vcpus(source: str, root: ET.Element) -> int:
     text = (root.findtext("vcpu") or "1").strip()
     if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 6):
-        raise UsageError(f"{source}: <vcpu> {text!r} is not a whole number")
+        raise UsageError(f"{source}: <vcpu> {shown_value(text)} is not a whole number")
     return int(text)
 
 
@@ -108,7 +109,7 @@ def _memory_mib(source: str, root: ET.Element) -> int:
         raise UsageError(f"{source}: <memory> is needed, a whole number")
     unit = element.get("unit", "KiB")
     if unit not in UNIT_BYTES:
-        raise UsageError(f"{source}: <memory unit={unit!r}>: known are {', '.join(UNIT_BYTES)}")
+        raise UsageError(f"{source}: <memory unit={shown_value(unit)}>: known are {', '.join(UNIT_BYTES)}")
     return -(-int(text) * UNIT_BYTES[unit] // KIB**2)
 
 
@@ -121,12 +122,12 @@ def _disks(source: str, root: ET.Element, storage: str) -> list[dict[str, Any]]:
             continue
         path = medium.get({"file": "file", "block": "dev"}.get(kind, ""))
         if kind not in ("file", "block"):
-            raise UsageError(f"{source}: <disk type={kind!r}>: known are file, block and network")
+            raise UsageError(f"{source}: <disk type={shown_value(kind)}>: known are file, block and network")
         if path is None:
             continue  # an empty drive
         driver = element.find("driver")
         form = driver.get("type", "raw") if driver is not None else "raw"
         if form not in ("raw", "qcow2"):
-            raise UsageError(f"{source}: disk {path} has format {form!r}: known are raw and qcow2")
+            raise UsageError(f"{source}: disk {path[:300]} has format {shown_value(form)}: known are raw and qcow2")
         disks.append({"path": path, "format": form, "storage": storage})
     return disks

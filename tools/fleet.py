@@ -1,22 +1,19 @@
-"""`chime-tool event|alarm|operator|explain|status|recovery ...`."""
+"""`chime-tool event|alarm|operator|explain|status ...`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tools import columns, texts, units
+from tools import columns, recovery, texts, units
 from tools.keyout import issue
 from tools.mutate import change
-from tools.options import Args, UsageError
+from tools.options import Args
 from tools.render import facts, show_document, show_list, table
 from tools.session import Session, body
 from tools.usage import Command
 from wire import keys
 from wire import messages as m
 from wire.errors import ChimeError
-
-CONFIRM = ("you attest that no node that has not reported yet runs a VM that this database does not know; "
-           "if this is wrong, VMs can run twice and data is lost")  # fmt: skip
 
 
 def list_events(session: Session, args: Args) -> int:
@@ -36,7 +33,7 @@ def list_events(session: Session, args: Args) -> int:
         new = [row for row in rows if row["id"] > last_id]
         if new:
             text = table(session.terminal, new, columns.EVENTS, session.options.output == "wide")
-            session.terminal.write(text.split("\n", 1)[1])
+            session.terminal.draw(text.split("\n", 1)[1])
     return 0
 
 
@@ -103,22 +100,19 @@ def status(session: Session, args: Args) -> int:
     if session.options.output in ("json", "yaml"):
         show_document(session, result)
         return 0
-    recovering = "no"
-    if result["recovering"]:
-        recovering = f"yes, waiting for {_words(result['waiting_for']) or 'nodes'}"
     pairs = [
         ("server", session.connection.endpoint),
         ("version", str(result["version"])),
         ("up", units.age(result["uptime_s"])),
         ("nodes", _words(result["nodes"])),
         ("VMs", _words(result["vms"])),
-        ("recovering", recovering),
+        ("recovering", recovery.in_words(result)),
         ("read only", "yes: it cannot record changes" if result["read_only"] else "no"),
         ("generation", str(result["generation"])),
     ]
     if session.options.output == "wide":
         pairs += [(str(name), str(value)) for name, value in result["counters"].items()]
-    session.terminal.write(facts(session.terminal, pairs))
+    session.terminal.draw(facts(session.terminal, pairs))
     return 0
 
 
@@ -127,15 +121,6 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{number} {name}" for name, number in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def confirm_recovery(session: Session, args: Args) -> int:
-    """Ends the recovery on the word of a person."""
-    comment = args["--comment"].strip()
-    if not comment:
-        raise UsageError("--comment is empty: say how you know")
-    request = session.mutation(m.RecoveryConfirm, comment=comment)
-    return change(session, request, "confirm recovery", ask=True, attest=CONFIRM)
 
 
 EVENT_COMMANDS = {"list": Command(list_events, texts.EVENT_LIST, watch=True)}
@@ -153,4 +138,3 @@ EXPLAIN_COMMANDS = {
     "vm": Command(explain_vm, texts.EXPLAIN_VM, watch=True),
 }
 STATUS_COMMANDS = {"": Command(status, texts.STATUS, watch=True)}
-RECOVERY_COMMANDS = {"confirm": Command(confirm_recovery, texts.RECOVERY_CONFIRM)}

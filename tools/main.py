@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 
-from tools import config, fleet, nodes, operations, vms
+from tools import config, fleet, nodes, operations, recovery, vms
 from tools.options import UsageError
 from tools.session import Connection, Session
 from tools.terminal import CLEAR, Terminal
@@ -36,7 +36,7 @@ COMMANDS: Table = {
     "operator": fleet.OPERATOR_COMMANDS,
     "explain": fleet.EXPLAIN_COMMANDS,
     "status": fleet.STATUS_COMMANDS,
-    "recovery": fleet.RECOVERY_COMMANDS,
+    "recovery": recovery.COMMANDS,
 }
 
 Connect = Callable[[config.Settings], Connection]
@@ -127,7 +127,7 @@ class _Page(Terminal):
         self._result: list[str] = []
         self._said: list[str] = []
 
-    def write(self, text: str) -> None:
+    def draw(self, text: str) -> None:
         self._result.append(text)
 
     def say(self, text: str) -> None:
@@ -137,7 +137,7 @@ class _Page(Terminal):
         """Shows what was collected: on a terminal on a cleared screen, else after an empty line."""
         head = CLEAR if self.out_is_terminal else ""
         tail = "" if self.out_is_terminal or not self._result else "\n"
-        self._terminal.write(head + "".join(self._result) + tail)
+        self._terminal.draw(head + "".join(self._result) + tail)
         for text in self._said:
             self._terminal.say(text)
 

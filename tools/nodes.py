@@ -41,7 +41,7 @@ def show(session: Session, args: Args) -> int:
         parts.append(table(terminal, result["vms"], columns.VMS, wide))
     if result["last_operations"]:
         parts.append(table(terminal, result["last_operations"], columns.OPERATIONS, wide))
-    terminal.write("\n".join(parts))
+    terminal.draw("\n".join(parts))
     return 0
 
 

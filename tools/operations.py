@@ -37,7 +37,7 @@ def show(session: Session, args: Args) -> int:
     text = facts(session.terminal, pairs)
     if operation["steps"]:
         text += "\n" + _steps(session, operation, text.count("\n") + 2)
-    session.terminal.write(text)
+    session.terminal.draw(text)
     return 0
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from tools import units
 from tools.session import Row
-from wire.text import clean_line
+from wire.text import escaped, escaped_line
 from wire.words import OperationKind
 
 FAILED_LINES = 5
@@ -74,7 +74,7 @@ def _state(operation: Row) -> str:
         return str(operation["state"])
     details = [step["detail"] for step in operation.get("steps") or [] if step["state"] in ACTIVE]
     is_cancelling = any(detail.startswith(CANCELLING) for detail in details)
-    return clean_line(operation["outcome"]) or (CANCELLING if is_cancelling else "running")
+    return escaped_line(operation["outcome"]) or (CANCELLING if is_cancelling else "running")
 
 
 # --- without a terminal -----------------------------------------------------------------------------------
@@ -111,10 +111,10 @@ def _loggable(step: Row, quarter: int) -> tuple[str, int, str]:
 
 
 def _step_text(step: Row, quarter: int) -> str:
-    text = f"{clean_line(step['name'])} {step['state']}"
+    text = f"{escaped_line(step['name'])} {step['state']}"
     if step.get("progress") and step["state"] == "running":
         text += f", {quarter} % copied"
-    return text + (f" ({clean_line(step['detail'])})" if step["detail"] else "")
+    return text + (f" ({escaped_line(step['detail'])})" if step["detail"] else "")
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------
@@ -146,13 +146,13 @@ def _fitting(steps: Sequence[Row], lines: int, what: str) -> tuple[Sequence[Row]
 
 
 def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+    return Text(escaped(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _step_line(step: Row) -> Text:
-    text = _line(f"{clean_line(step['name'])}  ")
+    text = _line(f"{escaped_line(step['name'])}  ")
     text.append(step["state"], "bold red" if step["state"] == "failed" else "yellow")
-    return text.append(f": {clean_line(step['detail'])}" if step["detail"] else "")
+    return text.append(f": {escaped_line(step['detail'])}" if step["detail"] else "")
 
 
 def _bars(steps: Sequence[Row], columns: int) -> Table:
@@ -171,6 +171,6 @@ def _bars(steps: Sequence[Row], columns: int) -> Table:
         done = max(0, copied["total_mib"] - copied["remaining_mib"])
         bar = ProgressBar(max(1, copied["total_mib"]), done, complete_style="cyan", finished_style="green")
         cells = [Text(cell(copied)) for _, cell in shown]
-        detail = [Text(clean_line(step["detail"]))] if detailed else []
-        table.add_row(Text(clean_line(step["name"])), bar, *cells, *detail)
+        detail = [Text(escaped_line(step["detail"]))] if detailed else []
+        table.add_row(Text(escaped_line(step["name"])), bar, *cells, *detail)
     return table

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from tools.session import Row, Session
 from tools.terminal import Terminal
-from wire.text import clean_line
+from wire.text import escaped_json, escaped_line
 
 STYLES = {
     "normal": "green", "running": "green", "succeeded": "green", "enabled": "green", "done": "green",
@@ -50,7 +50,7 @@ def show_list(session: Session, rows: Sequence[Row], columns: Sequence[Column], 
     if session.options.output in ("json", "yaml"):
         show_document(session, list(rows))
     elif rows:
-        session.terminal.write(table(session.terminal, rows, columns, session.options.output == "wide"))
+        session.terminal.draw(table(session.terminal, rows, columns, session.options.output == "wide"))
     else:
         session.terminal.say(none)
 
@@ -58,7 +58,8 @@ def show_list(session: Session, rows: Sequence[Row], columns: Sequence[Column], 
 def show_document(session: Session, value: Any) -> None:
     """A value as JSON or YAML."""
     if session.options.output == "json":
-        session.terminal.write(json.dumps(value, indent=2, ensure_ascii=session.terminal.ascii_only) + "\n")
+        document = json.dumps(value, indent=2, ensure_ascii=session.terminal.ascii_only)
+        session.terminal.write(escaped_json(document) + "\n")
     else:
         session.terminal.write("\n".join(_yaml(value, 0)) + "\n")
 
@@ -66,13 +67,13 @@ def show_document(session: Session, value: Any) -> None:
 def table(terminal: Terminal, rows: Sequence[Row], columns: Sequence[Column], wide: bool = False) -> str:
     """Rows as a table."""
     shown = [column for column in columns if wide or not column.wide]
-    cells = [[clean_line(column.cell(row)) or "-" for column in shown] for row in rows]
+    cells = [[escaped_line(column.cell(row)) or "-" for column in shown] for row in rows]
     return _drawn(terminal, shown, cells) if terminal.out_is_terminal else _plain(shown, cells)
 
 
 def facts(terminal: Terminal, pairs: Iterable[tuple[str, str]]) -> str:
     """Names and values, one pair a line."""
-    known = [(name, clean_line(value) or "-") for name, value in pairs]
+    known = [(name, escaped_line(value) or "-") for name, value in pairs]
     width = max(len(name) for name, _ in known)
     lines = []
     for name, value in known:
@@ -141,6 +142,7 @@ def _first_word(text: str) -> str:
 
 
 _PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_NOT_ASCII = re.compile(r"[^ -~]")
 _NOT_TEXT = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 
 
@@ -171,4 +173,10 @@ def _yaml_item(head: str, item: Any, depth: int) -> list[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) and value.lower() not in _NOT_TEXT:
         return value
-    return json.dumps(value)
+    return _NOT_ASCII.sub(_escape, json.dumps(value, ensure_ascii=False))
+
+
+def _escape(found: re.Match[str]) -> str:
+    """YAML escapes characters, where JSON escapes the halves that UTF-16 makes of some."""
+    number = ord(found[0])
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -1,7 +1,8 @@
 """The three streams: what is on a terminal, what may have colour, one question, progress that redraws itself.
 
 Results go to stdout, everything said to a person to stderr. A reader that goes away (`| head`) ends the
-output, not the command: what was begun is still finished, and its exit code is still right.
+output, not the command: what was begun is still finished, and its exit code is still right. All text passes through
+here, and none of it does anything to the terminal but what `render` has drawn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+
+from wire.text import escaped
 
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 REDRAWS_PER_S = 2
@@ -46,7 +49,11 @@ class Terminal:
         return shutil.get_terminal_size((120, 40)).lines
 
     def write(self, text: str) -> None:
-        """Part of the result, to stdout."""
+        """Part of the result, to stdout, with escapes for what is not seen."""
+        self.draw(escaped(text))
+
+    def draw(self, text: str) -> None:
+        """The same of what `render` made, which may hold colours and has escaped what is not its own."""
         if self.closed:
             return
         try:
@@ -57,10 +64,10 @@ class Terminal:
             _forget(self._out)
 
     def say(self, text: str) -> None:
-        """A line for a person, to stderr."""
+        """A line for a person, to stderr, with escapes for what is not seen."""
         self.end_progress()
         try:
-            self._err.write(text + "\n")
+            self._err.write(escaped(text) + "\n")
             self._err.flush()
         except BrokenPipeError:
             _forget(self._err)
@@ -95,7 +102,7 @@ class Terminal:
 
     def ask(self, question: str) -> bool:
         """Asks; only y and yes are a yes. Call it only if `can_ask`."""
-        self._err.write(f"{question} [y/N] ")
+        self._err.write(f"{escaped(question)} [y/N] ")
         self._err.flush()
         try:
             answer = self._in.readline()

@@ -316,10 +316,21 @@ STATUS = """Show the state of the server and the fleet.
 Usage: chime-tool status [options]
 """
 
-RECOVERY_CONFIRM = """End the recovery after a restore, before every node has reported.
+RECOVERY_SHOW = """Show who is waited for, and what is held, after a restore or by a database that is behind.
+
+Usage: chime-tool recovery show [options]
+"""
+
+RECOVERY_CONFIRM = """Give your word for what the server waits for after a restore. It says first what that means.
 
 Usage: chime-tool recovery confirm --comment=TEXT [options]
 
 Options:
-  --comment=TEXT  how you know that no silent node runs a VM that this database does not know
+  --comment=TEXT  how you know, for the audit trail
+
+What it does depends on the state that `chime-tool recovery show` names; --dry-run shows it.
+  behind      begin the recovery though not all nodes are heard: no other chimed gives orders with this key
+  recovering  end it though nodes have not reported: they run no VM that the database gives to another node
+  held        stop, delete, start and drain what the restored database says, all of it. For one of them
+              instead: vm start, vm stop, vm delete, node enable, node disable, node drain
 """

@@ -41,7 +41,7 @@ def show(session: Session, args: Args) -> int:
     if result["last_operations"]:
         wide = session.options.output == "wide"
         parts.append(table(session.terminal, result["last_operations"], columns.OPERATIONS, wide))
-    session.terminal.write("\n".join(parts))
+    session.terminal.draw("\n".join(parts))
     return 0
 
 

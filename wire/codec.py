@@ -114,6 +114,27 @@ def decode(frame: bytes) -> Message:
     return _decode_strictly(frame)
 
 
+def glance(head: bytes) -> str:
+    """The correlation id of a frame, from its first bytes and without decoding it; empty when its keys do not come in
+    the order `v`, `t`, `id`, `b`. For an answer to a frame that is not worth more."""
+    if head[:_TYPE_AT] != b"\x84\xa1v\x01\xa1t":
+        return ""
+    at = _TYPE_AT + 1 + (head[_TYPE_AT] & 0x1F if len(head) > _TYPE_AT else 0)
+    if head[at : at + 3] != b"\xa2id" or len(head) < at + 5:
+        return ""
+    kind, at = head[at + 3], at + 4
+    length = kind & 0x1F if kind & 0xE0 == 0xA0 else head[at]
+    at += kind == 0xD9
+    text = head[at : at + length]
+    if len(text) != length or (kind & 0xE0 != 0xA0 and kind != 0xD9):
+        return ""
+    try:
+        found = text.decode()
+    except UnicodeDecodeError:
+        return ""
+    return found if len(found) <= MAX_ID_CHARS else ""
+
+
 def _decode_strictly(frame: bytes) -> Message:
     if len(frame) > MAX_FRAME_BYTES:
         raise ChimeError("bad-frame", f"frame of {len(frame)} bytes is larger than {MAX_FRAME_BYTES}")

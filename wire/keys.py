@@ -11,12 +11,12 @@ import contextlib
 import os
 import re
 import stat
-import tomllib
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
+from wire import files, toml
 from wire import types as w
 from wire.curve import KeyPair, public_of
 from wire.errors import ChimeError
@@ -59,14 +59,14 @@ class KeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def parse(text: str, source: str = "key file") -> KeyFile:
     """The key file in `text`. Raises `ChimeError` (invalid) that names `source` and what is wrong."""
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ChimeError("invalid", f"{source} is not TOML: {error}") from None
+        raw = toml.parse(text)
+    except ValueError as error:
+        raise ChimeError("invalid", f"{source} {error}") from None
     try:
         keys = msgspec.convert(raw, KeyFile)
     except msgspec.ValidationError as error:
         field = re.search(r"`\$\.(\w+)`", str(error)) or re.search(r"field `(\w+)`", str(error))
-        what = f" ({field[1]})" if field else ""
+        what = f" ({field[1][:64]})" if field else ""
         text = "a value is missing, unknown or of the wrong form"
         raise ChimeError("invalid", f"{source} is not a Chime key file: {text}{what}") from None
     check(keys, source)
@@ -156,9 +156,7 @@ def _read_private(path: Path, owner: int | None) -> str:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = files.make_own(path)
     with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()

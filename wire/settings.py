@@ -12,7 +12,6 @@ import difflib
 import math
 import operator
 import re
-import tomllib
 from collections.abc import Callable, Sequence
 from enum import EnumMeta
 from pathlib import Path
@@ -21,7 +20,9 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 import msgspec
 from msgspec import Meta
 
+from wire import toml
 from wire.errors import ChimeError
+from wire.text import shown_value
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -30,7 +31,8 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
-MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 18
+MAX_KEY_SHOWN = 64
 _COMPARE: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "<": (operator.lt, "less than"),
     "<=": (operator.le, "at most"),
@@ -60,16 +62,11 @@ def load_settings(path: Path | str | None, kind: type[S], orders: Sequence[Order
     if path is None:
         return parse_settings("", kind, orders)
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        text = toml.read_text(path, MAX_FILE_BYTES)
     except OSError as error:
         raise ChimeError("invalid", f"cannot read configuration {path}: {error.strerror}") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise ChimeError("invalid", f"configuration {path} is larger than {MAX_FILE_BYTES} bytes")
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        raise ChimeError("invalid", f"configuration {path} is not text") from None
+    except ValueError as error:
+        raise ChimeError("invalid", f"configuration {path} {error}") from None
     return parse_settings(text, kind, orders, f"configuration {path}")
 
 
@@ -78,15 +75,15 @@ def parse_settings(
 ) -> S:
     """The settings in `text`. Raises `ChimeError` (invalid) that names `source`."""
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ChimeError("invalid", f"{source} is not TOML: {error}") from None
+        raw = toml.parse(text)
+    except ValueError as error:
+        raise ChimeError("invalid", f"{source} {error}") from None
     known = kind.__struct_fields__
     for key, value in raw.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.6)
             hint = f": did you mean {near[0]}?" if near else ""
-            raise ChimeError("invalid", f"{source}: unknown key {key}{hint}")
+            raise ChimeError("invalid", f"{source}: unknown key {key[:MAX_KEY_SHOWN]}{hint}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ChimeError("invalid", f"{source}: {key} = {value}: expected a finite number")
     try:
@@ -129,4 +126,4 @@ def _explain(error: msgspec.ValidationError, raw: dict[str, Any], kind: type[msg
     else:
         text = re.sub(r"`(\w+)`", lambda word: _KINDS.get(word[1], word[1]), text)
         text = text[:1].lower() + text[1:]
-    return f"{key} = {raw[key]!r}: {text}"
+    return f"{key} = {shown_value(raw[key])}: {text}"

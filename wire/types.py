@@ -11,9 +11,12 @@ from typing import Annotated
 from msgspec import Meta
 
 # Every pattern ends in \Z, not $: in Python `$` also matches before a final newline. "No control characters"
-# covers C0, DEL and C1 (which hold terminal escapes), the Unicode line breaks and the codes that reverse
-# writing direction.
-UNSEEN = r"\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+# covers C0, DEL and C1 (which hold terminal escapes), the Unicode line breaks, the codes that reverse writing
+# direction, and all that Unicode calls default-ignorable: it is not seen, and makes two names look like one.
+UNSEEN = (
+    r"\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    r"\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z"
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
 PATH_PATTERN = rf"^/[^\x00-\x1f{UNSEEN}]*\Z"
@@ -27,9 +30,9 @@ ADDRESS_PATTERN = r"^[0-9A-Fa-f:.]{2,45}\Z"
 IN_WORDS = {
     NAME_PATTERN: "of at most 63 letters, digits, '.', '_' and '-', the first a letter or digit",
     UUID_PATTERN: "that is a UUID in lower case with hyphens",
-    PATH_PATTERN: "that is an absolute path without control characters",
-    TEXT_PATTERN: "without control characters but tab and newline",
-    LINE_PATTERN: "of one line without control characters",
+    PATH_PATTERN: "that is an absolute path without control or invisible characters",
+    TEXT_PATTERN: "without control or invisible characters but tab and newline",
+    LINE_PATTERN: "of one line without control or invisible characters",
     BRIDGE_PATTERN: "of 1 to 15 letters, digits, '.', '_' and '-'",
     MAC_PATTERN: "that is a MAC address in lower case with colons",
     Z85_PATTERN: "that is a CURVE key: 40 characters of Z85",

@@ -1,11 +1,19 @@
-"""What is wrong with a command line that docopt refused, in one line. (The daemons' grammar is small; `chime-tool` has
-its own reader.)"""
+"""What programs say to people: lines on stderr, and what is wrong with a command line that docopt refused, in one. (The
+daemons' grammar is small; `chime-tool` has its own reader and its own terminal.)"""
 
 from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
+
+from wire.text import escaped
+
+
+def say(text: str) -> None:
+    """Lines for a person, on stderr, with escapes for what is not seen."""
+    print(escaped(text), file=sys.stderr, flush=True)
 
 
 def usage_line(text: str, grammar: str) -> str:

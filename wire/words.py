@@ -91,6 +91,8 @@ class AlarmCode(StrEnum):
     NODE_KEY_CLONED = "node-key-cloned"  # a second host that is alive uses the node's key
     WRONG_NODE = "wrong-node"  # the node's key is used to speak as another node
     FALSE_WORD = "false-word"  # the node shows a seal that no server with this key has made
+    KEY_MISUSED = "key-misused"  # the node's key is used to ask for what only others may
+    NODE_OVER_BUDGET = "node-over-budget"  # the node sends or changes more than its budget
     VM_DUPLICATE = "vm-duplicate"  # the VM runs on its owner and on another node
     VM_MISPLACED = "vm-misplaced"  # the VM runs on a node that does not own it
     VM_UNKNOWN = "vm-unknown"  # a node has a managed VM that the database does not know
@@ -125,6 +127,8 @@ ALARMS: dict[AlarmCode, AlarmInfo] = {
     AlarmCode.NODE_KEY_CLONED: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
     AlarmCode.WRONG_NODE: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
     AlarmCode.FALSE_WORD: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
+    AlarmCode.KEY_MISUSED: AlarmInfo(AlarmSubject.NODE, Severity.CRITICAL),
+    AlarmCode.NODE_OVER_BUDGET: AlarmInfo(AlarmSubject.NODE, Severity.WARNING),
     AlarmCode.VM_DUPLICATE: AlarmInfo(AlarmSubject.VM, Severity.CRITICAL),
     AlarmCode.VM_MISPLACED: AlarmInfo(AlarmSubject.VM, Severity.CRITICAL),
     AlarmCode.VM_UNKNOWN: AlarmInfo(AlarmSubject.VM, Severity.WARNING),

@@ -40,7 +40,7 @@ class SmartCheck:
         output = bounded.run([self.smartctl, "-j", *words], max(deadline - time.monotonic(), 0.1), MAX_BYTES)
         try:
             answer = json.loads(output.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise CheckFailed(f"smartctl {' '.join(words)}: no JSON in its output") from None
         return answer if isinstance(answer, dict) else {}
 

@@ -13,10 +13,12 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from agentd.checks.interface import Code, Key, Symptom
 from agentd.config import Config
+from wire import files
 from wire.types import Severity
 
 FULL, READ_ONLY, FAILED, SLOW = "storage-full", "storage-read-only", "storage-failed", "storage-slow"
@@ -107,7 +109,7 @@ def _free_percent(status: os.statvfs_result) -> float:
 def _write(folder: str) -> None:
     """Writes a file and has it on disk. Raises OSError. The name is this host's own: others share the folder."""
     path = os.path.join(folder, f".chime-probe-{socket.gethostname()}")
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    file = files.make_own(Path(path))
     try:
         os.write(file, bytes(PROBE_BYTES))
         os.fsync(file)

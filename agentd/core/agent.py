@@ -236,15 +236,15 @@ class AgentCore:
             return self.link.pull(0, now)
         if why := inventory.older(self.durable, last.generation, last.history, last.revision):
             self._judge_server(why, now)
-            return self.link.is_older()
-        cannot_know = self.durable.generation == 0 or self.durable.put_back
+            return self.link.drop(now, why)  # it may not know that it is: hello tells it
+        cannot_know = not self._knows_its_journal
         known = self._draft.held.keys()
         self._draft, ignored = inventory.merge(
             self._draft, pages, self._boot_id, self._pull_clears_local_drain, full
         )
         self.vms.sightings.assigned(self._draft.held.keys() - known - self.vms.in_flight.keys(), now)
         commands = tuple(command for page in pages for command in page.commands)
-        if cannot_know:  # the first inventory of all, or the journal was lost with the snapshot
+        if cannot_know:
             self.commands.cannot_know(commands)
             commands = ()
         self._draft = self.commands.arrived(commands, self._draft, self.link.asked_at)
@@ -257,6 +257,12 @@ class AgentCore:
         self.link.applied()
         self._applying = True
         return [*out, fx.Log("debug", f"inventory revision {pages[-1].revision}"), *lines]
+
+    @property
+    def _knows_its_journal(self) -> bool:
+        """Whether what is not in the journal was not begun. Not so with the first inventory of all, after the snapshot
+        was lost or put back, and after a boot, over which it may have been put back without a trace."""
+        return self.durable.generation > 0 and self.durable.confirmed_boot == self._boot_id
 
     def _still_ignored(self, pages: list[m.Inventory]) -> dict[str, str]:
         """Those that the server has neither assigned here in a later epoch nor taken back."""

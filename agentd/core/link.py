@@ -8,9 +8,10 @@ The link decides when to speak and what to believe; what is said about VMs comes
       ^                |                     |                             |
       +------ time-out, stale-session, missed acknowledgements -----------+
 
-    greeting, pulling, ready --the server knows less than this node has followed--> older (heartbeats only)
+    greeting --the server knows less than this node has followed--> older (heartbeats only)
 
-A pull that is not answered is repeated in the same session; so is one whose inventory could not be saved.
+An inventory that is older than its welcome ends the session: the next hello tells the server what this node has. A
+pull that is not answered is repeated in the same session; so is one whose inventory could not be saved.
 """
 
 from __future__ import annotations
@@ -52,12 +53,10 @@ TRANSITIONS: dict[LinkState, dict[LinkState, str]] = {
     },
     LinkState.PULLING: {
         LinkState.READY: "last page applied",
-        LinkState.OLDER: "an inventory that is behind this node",
         LinkState.IDLE: "no answer, session refused, or connection lost",
     },
     LinkState.READY: {
         LinkState.PULLING: "a new generation, or the inventory could not be saved",
-        LinkState.OLDER: "an inventory that is behind this node",
         LinkState.IDLE: "no answer, session refused, or connection lost",
     },
     LinkState.OLDER: {LinkState.IDLE: "session refused (the server recovers), or connection lost"},
@@ -120,7 +119,7 @@ class Link:
         deadlines = [self._next_beat, self._last_ack + MISSED_ACKS * self.heartbeat_s]
         if self._nonce:
             deadlines.append(self._answer_by)
-        elif self.state == LinkState.PULLING or self.behind:
+        elif self._wants_pull:
             deadlines.append(self._next_pull)
         if self._report_seq:
             deadlines.append(self._report_by)
@@ -190,19 +189,16 @@ class Link:
         return self.state == LinkState.GREETING and body.nonce == self._nonce
 
     def welcome(self, body: m.Welcome, now: float, older: bool) -> list[Effect]:
-        """A session is open: pull everything. `older`: the server knows less than this node has followed."""
+        """A session is open: pull everything. `older`: the server knows less than this node has followed: it hears that
+        the node lives, and no more."""
         self.session, self.heartbeat_s = body.session, max(body.heartbeat_s, MIN_HEARTBEAT_S)
         self.generation, self.history, self.newest_revision = body.generation, body.history, body.revision
         self.last_error = ""
         self._seq, self._report_seq, self._last_ack, self._next_beat = 0, 0, now, now
-        if older:
-            return self.is_older()
-        return [Log("info", "link: session open"), *self.pull(0, now)]
-
-    def is_older(self) -> list[Effect]:
-        """The server knows less than this node has followed: it hears that the node lives, and no more."""
+        if not older:
+            return [Log("info", "link: session open"), *self.pull(0, now)]
         self._enter(LinkState.OLDER)
-        self._nonce, self._pages, self._report_seq = "", [], 0
+        self._nonce, self._failures = "", 0  # it will end the session when it has recovered: hello again at once then
         return [Log("error", "link: the server that answers is older than what this node has followed")]
 
     # --- pull ---------------------------------------------------------------------------------------------------------
@@ -231,8 +227,10 @@ class Link:
 
     def pull_due(self, now: float) -> bool:
         """Whether a pull should begin now."""
-        if self._nonce or now < self._next_pull:
-            return False
+        return self._wants_pull and not self._nonce and now >= self._next_pull
+
+    @property
+    def _wants_pull(self) -> bool:
         return self.state == LinkState.PULLING or (self.state == LinkState.READY and self.behind)
 
     @property

@@ -16,6 +16,7 @@ from chimed.core import effects as fx
 from chimed.core import rows as r
 from chimed.core.facts import Facts
 from chimed.core.health import NodeHealth
+from chimed.core.overuse import Overuse
 from chimed.core.sessions import Session
 from chimed.core.surveys import Surveys
 from wire import PROTOCOL_VERSION
@@ -25,9 +26,7 @@ from wire.types import AdminState
 from wire.words import AlarmCode
 
 LOCAL_DRAIN_GRACEFUL_S = 60.0
-
-MAX_REPORTED = 20_000
-"""VMs of one session; what a report may add to is bounded like a report itself."""
+HELLO_AGAIN_S = 0.2  # when the session ended for a reason of the server's own
 
 
 class Agents:
@@ -39,10 +38,11 @@ class Agents:
         facts: Facts,
         health: NodeHealth,
         surveys: Surveys,
+        overuse: Overuse,
         progress: Callable[[str, float], None],
         progress_op: Callable[[str], None],
     ) -> None:
-        self._facts, self._health, self._surveys = facts, health, surveys
+        self._facts, self._health, self._surveys, self._overuse = facts, health, surveys, overuse
         self._ctx, self._sessions, self._liveness = facts.ctx, facts.sessions, facts.liveness
         self._progress, self._progress_op = progress, progress_op
         self._handlers: dict[type[m.Base], Callable[..., m.Base | None]] = {
@@ -56,10 +56,17 @@ class Agents:
 
     def handle(self, node_name: str, event: fx.Received, now: float) -> m.Base | None:
         """The answer to one message of the node whose key spoke. Raises `ChimeError` for a refusal."""
-        was_behind = self._ctx.tables.meta.behind
-        answer = self._handlers[type(event.body)](node_name, event, event.body, now)
-        if self._ctx.tables.meta.behind and not was_behind:
+        tables, kind = self._ctx.tables, type(event.body)
+        if kind is m.Hello or kind is m.Report:  # what changes most
+            self._overuse.check_change(node_name, now)
+        was_behind, before = tables.meta.behind, tables.pending
+        answer = self._handlers[kind](node_name, event, event.body, now)
+        self._overuse.changed(node_name, tables.pending - before, now)
+        if tables.meta.behind and not was_behind:
             self._greet_anew(but=node_name)
+        if kind is m.Hello and self.recovers():
+            text = "the server begins a recovery: say hello again"
+            raise ChimeError("stale-session", text, retry_after_s=HELLO_AGAIN_S)
         return answer
 
     def _greet_anew(self, but: str) -> None:
@@ -83,12 +90,10 @@ class Agents:
         self._note_newest(node_name, body, now)
         session = self._sessions.open(body, event.route, self._ctx.token(), now)
         self._surveys.interrupted(node_name)
+        self._note_fresh(node_name, body)
         self._note_host(node_name, body, event)
         self._liveness.heard(node_name, now)
         self._health.sync([node_name], now)
-        if recovery.may_begin(self._facts):
-            self.begin_recovery("every node is heard")
-            raise ChimeError("stale-session", "the server begins a recovery: say hello again")
         return m.Welcome(
             version=PROTOCOL_VERSION,
             session=session.id,
@@ -113,6 +118,30 @@ class Agents:
         newer = behind.newer(self._ctx, self._node(node_name), point)
         if newer:
             behind.noted(self._ctx, point.generation, newer)
+
+    def _note_fresh(self, node_name: str, body: m.Hello) -> None:
+        """An agent that goes on in the same boot with what it was given starts nothing that it did not have. One that
+        begins anew starts what the database says, and waits until everybody was met who may know better."""
+        node, point, meta = self._node(node_name), body.newest, self._ctx.tables.meta
+        goes_on = point is not None and (point.generation, point.history) == (meta.generation, meta.history)
+        if not (goes_on and body.boot_id == node.boot_id) and not self._facts.has_met_all():
+            self._ctx.fresh.add(node_name)
+
+    def met_all(self) -> None:
+        """Who waited for that goes on."""
+        if self._ctx.fresh and self._facts.has_met_all():
+            for name in sorted(self._ctx.fresh):
+                if self._ctx.tables.nodes.get(name) is not None:
+                    self._ctx.bump(name)
+            self._ctx.fresh.clear()
+
+    def recovers(self) -> bool:
+        """Begins a recovery if the database is behind and every node is heard. May be asked at any time: one that was
+        not heard for a while needs no hello to be heard again, and one that is removed is not waited for."""
+        if not recovery.may_begin(self._facts):
+            return False
+        self.begin_recovery("every node is heard")
+        return True
 
     def begin_recovery(self, why: str) -> None:
         """Sessions end, so that every agent says hello to the new generation."""
@@ -191,13 +220,16 @@ class Agents:
         if body.seq <= session.seq or body.boot_id != session.boot_id or body.incarnation != session.incarnation:
             self._ctx.counters["heartbeats-stale"] += 1
             return None
-        if body.revision > node.revision:
+        if body.revision > node.given:
             raise ChimeError("stale-session", "that revision was not given by this database: say hello again")
         changed = body.faults != session.faults or session.seq == 0
         session.seq, session.heard, session.revision, session.load = body.seq, now, body.revision, body.load
-        session.faults = body.faults
+        if changed and self._overuse.may_change(node.name, now):  # else its next heartbeat tells it again
+            session.faults = body.faults
         if self._liveness.heard(node.name, now) or changed:
+            before, self._ctx.of_node = self._ctx.tables.pending, True
             self._health.sync([node.name], now)
+            self._overuse.changed(node.name, self._ctx.tables.pending - before, now)
             node = self._node(node.name)
         return m.HeartbeatAck(
             session=body.session,
@@ -217,7 +249,9 @@ class Agents:
 
     def _pull(self, node_name: str, event: fx.Received, body: m.Pull, now: float) -> m.Base:
         session = self._session(node_name, body.session, event, now)
-        return inventory.page(self._ctx, node_name, body.since, session.id, body.nonce, now)
+        page = inventory.page(self._ctx, node_name, body.since, session.id, body.nonce, now)
+        behind.given(self._ctx, node_name, page.revision)
+        return page
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
@@ -228,16 +262,15 @@ class Agents:
             return None
         if body.generation != self._ctx.tables.meta.generation:
             raise ChimeError("stale-session", "the report belongs to another generation: say hello again")
-        if body.revision > self._node(node_name).revision:
+        if body.revision > self._node(node_name).given:
             raise ChimeError("stale-session", "that revision was not given by this database: say hello again")
-        if not body.full and len(session.reports) + len(body.vms) > MAX_REPORTED:
-            raise ChimeError("invalid", f"{node_name} reports more than {MAX_REPORTED} VMs: send a full report")
+        self._check_size(session, body)
         first = body.full and not session.reported
         changed = self._sessions.note(session, body.vms, body.full)
         session.report_seq, session.digest = body.seq, body.digest
         session.reported = session.reported or body.full
         session.full_wanted = session.full_wanted and not body.full
-        self._record_events(node_name, body)
+        self._record_events(node_name, body, now)
         for release in body.released:
             self._progress_op(inventory.confirm_release(self._ctx, node_name, release))
         copies.reconcile(self._facts, session, changed | set(session.reports) if body.full else changed)
@@ -252,8 +285,18 @@ class Agents:
         self._progress(node_name, now)
         return m.ReportAck(session=body.session, seq=body.seq)
 
-    def _record_events(self, node_name: str, body: m.Report) -> None:
-        for event in body.events:
+    def _check_size(self, session: Session, body: m.Report) -> None:
+        """What the server keeps of a session is bounded, whatever its reports add up to."""
+        policy = self._ctx.policy
+        vms = len(body.vms) + (0 if body.full else len(session.reports))
+        if vms > policy.reported_vms:
+            hint = "raise reported_vms of chimed" if body.full else "send a full report"
+            raise ChimeError("invalid", f"{session.node} reports more than {policy.reported_vms} VMs: {hint}")
+        if self._sessions.kept(session, body.vms, body.full) > policy.reported_mib << 20:
+            raise ChimeError("invalid", f"{session.node} reports more than {policy.reported_mib} MiB: shorten texts")
+
+    def _record_events(self, node_name: str, body: m.Report, now: float) -> None:
+        for event in self._overuse.events(node_name, body.events, now):
             subject = event.uuid or node_name
             source = f"{node_name}/{event.id}"
             self._ctx.audit(f"agentd@{node_name}", event.code, subject, event.text, source)
@@ -269,6 +312,7 @@ class Agents:
         """What only a full report tells: which alarms about VMs are over, that a restored node is known, and which
         assignments it does not follow."""
         if first:
+            copies.come_home(self._facts, node_name)
             for alarm in self._ctx.tables.alarms.by("cleared", None):
                 if alarm.code in alarms.VM_CODES:
                     alarms.sync_vm(self._facts, alarm.subject)

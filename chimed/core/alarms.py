@@ -5,6 +5,8 @@ Rule: what nobody can see any more is not therefore over: an alarm about a VM is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chimed.core import arrivals
 from chimed.core import rows as r
 from chimed.core.context import Context
@@ -15,13 +17,22 @@ from wire.text import clean_text
 from wire.types import Health, Observed, Severity
 from wire.words import ALARM_OF, ALARMS, AlarmCode, AlarmSubject, FaultCode
 
-SUSPICIONS = frozenset({AlarmCode.NODE_KEY_CLONED, AlarmCode.WRONG_NODE, AlarmCode.FALSE_WORD})
+SUSPICIONS = frozenset(
+    {
+        AlarmCode.NODE_KEY_CLONED,
+        AlarmCode.WRONG_NODE,
+        AlarmCode.FALSE_WORD,
+        AlarmCode.KEY_MISUSED,
+        AlarmCode.NODE_OVER_BUDGET,
+    }
+)
+"""What is wrong with the use of a node's key."""
 OF_FAULTS = frozenset({AlarmCode.NODE_ERROR, AlarmCode.NODE_NOTICE})
 NODE_CODES = frozenset(code for code, info in ALARMS.items() if info.subject == AlarmSubject.NODE)
 COPIES = frozenset({AlarmCode.VM_DUPLICATE, AlarmCode.VM_MISPLACED})
 OF_OWNER = frozenset(ALARM_OF.values())
 VM_CODES = frozenset(code for code, info in ALARMS.items() if info.subject == AlarmSubject.VM)
-UNKNOWN_MAX = 500
+UNKNOWN_MAX = 100
 """With so many active alarms no further `vm-unknown` is raised: a node that invents VMs must not bury the others."""
 SERVER = "server"
 ALIVE = frozenset({Observed.RUNNING, Observed.PAUSED, Observed.MIGRATING})
@@ -78,8 +89,14 @@ def sync_mass(ctx: Context) -> bool:
     return mass
 
 
-def sync_vm(facts: Facts, uuid: str) -> None:
-    """Alarms of one VM, from what all nodes report of it."""
+def all_are_heard(facts: Facts) -> bool:
+    """Whether every node that was ever heard is heard now, and has reported all that it has."""
+    ctx, sessions = facts.ctx, facts.sessions
+    return all(_has_reported(ctx, sessions, n.name) for n in ctx.tables.nodes if n.health != Health.UNKNOWN)
+
+
+def sync_vm(facts: Facts, uuid: str, all_heard: Callable[[Facts], bool] = all_are_heard) -> None:
+    """Alarms of one VM, from what all nodes report of it. Who looks at many passes an `all_heard` that remembers."""
     ctx, sessions = facts.ctx, facts.sessions
     vm = ctx.tables.vms.get(uuid)
     sightings = [(s, report) for s, report in sessions.sightings(uuid) if _heard(ctx, s.node)]
@@ -87,7 +104,7 @@ def sync_vm(facts: Facts, uuid: str) -> None:
         wanted = _unknown(ctx, uuid, sightings)
         if wanted and ctx.tables.alarms.count_by("cleared", None) >= UNKNOWN_MAX and not _is_raised(ctx, uuid):
             return
-        if wanted or all(_is_seen(ctx, sessions, n.name, uuid) for n in ctx.tables.nodes if n.health != Health.UNKNOWN):
+        if wanted or (_is_raised(ctx, uuid) and all_heard(facts) and _is_clear(facts, uuid)):
             ctx.sync_alarms(uuid, wanted, VM_CODES)
         return
     owner_is_seen = _is_seen(ctx, sessions, vm.node, uuid)
@@ -116,10 +133,22 @@ def _heard(ctx: Context, node_name: str) -> bool:
 def _is_seen(ctx: Context, sessions: Sessions, node_name: str, uuid: str) -> bool:
     """Whether the node has said how the VM is there, or that it is not there at all."""
     session = sessions.get(node_name)
-    if session is None or not session.reported or not _heard(ctx, node_name):
-        return False
-    report = session.reports.get(uuid)
+    return session is not None and _has_reported(ctx, sessions, node_name) and _says(session.reports.get(uuid))
+
+
+def _has_reported(ctx: Context, sessions: Sessions, node_name: str) -> bool:
+    session = sessions.get(node_name)
+    return session is not None and session.reported and _heard(ctx, node_name)
+
+
+def _says(report: m.VmReport | None) -> bool:
     return report is None or report.observed != Observed.UNKNOWN or report.problem in ALARM_OF
+
+
+def _is_clear(facts: Facts, uuid: str) -> bool:
+    """Whether no node that reports the VM is at a loss about it."""
+    said = ((facts.ctx.tables.nodes.get(session.node), report) for session, report in facts.sessions.sightings(uuid))
+    return all(_says(report) for node, report in said if node is not None and node.health != Health.UNKNOWN)
 
 
 def _unknown(ctx: Context, uuid: str, sightings: list[tuple[Session, m.VmReport]]) -> Wanted:

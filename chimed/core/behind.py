@@ -40,10 +40,19 @@ def newer(ctx: Context, node: r.Node, point: Point) -> str:
         return ""
     if point.history != meta.history:
         return f"{node.name} has an inventory of another history with the same generation {meta.generation}"
-    given = node.revision if point.life == ctx.life else ctx.began_at.get(node.name, node.revision)
-    if point.revision > given:
-        return f"{node.name} has an inventory of revision {point.revision}, and this database has given it {given}"
+    if point.revision > node.given:
+        return f"{node.name} has an inventory of revision {point.revision}, and this database has given it {node.given}"
+    if point.revision == node.given and point.life != node.given_by:
+        return f"{node.name} has another inventory of revision {point.revision} than this database has given it"
     return ""
+
+
+def given(ctx: Context, node_name: str, revision: int) -> None:
+    """The node is sent an inventory of this revision: recorded before it is sent."""
+    node = ctx.tables.nodes.get(node_name)
+    assert node is not None  # it asks
+    if revision > node.given:
+        ctx.tables.nodes.put(msgspec.structs.replace(node, given=revision, given_by=ctx.life))
 
 
 def noted(ctx: Context, generation: int, text: str) -> None:

@@ -21,6 +21,8 @@ from wire.types import Severity
 from wire.words import AlarmCode
 
 EPOCHS_PER_GENERATION = 1_000_000_000
+ALARM_TEXT_CHARS = 1000
+"""A node chooses parts of it, and all that were cleared lately are kept in memory."""
 
 
 class Policy(Struct, frozen=True):
@@ -43,19 +45,24 @@ class Policy(Struct, frozen=True):
     mass_fraction: float = 1 / 3
     mass_min: int = 3
     max_frame_bytes: int = 1 << 20
+    node_events_per_s: float = 2.0
+    node_events_burst: int = 2_000
+    node_changes_per_s: float = 20.0
+    node_changes_burst: int = 10_000
+    reported_vms: int = 2_000
+    reported_mib: int = 4
     version: str = ""
 
 
 class Context:
     """Shared state of one server process. `wall` is the wall clock for display, `seal_key` the key of its seals.
-    `life`: the random name of this process' life; `began_at`: the revisions of the nodes when it began."""
+    `life`: the random name of this process' life."""
 
     def __init__(
         self, tables: Tables, policy: Policy, rng: random.Random, wall: Callable[[], float], seal_key: bytes
     ) -> None:
         self.tables, self.policy, self.rng, self.wall, self.seal_key = tables, policy, rng, wall, seal_key
         self.life = self.token()
-        self.began_at = {node.name: node.revision for node in tables.nodes}
         self.counters: Counter[str] = Counter()
         self.read_only = ""  # why nothing can be recorded now; empty while all is well
         self.read_only_since = 0.0  # wall clock
@@ -63,7 +70,10 @@ class Context:
         self.touched: set[str] = set()
         self.cause: str | None = None  # the operation at hand, for the audit trail
         self.now = 0.0  # monotonic seconds of the event at hand
+        self.said_to_leave_for: dict[str, set[str]] = {}  # node that is proven off: VMs whose owners say so
+        self.fresh: set[str] = set()  # nodes that start nothing before every node was heard or judged
         self.sighted: dict[tuple[str, str], float] = {}  # (node, VM): since when a rebuild waits for a copy to go
+        self.of_node = False  # whether the message at hand is a node's
         self.deadlines: dict[str, float] = {}  # of running operations, monotonic seconds
 
     # --- effects ------------------------------------------------------------------------------------------------------
@@ -98,7 +108,7 @@ class Context:
     # --- audit --------------------------------------------------------------------------------------------------------
 
     def audit(self, actor: str, action: str, subject: str, text: str = "", source_id: str = "") -> None:
-        """A line of the audit trail, caused by the operation at hand if there is one."""
+        """A line of the audit trail, caused by the operation at hand if there is one, else perhaps by a node's word."""
         event = r.Event(
             time=self.wall(),
             actor=actor,
@@ -107,6 +117,7 @@ class Context:
             text=text,
             operation=self.cause,
             source_id=source_id,
+            of_node=self.of_node and self.cause is None,
         )
         self.tables.append(event)
 
@@ -141,7 +152,7 @@ class Context:
                 self.tables.alarms.put(msgspec.structs.replace(alarm, cleared=self.wall()))
                 self.audit("chimed", "alarm-cleared", subject, f"{code}: {alarm.text}")
         for code, (severity, text) in wanted.items():
-            known = active.get(code)
+            known, text = active.get(code), text[:ALARM_TEXT_CHARS]
             if known is None:
                 self._raise(code, subject, severity, text)
             elif (known.severity, known.text) != (severity, text):

@@ -8,7 +8,7 @@ agent's higher epoch only during the recovery after a restore, and only with pro
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -29,11 +29,13 @@ _UNDECIDED = (Verdict.WAIT, Verdict.ASK)
 def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
     """Compares what the node of `session` reports of these VMs with what should be. What the others have said of them
     may mean something else now."""
+    all_heard = functools.cache(alarms.all_are_heard)  # there may be many, of VMs and of nodes
     for uuid in sorted(uuids):
-        facts.ctx.contained(f"what {session.node} says of {uuid}", functools.partial(_settle, facts, session, uuid))
+        settle = functools.partial(_settle, facts, session, uuid, all_heard)
+        facts.ctx.contained(f"what {session.node} says of {uuid}", settle)
 
 
-def _settle(facts: Facts, session: Session, uuid: str) -> None:
+def _settle(facts: Facts, session: Session, uuid: str, all_heard: Callable[[Facts], bool]) -> None:
     report, vm = session.reports.get(uuid), facts.ctx.tables.vms.get(uuid)
     if report is not None and vm is not None:
         _look(facts, vm, session.node, report)
@@ -45,7 +47,7 @@ def _settle(facts: Facts, session: Session, uuid: str) -> None:
         _look_at_others(facts, uuid, session.node)
     elif vm is None:
         _settle_unknown(facts, uuid)
-    alarms.sync_vm(facts, uuid)
+    alarms.sync_vm(facts, uuid, all_heard)
 
 
 def look_elsewhere(facts: Facts, node_name: str) -> None:
@@ -137,7 +139,8 @@ def _of_this_generation(ctx: Context, vm: r.Vm) -> bool:
 def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
     if report.epoch > vm.epoch:
         is_away = arrivals.left(report) is not None  # it must not begin anew
-        epoch = report.epoch if report.revision > 0 or is_away else max(ctx.next_epoch(vm), report.epoch + 1)
+        has_it = (report.revision > 0 or is_away) and proofs.was_given(ctx, vm.node, report)
+        epoch = report.epoch if has_it else max(ctx.next_epoch(vm), report.epoch + 1)
         inventory.raise_epoch(ctx, vm, epoch, f"its agent has known epoch {report.epoch}")
         return
     if report.observed == Observed.RUNNING and not vm.exists:
@@ -158,8 +161,23 @@ def _has_left(facts: Facts, report: VmReport) -> None:
     if said is None or vm is None or vm.desired == Desired.DELETED or (row is not None and row.attempt == said.attempt):
         return
     target = networks.other_node_at(ctx.tables.nodes, said.peer, vm.node)
-    if target is not None:
+    if target is None:
+        return
+    if target.evidence is not None and not facts.is_live(target.name):  # an owner's word is no word about another node
+        ctx.said_to_leave_for.setdefault(target.name, set()).add(vm.uuid)
+    else:
         attempts.arrive(ctx, vm, target.name, said.attempt, f"{vm.node} says that it has left")
+
+
+def come_home(facts: Facts, node_name: str) -> None:
+    """The node has told all that it has: VMs that were said to have left for it, while it was proven to run nothing,
+    are its own."""
+    for uuid in sorted(facts.ctx.said_to_leave_for.pop(node_name, ())):
+        vm = facts.ctx.tables.vms.get(uuid)
+        report = facts.said(vm.node, uuid) if vm is not None else None
+        if report is not None:
+            what = f"what was said to have left for {node_name}"
+            facts.ctx.contained(what, functools.partial(_has_left, facts, report))
 
 
 def _has_failed(facts: Facts, node_name: str, report: VmReport) -> None:

@@ -41,6 +41,13 @@ class Garbage(Event, frozen=True):
     id: str
 
 
+class OverBudget(Event, frozen=True):
+    """So many messages of this key were not looked at: more than its budget."""
+
+    key: str
+    count: int
+
+
 class PingAnswered(Event, frozen=True):
     """A ping reply for `token` (the node's name) came."""
 

@@ -35,6 +35,11 @@ class Facts:
         session = self.sessions.get(node_name)
         return session is not None and session.reported and self.is_live(node_name)
 
+    def has_met_all(self) -> bool:
+        """Whether every node was heard or judged since the server's start. Before that one may be about to show that
+        the database is older than what it was given: nothing is given to another node, and none starts anew."""
+        return not self.liveness.in_grace
+
     def report(self, vm: r.Vm) -> m.VmReport | None:
         """What the owner reports of the VM in its present epoch, while the owner is heard from."""
         session = self.sessions.get(vm.node)

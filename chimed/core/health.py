@@ -56,8 +56,10 @@ class NodeHealth:
     def suspect(self, node_name: str, code: AlarmCode, text: str, now: float) -> None:
         """Something wrong was tried with the node's key: an alarm, until it has not been tried for a while."""
         lasting_s = max(SUSPICION_S, 4 * self._ctx.policy.heartbeat_s)
+        _, known = self._suspicions.get((node_name, code), (0.0, ""))
         self._suspicions[(node_name, code)] = (now + lasting_s, text)
-        self.sync([node_name], now)
+        if text != known or not self._ctx.alarm_active(code, node_name):
+            self.sync([node_name], now)
 
     def forget(self, node_name: str) -> None:
         """The node was removed."""

@@ -48,18 +48,19 @@ def page(ctx: Context, node_name: str, since: int, session: str, nonce: str, now
     more = len(taken) < len(changed)
     parts = [part for _, part in taken]
     meta, revision = tables.meta, taken[-1][0] if more else node.revision
+    life = node.given_by if revision <= node.given and node.given_by else ctx.life
     return m.Inventory(
         session=session,
         nonce=nonce,
         generation=meta.generation,
         history=meta.history,
-        life=ctx.life,
-        seal=seals.of_point(ctx.seal_key, node_name, meta.history, meta.generation, ctx.life, revision),
+        life=life,
+        seal=seals.of_point(ctx.seal_key, node_name, meta.history, meta.generation, life, revision),
         node=m.NodeOrder(
             admin_state=node.admin_state,
             drain_serial=node.drain_serial,
             drain_graceful_s=node.drain_graceful_s,
-            hold=meta.holding or node.held,
+            hold=meta.holding or node.held or node_name in ctx.fresh,
         ),
         revision=revision,
         more=more,

@@ -63,13 +63,15 @@ class Probe(Struct):
 
 
 class Liveness:
-    """Timers of all nodes; `now` in monotonic seconds."""
+    """Timers of all nodes; `now` in monotonic seconds. `in_grace`: nodes that are neither heard since the server's
+    start nor judged."""
 
     def __init__(self, heartbeat_s: float, missed: int, ping_tries: int, ping_timeout_s: float) -> None:
         self._heartbeat_s, self._limit_s = heartbeat_s, heartbeat_s * missed
         self._ping_tries, self._ping_timeout_s = ping_tries, ping_timeout_s
         self._last_heard: OrderedDict[str, float] = OrderedDict()
         self._phases: dict[str, Phase] = {}
+        self.in_grace: set[str] = set()
         self._probes: dict[str, Probe] = {}
         self._heap: list[tuple[float, str]] = []
         self._not_before = 0.0
@@ -83,9 +85,11 @@ class Liveness:
         self.forget(node)
         self._last_heard[node] = now
         self._phases[node] = Phase.GRACE  # the beginning
+        self.in_grace.add(node)
 
     def forget(self, node: str) -> None:
         """The node was removed."""
+        self.in_grace.discard(node)
         self._last_heard.pop(node, None)
         self._phases.pop(node, None)
         self._probes.pop(node, None)
@@ -176,6 +180,7 @@ class Liveness:
         before = self._phases.get(node, phase)
         assert before is phase or phase in TRANSITIONS[before], f"{before} -> {phase}"
         self._phases[node] = phase
+        self.in_grace.discard(node)
 
     def _schedule(self, node: str, at: float) -> None:
         self._probes[node].next_at = at

@@ -215,6 +215,8 @@ def _next(facts: Facts, op: r.Operation, number: int, vm: r.Vm, step: r.Step) ->
     except ChimeError as error:
         state = StepState.WAITING if error.retriable else StepState.FAILED
         return _as(step, state, error.message)
+    if not live and not facts.has_met_all():
+        return _as(step, StepState.WAITING, "until every node was heard or judged since the server's start")
     if not live:
         inventory.move(ctx, vm, target, f"{op.id}: {vm.node} says that it is stopped")
         return _as(step, StepState.RUNNING, f"moved (stopped) to {target}", r.StepEnd.MOVED)

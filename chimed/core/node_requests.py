@@ -54,12 +54,14 @@ class NodeRequests:
         plan = [f"adds node {body.name}"]
         if body.dry_run:
             return Done(plan)
+        forgotten = self._ctx.tables.meta.forgotten_revision  # no node of this name was given a later one
         node = r.Node(
             name=body.name,
             public_key=body.public_key,
             ping_address=body.address or "",
             created=self._ctx.wall(),
-            revision=self._ctx.tables.meta.forgotten_revision + 1,
+            revision=forgotten + 2,
+            given=forgotten + 1,
         )
         self._ctx.tables.nodes.put(node)
         self._ctx.audit(actor, "node-added", body.name)

@@ -110,6 +110,9 @@ def _place(facts: Facts, op: r.Operation, node: r.Node, vm: r.Vm, step: r.Step, 
     if node.evidence is None:
         text = f"the evidence that {node.name} runs none of its VMs was withdrawn: its agent has to prove it again"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
+    if not facts.has_met_all():
+        text = "until every node was heard or judged since the server's start"
+        return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)
     if vm.held != r.Held.NOTHING:
         text = f"{recovery.IN_WORDS[vm.held]}: confirm it (chime-tool recovery show)"
         return msgspec.structs.replace(step, state=StepState.WAITING, detail=text)

@@ -26,6 +26,11 @@ from wire.errors import ChimeError
 from wire.types import OperationState
 from wire.words import OperationKind
 
+WHILE_BEHIND = frozenset(
+    {m.RecoveryConfirm, m.AlarmAck, m.OperatorAdd, m.OperatorRemove, m.NodeAdd, m.NodeRekey, m.NodeRemove}
+)
+"""What a database that is behind still takes: nothing that says what should become of a VM."""
+
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -57,6 +62,8 @@ class Requests:
                 return msgspec.msgpack.decode(saved.answer)
             if self._ctx.read_only:
                 raise ChimeError("storage-unavailable", f"the server cannot record changes: {self._ctx.read_only}")
+        if self._ctx.tables.meta.behind and type(body) not in WHILE_BEHIND:
+            self._parts.settled()
         result = self._result(self.handlers[type(body)](body, actor, now), body.dry_run)
         if not body.dry_run:
             answer = r.Answer(
@@ -126,6 +133,15 @@ class Requests:
         return Done([f"removes operator {body.name}; its key is refused from now on"])
 
     def _recovery_confirm(self, body: m.RecoveryConfirm, actor: str, _now: float) -> Done:
+        about = recovery.at_hand(self._ctx)
+        if body.about and body.about != about:
+            text = "what waits for a word is not what this one was given for any more: look again"
+            raise ChimeError("conflict", f"{text} (chime-tool recovery show)")
+        done = self._recovery_word(body, actor)
+        done.extra["about"] = about
+        return done
+
+    def _recovery_word(self, body: m.RecoveryConfirm, actor: str) -> Done:
         meta = self._ctx.tables.meta
         if meta.behind:
             return self._recovery_begin(body, actor)

@@ -64,7 +64,8 @@ class Held(StrEnum):
 
 
 class Node(Row, frozen=True, kw_only=True):
-    """A compute node. `revision` grows with each change of what its agent should know; the evidence belongs to
+    """A compute node. `revision` grows with each change of what its agent should know; `given`: the highest of which
+    its agent was sent an inventory, and `given_by` in which life of the server's process. The evidence belongs to
     `drain_serial`, and evidence `agent` to `evidence_boot_id` too. `held`: a restored database wants it drained, which
     waits for a person's word."""
 
@@ -74,6 +75,8 @@ class Node(Row, frozen=True, kw_only=True):
     health: Health = Health.UNKNOWN
     reasons: tuple[str, ...] = ()
     revision: int = 1
+    given: int = 0
+    given_by: str = ""
     order_revision: int = 1
     drain_serial: int = 0
     drain_graceful_s: float = 60.0
@@ -268,7 +271,8 @@ class Answer(Row, frozen=True, kw_only=True):
 
 
 class Event(Row, frozen=True, kw_only=True):
-    """A line of the audit trail; the store numbers it. `source_id` tells repeated reports of one event apart."""
+    """A line of the audit trail; the store numbers it. `source_id` tells repeated reports of one event apart.
+    `of_node`: a node's word brought it about; such lines are kept apart, and never push out the others."""
 
     time: float
     actor: str
@@ -277,6 +281,7 @@ class Event(Row, frozen=True, kw_only=True):
     text: str
     operation: str | None = None
     source_id: str = ""
+    of_node: bool = False
 
 
 class Change(NamedTuple):

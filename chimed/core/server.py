@@ -21,6 +21,7 @@ from chimed.core.context import Context, Policy
 from chimed.core.facts import Facts
 from chimed.core.health import NodeHealth
 from chimed.core.liveness import NEVER, Liveness
+from chimed.core.overuse import Overuse
 from chimed.core.queries import Queries
 from chimed.core.request_parts import RequestParts
 from chimed.core.requests import Requests
@@ -65,8 +66,11 @@ class ServerCore:
         self.liveness = Liveness(policy.heartbeat_s, policy.missed_heartbeats, policy.ping_tries, policy.ping_timeout_s)
         self.facts = Facts(self.ctx, self.sessions, self.liveness)
         self._health = NodeHealth(self.ctx, self.sessions, self.liveness, self._progress_node)
+        self._overuse = Overuse(self.ctx, self._health)
         surveys = Surveys(self.ctx, self.facts)
-        self._agents = Agents(self.facts, self._health, surveys, self._progress_node, self._progress)
+        self._agents = Agents(
+            self.facts, self._health, surveys, self._overuse, self._progress_node, self._progress
+        )
         views = Views(self.ctx, self.facts)
         self._queries = Queries(self.ctx, self.facts, views, surveys, now)
         self._requests = Requests(
@@ -94,16 +98,17 @@ class ServerCore:
         person = self.tables.operators.first("public_key", key)
         return Peer(Role.OPERATOR, person.name) if person is not None else None
 
-    def keys(self) -> frozenset[str]:
-        """Every key that may connect."""
-        return frozenset(row.public_key for row in (*self.tables.nodes, *self.tables.operators))
+    def keys(self) -> dict[str, Role]:
+        """Every key that may connect, and for what."""
+        nodes = {row.public_key: Role.AGENT for row in self.tables.nodes}
+        return nodes | {row.public_key: Role.OPERATOR for row in self.tables.operators}
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def handle(self, event: fx.Event, now: float) -> list[fx.Effect]:
         """One event, and what follows from it."""
         self._last_now = self.ctx.now = now
-        self.ctx.cause = None
+        self.ctx.cause, self.ctx.of_node = None, False
         if type(event) is fx.Received:
             self._received(event, now)
         else:
@@ -114,7 +119,9 @@ class ServerCore:
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in monotonic seconds."""
         alive = min(self.liveness.next_deadline(), self.sessions.next_deadline())
-        return alive if self.ctx.read_only else min(alive, self._next_sweep, self._health.next_deadline())
+        if self.ctx.read_only:
+            return alive
+        return min(alive, self._next_sweep, self._health.next_deadline(), self._overuse.next_deadline())
 
     def _received(self, event: fx.Received, now: float) -> None:
         body = event.body
@@ -130,7 +137,9 @@ class ServerCore:
             if peer is None:
                 raise ChimeError("unknown-key", "this key is not registered, or not any more")
             kind = TYPE_OF[type(body)]
+            self.ctx.of_node = peer.role is Role.AGENT
             if VERBS[kind].sender is not peer.role:
+                self._overuse.forbidden(peer.role, peer.name, kind, now)
                 raise ChimeError("forbidden", f"{kind} is not for the key of an {peer.role}")
             answer = self._answer(peer, event, now)
             if self.ctx.read_only and self.tables.dirty:
@@ -157,6 +166,11 @@ class ServerCore:
     def _garbage(self, event: fx.Garbage, _now: float) -> None:
         self._refuse(event.route, event.id, event.error)
 
+    def _over_budget(self, event: fx.OverBudget, now: float) -> None:
+        peer = self.peer(event.key)
+        if peer is not None:
+            self._overuse.unseen(peer.role, peer.name, event.count, now)
+
     def _ping_answered(self, event: fx.PingAnswered, now: float) -> None:
         self.liveness.ping_answered(event.token)
 
@@ -180,7 +194,10 @@ class ServerCore:
             return
         if changed:
             self._health.sync(changed, now)
+        self._agents.recovers()
         self._health.tick(now)
+        self._agents.met_all()
+        self._overuse.tick(now)
         if now >= self._next_sweep:
             self._sweep(now)
 
@@ -275,6 +292,7 @@ class ServerCore:
     def undo(self) -> None:
         """Forgets what this turn has changed and wanted to send so far."""
         self.tables.rollback()
+        self._overuse.untold()
         self.ctx.touched.clear()
         self.ctx.out = []
 
@@ -305,7 +323,7 @@ class ServerCore:
     def writable_again(self, now: float) -> list[fx.Effect]:
         """Changes can be recorded again: catch up with what happened meanwhile."""
         self.ctx.read_only = ""
-        self.ctx.cause = None
+        self.ctx.cause, self.ctx.of_node = None, False
         self.ctx.audit("chimed", "storage-recovered", "server", "changes can be recorded again")
         self.ctx.log("warning", "storage: changes can be recorded again")
         self._health.sync([node.name for node in self.tables.nodes], now)
@@ -321,10 +339,12 @@ class ServerCore:
         self.sessions.drop(node_name)
         self.liveness.forget(node_name)
         self._health.forget(node_name)
+        self._overuse.forget(node_name)
 
 
 _HANDLERS: dict[type[fx.Event], Callable[..., None]] = {
     fx.Garbage: ServerCore._garbage,
+    fx.OverBudget: ServerCore._over_budget,
     fx.PingAnswered: ServerCore._ping_answered,
     fx.PingUnsent: ServerCore._ping_unsent,
     fx.Unroutable: ServerCore._unroutable,

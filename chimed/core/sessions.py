@@ -8,7 +8,7 @@ is findable by VM.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from msgspec import Struct, field
 
@@ -19,7 +19,7 @@ from wire.messages import Fault, Hello, Load, VmReport
 class Session(Struct):
     """The newest session of a node. `reports`: what its agent sees, by VM; `reported`: a full report has come;
     `full_wanted`: another one is asked for; `looks_for`: the migrations because of which one was.
-    `seq` and `report_seq`: the newest heartbeat and report."""
+    `kept`: about so many bytes of text. `seq` and `report_seq`: the newest heartbeat and report."""
 
     node: str
     route: bytes
@@ -37,6 +37,7 @@ class Session(Struct):
     faults: tuple[Fault, ...] = ()
     load: Load = field(default_factory=Load)
     reports: dict[str, VmReport] = field(default_factory=dict)
+    kept: int = 0
 
 
 class Challenge(Struct):
@@ -120,10 +121,11 @@ class Sessions:
 
     # --- what is reported ---------------------------------------------------------------------------------------------
 
-    def note(self, session: Session, vms: Iterable[VmReport], full: bool) -> set[str]:
+    def note(self, session: Session, vms: Collection[VmReport], full: bool) -> set[str]:
         """Takes the reports of VMs; returns the UUIDs of which something is different now."""
         before = session.reports
         new = {report.uuid: report for report in vms}
+        session.kept = self.kept(session, vms, full)
         changed = {uuid for uuid, report in new.items() if before.get(uuid) != report}
         if full:
             gone = before.keys() - new.keys()
@@ -136,6 +138,13 @@ class Sessions:
             self._seen_on[uuid] = (*self._seen_on.get(uuid, ()), session.node)
         return changed
 
+    def kept(self, session: Session, vms: Collection[VmReport], full: bool) -> int:
+        """How many bytes of text the session would hold with these reports, about."""
+        new = {report.uuid: report for report in vms}  # the last one of a UUID counts
+        size = sum(map(_text_bytes, new.values()))
+        replaced = session.reports.keys() if full else new.keys() & session.reports.keys()
+        return session.kept + size - sum(_text_bytes(session.reports[uuid]) for uuid in replaced)
+
     def sightings(self, uuid: str) -> list[tuple[Session, VmReport]]:
         """Which nodes report the VM, and what they say."""
         return [((s := self._by_node[node]), s.reports[uuid]) for node in self._seen_on.get(uuid, ())]
@@ -147,3 +156,11 @@ class Sessions:
                 self._seen_on[uuid] = rest
             else:
                 del self._seen_on[uuid]
+
+
+def _text_bytes(report: VmReport) -> int:
+    """The texts that a peer chooses the length of, in characters of up to four bytes."""
+    size = len(report.problem) + len(report.detail) + len(report.name)
+    if report.migration is not None:
+        size += len(report.migration.attempt) + len(report.migration.peer) + len(report.migration.detail)
+    return size

@@ -202,6 +202,11 @@ class Tables:
             by_name[change.table].restore(change.key, None)
 
     @property
+    def pending(self) -> int:
+        """How many rows and lines this turn has touched."""
+        return len(self._journal) + len(self._events)
+
+    @property
     def dirty(self) -> bool:
         """Whether this turn has something to save."""
         return bool(self._events) or any(

@@ -3,7 +3,7 @@
 Usage:
   bench [--only PART]... [--output FILE]
 
-Parts: restart, heartbeat, agent, server, recovery. Needs root: the hosts are namespaces, or the lab's.
+Parts: restart, heartbeat, agent, server, overload, recovery. Needs root: the hosts are namespaces, or the lab's.
 
 Options:
   --only PART    this part; may be repeated
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from docopt import docopt
 
-from tests.bench import agent, heartbeat, recovery, restart, server
+from tests.bench import agent, heartbeat, overload, recovery, restart, server
 from tests.bench import figures as f
 from tests.hosts import short_directory
 
@@ -30,6 +30,7 @@ PARTS = {
     "heartbeat": heartbeat.measure,
     "agent": agent.measure,
     "server": server.measure,
+    "overload": overload.measure,
     "recovery": recovery.measure,
 }
 

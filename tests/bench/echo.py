@@ -11,7 +11,7 @@ import sys
 
 import zmq
 
-from chimed.transport import QUEUED_MESSAGES, raise_file_limit
+from chimed.transport import QUEUED_RECEIVED, QUEUED_UNSENT, raise_file_limit
 
 SECRET = "CHIME_BENCH_SECRET"
 
@@ -23,8 +23,8 @@ def main(endpoint: str, answer_bytes: str) -> None:
     router = zmq.Context().socket(zmq.ROUTER)
     router.curve_server = True
     router.curve_secretkey = os.environ[SECRET].encode()
-    for option in (zmq.RCVHWM, zmq.SNDHWM):
-        router.setsockopt(option, QUEUED_MESSAGES)
+    for option, most in ((zmq.RCVHWM, QUEUED_RECEIVED), (zmq.SNDHWM, QUEUED_UNSENT)):
+        router.setsockopt(option, most)
     router.setsockopt(zmq.BACKLOG, 4096)
     router.bind(endpoint)
     receive, send, more = router.recv, router.send, int(zmq.SNDMORE)

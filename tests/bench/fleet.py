@@ -56,7 +56,8 @@ class Server:
         rows: list[tuple[str, str, r.Row]] = []
         for name, pair in self.nodes:
             revision = 1 + len(self.vms[name])
-            rows.append(("nodes", name, r.Node(name=name, public_key=pair.public, revision=revision, created=1.0)))
+            node = r.Node(name=name, public_key=pair.public, revision=revision, given=revision, created=1.0)
+            rows.append(("nodes", name, node))
             rows += [("vms", vm.uuid, vm) for vm in self.vms[name]]
         with Store.open(self.database) as store:
             store.commit([r.Change(table, (key,), row) for table, key, row in rows], [])
@@ -160,6 +161,14 @@ class Agents:
     def _frame(self, index: int, seq: int) -> bytes:
         head, tail = self._halves[index]
         return head + seq.to_bytes(2, "big") + tail
+
+    def send_beat(self, index: int, later: int) -> None:
+        """One heartbeat of one agent, `later` numbers after the last that all have sent."""
+        self.sockets[index].send(self._frame(index, self._seq + later))
+
+    def skip(self, numbers: int) -> None:
+        """So many numbers are used up."""
+        self._seq += numbers
 
     def beat(self, rounds: int) -> float:
         """Heartbeats of all, `rounds` each, `WINDOW` of each unanswered. Returns the seconds that it took."""

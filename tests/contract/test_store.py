@@ -11,7 +11,8 @@ import pytest
 from chimed.core import rows as r
 from chimed.core.tables import Tables
 from chimed.database import StoreConflict
-from chimed.store import Retention, Store
+from chimed.history import Retention
+from chimed.store import Store
 from tests.fakes.rows import alarm, answer, change, deletion, event, migration, node, operation, vm
 from tests.fakes.store import FakeDisk, FakeStore
 from wire.messages import MigrationOptions
@@ -131,19 +132,69 @@ def test_prune_keeps_what_is_true_now_and_the_newest_of_the_rest(reopen: Reopen)
     store = reopen()
     ended = [operation(i, ended=float(i)) for i in range(1, 6)]
     cleared = [alarm(i, cleared=float(i)) for i in range(1, 4)]
-    answers = [answer("old", NOW - 101), answer("k1", NOW - 3), answer("k2", NOW - 2), answer("k3", NOW - 1)]
+    answers = [answer(key, NOW) for key in ("k0", "k1", "k2", "k3")]
     kept = [node("n1", last_operation="op-1"), operation(6), alarm(9)]
     store.commit([change(row) for row in (*kept, *ended, *cleared, *answers)])
     store.commit([], [event("n1", text=str(i)) for i in range(10)])
     keep = Retention(events=4, operations=2, alarms=1, answers=2, answers_s=100.0)
     gone = store.prune(NOW, keep)
-    assert {c.key for c in gone} == {("op-2",), ("op-3",), (1,), (2,), ("op", "old"), ("op", "k1")}
+    assert {c.key for c in gone} == {("op-2",), ("op-3",), (1,), (2,), ("op", "k0"), ("op", "k1")}
     assert all(c.row is None for c in gone)
     store = reopen()
     left = {row for row in rows(store) if not isinstance(row, r.Meta)}
     assert left == {*kept, ended[0], ended[3], ended[4], cleared[2], *answers[2:]}
     assert [e.text for e in store.events()] == ["6", "7", "8", "9"]
     assert store.prune(NOW, keep) == []
+
+
+def test_h11_a_clock_that_was_years_ahead_drops_nothing_that_came_later(reopen: Reopen) -> None:
+    """What was made in that minute bears the future: it is neither the newest for ever, nor is all else too old."""
+    store = reopen()
+    years, keep = NOW + 3e8, Retention(operations=2, alarms=2, answers=2)
+    wrong = [operation(1, ended=years), alarm(1, cleared=years), answer("wrong", years)]
+    right = [
+        row
+        for i in (2, 3)
+        for row in (operation(i, ended=NOW + i), alarm(i, cleared=NOW + i), answer(f"k{i}", NOW + i))
+    ]
+    store.commit([change(row) for row in wrong])
+    store.commit([change(row) for row in right])
+    assert {c.key for c in store.prune(7.0, keep)} == {("op-1",), (1,), ("op", "wrong")}
+    assert {row for row in rows(store) if not isinstance(row, r.Meta)} == set(right)
+
+
+def test_h11_answers_go_when_the_server_has_counted_their_time(reopen: Reopen) -> None:
+    store, keep = reopen(), Retention(answers_s=100.0)
+
+    def pruned(now: float) -> set[str]:
+        return {change.key[1] for change in store.prune(now, keep)}
+
+    store.commit([change(answer("a", NOW + 3e8)), change(answer("b", 0.0))])
+    assert pruned(10.0) == set()
+    store.commit([change(answer("c", NOW))])
+    assert pruned(60.0) == pruned(60.5) == pruned(109.0) == set()
+    assert pruned(110.0) == {"a", "b"} and pruned(120.0) == set()
+    assert pruned(160.0) == {"c"}
+    store.commit([change(answer("d", NOW))])  # nothing was left: its row may have the number of one that is gone
+    assert pruned(161.0) == pruned(259.0) == set()
+    store = reopen()
+    assert pruned(5.0) == pruned(104.0) == set()  # the monotonic clock of another life
+    assert pruned(106.0) == {"d"}
+
+
+def test_h6_lines_of_nodes_never_push_out_the_others(reopen: Reopen) -> None:
+    store = reopen()
+    for number in range(50):
+        store.commit([], [event("n1", text=f"own {number}")] if number < 5 else [])
+        store.commit([], [event("n1", f"told {number}.{i}", f"s{number}.{i}", of_node=True) for i in range(10)])
+        store.prune(NOW, Retention(events=5, node_events=20))
+    store = reopen()
+    assert [e.text for e in store.events() if e.text.startswith("own")] == [f"own {i}" for i in range(5)]
+    assert [e.text for e in store.events() if e.text.startswith("told")] == [
+        f"told {number}.{i}" for number in (48, 49) for i in range(10)
+    ]
+    store.prune(NOW, Retention(events=2, node_events=0))
+    assert [e.text for e in store.events()] == ["own 3", "own 4"]
 
 
 def test_the_tables_of_the_core_come_back(reopen: Reopen) -> None:

@@ -53,9 +53,11 @@ def migration(vm_name: str, op_id: str, **fields: Any) -> r.Migration:
     return r.Migration(operation=op_id, **{**values, **fields})
 
 
-def event(subject: str, text: str = "", source_id: str = "", actor: str = "server") -> r.Event:
+def event(subject: str, text: str = "", source_id: str = "", actor: str = "server", of_node: bool = False) -> r.Event:
     """A line of the audit trail."""
-    return r.Event(time=1.5, actor=actor, action="test", subject=subject, text=text, source_id=source_id)
+    return r.Event(
+        time=1.5, actor=actor, action="test", subject=subject, text=text, source_id=source_id, of_node=of_node
+    )
 
 
 def operation(number: int, **fields: Any) -> r.Operation:

@@ -13,7 +13,7 @@ from chimed.core import recovery
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
 from chimed.database import StoreConflict, StoreError
-from chimed.store import Retention
+from chimed.history import Retention
 from wire.messages import EventView
 
 UNIQUE = {
@@ -31,6 +31,7 @@ class FakeDisk:
         self.events: list[tuple[int, r.Event]] = []
         self.next_event = 1
         self.fault = ""
+        self.astray = ""
         self.commits = 0
 
     def restore(self, tables: dict[str, dict[Any, r.Row]], history: str = "restored") -> None:
@@ -53,6 +54,7 @@ class FakeStore:
     def __init__(self, disk: FakeDisk) -> None:
         self.disk = disk
         self.broken = ""
+        self._seen: dict[Any, float] = {}  # answers, and when `prune` first saw each
 
     def close(self) -> None:
         """Nothing to give up."""
@@ -64,8 +66,8 @@ class FakeStore:
 
     def commit(self, changes: Iterable[r.Change], events: Iterable[r.Event] = ()) -> None:
         """Saves all or nothing. Raises StoreError or StoreConflict."""
-        if self.disk.fault:
-            raise StoreError(f"changes cannot be saved: {self.disk.fault}")
+        if self.disk.fault or self.disk.astray:
+            raise StoreError(f"changes cannot be saved: {self.disk.fault or self.disk.astray}")
         tables, changes = self.disk.tables, list(changes)
         before = [(change, tables[change.table].get(change.key)) for change in changes]
         for change in changes:
@@ -100,7 +102,11 @@ class FakeStore:
 
     def writable(self) -> bool:
         """Whether a change can be saved now."""
-        return not self.disk.fault
+        return not (self.disk.fault or self.disk.astray)
+
+    def astray(self) -> str:
+        """Why what is saved would be lost."""
+        return self.disk.astray
 
     def events(self, subject: str | None = None, after_id: int = 0, limit: int = 100) -> list[EventView]:
         """The newest `limit` events with a larger id, oldest first."""
@@ -112,30 +118,40 @@ class FakeStore:
         ]  # fmt: skip
         return found[-limit:]
 
+    def much_surplus(self) -> bool:
+        """Never."""
+        return False
+
     def prune(self, now: float, keep: Retention | None = None) -> list[r.Change]:
         """Removes history beyond `keep`; returns what was deleted."""
-        if self.disk.fault:
-            raise StoreError(f"changes cannot be saved: {self.disk.fault}")
+        if self.disk.fault or self.disk.astray:
+            raise StoreError(f"changes cannot be saved: {self.disk.fault or self.disk.astray}")
         keep = keep or Retention()
-        self.disk.events = [(i, e) for i, e in self.disk.events if i > self.disk.events[-1][0] - keep.events]
+        gone = {
+            number
+            for of_node, most in ((False, keep.events), (True, keep.node_events))
+            for number in [i for i, e in self.disk.events if e.of_node is of_node][: -most or None]
+        }
+        self.disk.events = [(i, e) for i, e in self.disk.events if i not in gone]
         rows = self.disk.tables
         named = {
             getattr(row, "last_operation", "") for row in (*rows["nodes"].values(), *rows["vms"].values())
         }
+        surplus: list[tuple[str, Any]]
         surplus = [("operations", key) for key in self._newest("operations", "ended")[keep.operations :]]
         surplus = [(table, key) for table, key in surplus if key[0] not in named]
         surplus += [("alarms", key) for key in self._newest("alarms", "cleared")[keep.alarms :]]
         answers = self._newest("answers", "created")
-        old = [key for key in answers if getattr(rows["answers"][key], "created", 0.0) < now - keep.answers_s]
+        old = [key for key, seen in self._seen.items() if seen <= now - keep.answers_s]
         surplus += [("answers", key) for key in dict.fromkeys([*answers[keep.answers :], *old])]
         for table, key in surplus:
             del rows[table][key]
+        self._seen = {key: self._seen.get(key, now) for key in rows["answers"]}
         return [r.Change(table, key, None) for table, key in surplus]
 
     def _newest(self, table: str, field: str) -> list[Any]:
-        """Keys of the rows whose `field` is set, the largest value first."""
-        times = [(getattr(row, field), key) for key, row in self.disk.tables[table].items()]
-        return [key for time, key in sorted((t for t in times if t[0] is not None), reverse=True)]
+        """Keys of the rows whose `field` is set, the row that came last first."""
+        return [key for key, row in reversed(self.disk.tables[table].items()) if getattr(row, field) is not None]
 
 
 def _put(table: dict[Any, r.Row], key: Any, row: r.Row | None) -> None:

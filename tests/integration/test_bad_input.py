@@ -216,7 +216,9 @@ def test_key_files_of_another_kind(server: Server, tmp_path: Path) -> None:
     config = tmp_path / "join.toml"
     config.write_text(toml({"state_dir": tmp_path / "join"}))
     refused(run("agentd.main", "join", server.operator_file, "--config", config), 2, "chime-operator")
-    for source, text in (("/nowhere", ""), (str(tmp_path), ""), ("-", "junk"), ("-", "kind = 1")):
+    bad = ("junk", "kind = 1", "kind = " + "[" * 10_000, "kind = " + "9" * 5000, "[" * (10 << 20))  # H10
+    (large := tmp_path / "large").write_text(bad[-1])
+    for source, text in (("/nowhere", ""), (str(tmp_path), ""), (str(large), ""), *(("-", b) for b in bad)):
         refused(run("agentd.main", "join", source, "--config", config, stdin=text), 2)
     refused(run("agentd.main", "--config", config), 2, "agentd join")
     assert not (tmp_path / "join").exists()

@@ -31,16 +31,21 @@ def make(target: str, destination: Path, *words: str, code: int = 0, checkout: P
     return done.stdout + done.stderr
 
 
+def copied(checkout: Path) -> Path:
+    """A checkout of its own."""
+    for name in ("Makefile", "setup.py", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    for name in ("contrib", "docs", "chimed", "agentd", "wire", "tools"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return checkout
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with everything installed in it; the tests of this module share it, in their order."""
     destination = tmp_path_factory.mktemp("install")
     destination.chmod(0o755)
-    checkout = tmp_path_factory.mktemp("checkout")
-    for name in ("Makefile", "setup.py", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"):
-        shutil.copy(ROOT / name, checkout)
-    for name in ("contrib", "docs", "chimed", "agentd", "wire", "tools"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    checkout = copied(tmp_path_factory.mktemp("checkout"))
     subprocess.run(["chmod", "-R", "go-rwx", checkout], check=True)
     make("install", destination, checkout=checkout)
     yield destination
@@ -161,6 +166,26 @@ def test_an_installation_that_fails_changes_nothing(installed: Path) -> None:
     finally:
         del os.environ["PIP_NO_INDEX"]
     assert files(installed) == before
+
+
+def test_the_packages_are_those_that_are_pinned(installed: Path, as_root_of_host: Run) -> None:
+    text = (ROOT / "contrib/requirements/agent.txt").read_text() + (ROOT / "contrib/requirements/build.txt").read_text()
+    pins = {name.replace("-", "_"): version for name, version in re.findall(r"^([\w-]+)==([\w.]+)", text, re.M)}
+    found = (installed / "opt/chime/lib/python3.11/site-packages").glob("*.dist-info")
+    there = dict(path.name.removesuffix(".dist-info").lower().split("-") for path in found)
+    assert there.pop("chime_ha") and there == pins
+    done = as_root_of_host("/opt/chime/bin/python", "-m", "pip", "check")
+    assert done.returncode == 0, done
+
+
+def test_another_file_under_the_name_of_a_package_is_not_installed(installed: Path, tmp_path: Path) -> None:
+    before, checkout = files(installed), copied(tmp_path)
+    pinned = checkout / "contrib/requirements/base.txt"
+    text = re.sub(r"(?<=sha256:)[0-9a-f]{64}", "0" * 64, pinned.read_text())
+    for broken in (text, text.replace("    --hash", "    # --hash")):
+        pinned.write_text(broken)
+        assert "nothing was changed" in make("install", tmp_path / "to", "PARTS=tool", code=1, checkout=checkout)
+    assert files(installed) == before and not (tmp_path / "to/opt/chime").exists()
 
 
 def test_again_is_an_upgrade(installed: Path) -> None:

@@ -118,6 +118,23 @@ def test_a_full_disk_of_the_server(chime: Chime) -> None:
     assert "storage-recovered" in chime.actions()
 
 
+def test_h12_the_database_is_moved_away_under_the_server(chime: Chime) -> None:
+    """Noticed without anything to save; nothing is granted, somebody is told; all goes on when it is back."""
+    host, database = chime[SERVER], chime.state_dir / "chime.db"
+    host.run(["mv", database, f"{database}.aside"])
+    chime.wait(lambda: chime.ask(m.ServerStatus())["read_only"], "it is noticed", 10.0)
+    assert chime.refused(m.VmCreate, name=unique("lost"), spec=tiny()) == "storage-unavailable"
+    (alarm,) = chime.alarms("storage-unavailable")
+    assert alarm["severity"] == "critical" and f"{database} was deleted, moved or replaced" in alarm["text"]
+    chime.stays(lambda: chime.node("n1")["health"] == "normal", 3.0, "nodes are heard all the same")
+    host.run(["sh", "-c", f"cp {database}.aside {database}"])
+    chime.stays(lambda: chime.ask(m.ServerStatus())["read_only"], 3.0, "a copy is not the file")
+    host.run(["mv", f"{database}.aside", database])
+    chime.wait(lambda: not chime.ask(m.ServerStatus())["read_only"], "it recovers")
+    chime.create(unique("saved"))
+    assert not chime.alarms("storage-unavailable")
+
+
 def test_a_damaged_database_is_not_used(chime: Chime) -> None:
     """Row 39: the server refuses to start, leaves the file, says how to restore; with a backup all goes on."""
     name = unique("damaged")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,9 +19,11 @@ import pytest
 from chimed import backup
 from chimed.core import rows as r
 from chimed.database import StoreError
+from chimed.history import PRUNE_STEP, Retention
 from chimed.store import Store
-from tests.fakes.rows import change, event, node, vm
+from tests.fakes.rows import change, event, node, operation, vm
 
+NOW = 1_000_000.0
 ROOT = Path(__file__).resolve().parents[2]
 
 WRITER = """
@@ -306,7 +309,8 @@ def test_a_restore_raises_the_generation_and_waits_for_every_node(path: Path) ->
         newest = list(store.load())
     assert backup.restore(copy, path) == 6
     first, *rest = rows_of(path)
-    assert first == r.Meta(generation=6, waiting_for=("n1", "n2", "n3"))
+    assert isinstance(first, r.Meta) and first.history
+    assert first == r.Meta(generation=6, history=first.history, waiting_for=("n1", "n2", "n3"))
     assert rest == rows_of(copy)[1:]
     [kept] = path.parent.glob("chime.db.replaced-*")
     assert rows_of(kept) == newest
@@ -395,3 +399,108 @@ def test_load_of_a_large_fleet(tmp_path: Path) -> None:
         store.commit([change(vm(f"vm{i}", f"n{i % 1000}")) for i in range(20_000)])
     with Store.open(tmp_path / "chime.db") as store:
         assert sum(isinstance(row, r.Vm) for row in store.load()) == 20_000
+
+
+# --- under a running server -------------------------------------------------------------------------------------------
+
+BESIDE = ["", "-wal", "-shm", ".lock"]
+
+
+@pytest.mark.parametrize("suffix", BESIDE)
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced", "made anew"])
+def test_h12_a_file_that_is_taken_away_is_noticed_at_once(path: Path, suffix: str, how: str) -> None:
+    with Store.open(path) as store:
+        store.commit([change(node("n4"))])
+        assert store.astray() == "" and store.writable()
+        file, aside = path.with_name(path.name + suffix), path.with_name("aside")
+        file.rename(aside)
+        if how == "deleted":
+            aside.unlink()
+        elif how == "replaced":
+            file.write_bytes(aside.read_bytes())
+        elif how == "made anew":
+            file.touch()
+        assert file.name in store.astray() and not store.writable()
+        with pytest.raises(StoreError, match=f"{file.name} was deleted, moved or replaced"):
+            store.commit([change(node("n5"))])
+        assert "n4" in {row.name for row in store.load() if isinstance(row, r.Node)}
+        if how != "deleted":
+            aside.rename(file)
+            assert store.astray() == "" and store.writable()
+            store.commit([change(node("n5"))])
+    if how != "deleted":
+        assert {"n4", "n5"} <= {row.name for row in rows_of(path) if isinstance(row, r.Node)}
+
+
+def test_h12_what_was_moved_away_is_whole_without_its_log(path: Path) -> None:
+    """And no log is left for the file that was put in its place."""
+    (path.parent / "old").mkdir()
+    backup.back_up(path, path.parent / "old" / "chime.db")
+    with Store.open(path) as store:
+        store.commit([change(node("n4"))])
+        path.rename(path.parent / "aside.db")
+        (path.parent / "old" / "chime.db").rename(path)
+        assert store.astray()
+        assert path.with_name("chime.db-wal").stat().st_size == 0
+    assert "n4" in {row.name for row in rows_of(path.parent / "aside.db") if isinstance(row, r.Node)}
+    assert "n4" not in {row.name for row in rows_of(path) if isinstance(row, r.Node)}
+
+
+def test_h12_a_copy_taken_meanwhile_is_no_trouble(path: Path) -> None:
+    with Store.open(path) as store:
+        backup.back_up(path, path.parent / "copy.db")
+        for number in range(50):
+            store.commit([change(node(f"m{number}"))])
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("SELECT count(*) FROM nodes").fetchone()
+        assert store.astray() == ""
+
+
+def test_h6_removing_history_keeps_up_in_short_turns_and_the_file_stops_growing(tmp_path: Path) -> None:
+    """Lines come as fast as they can be saved. What is measured is processor time: others use the disk too."""
+    keep, slowest_s, sizes = Retention(events=5_000, node_events=5_000), 0.0, []
+    with Store.create(tmp_path / "chime.db") as store:
+        for number in range(450):
+            lines = [event("n1", "x" * 200, f"{number}.{i}", of_node=number % 3 > 0) for i in range(100)]
+            store.commit([], lines)
+            if store.much_surplus():
+                began = time.thread_time()
+                assert store.prune(NOW, keep) == []
+                slowest_s = max(slowest_s, time.thread_time() - began)
+            if number % 150 == 149:
+                sizes.append((tmp_path / "chime.db").stat().st_size + (tmp_path / "chime.db-wal").stat().st_size)
+        assert sizes[2] < 1.2 * sizes[0]
+        assert len(store.events(limit=100_000)) <= 10_000 + 2 * PRUNE_STEP
+        for _ in range(3):
+            store.prune(NOW, keep)
+        assert len(store.events(limit=100_000)) == 10_000
+    print(f"slowest removal {1000 * slowest_s:.1f} ms, file {sizes} bytes")
+    assert slowest_s < 0.04
+
+
+def test_h6_old_operations_that_vms_name_stay_and_do_not_keep_others_from_going(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "chime.db") as store:
+        named = [operation(i, ended=float(i)) for i in range(1, 2 * PRUNE_STEP)]
+        others = [operation(i, ended=float(i)) for i in range(5000, 5000 + 2 * PRUNE_STEP)]
+        vms = [vm(f"v{i}", "n1", last_operation=row.id) for i, row in enumerate(named)]
+        store.commit([change(row) for row in (node("n1"), *vms, *named, *others)])
+        gone = []
+        for _ in range(20):
+            gone += store.prune(NOW, Retention(operations=100))
+        assert {c.key for c in gone} == {(row.id,) for row in others[:-100]}
+        assert not store.much_surplus()
+
+
+def test_lines_of_a_database_from_before_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "chime.db"
+    with Store.create(path) as store:
+        store.commit([], [event("n1", "told", "s1", actor="agentd@n1"), event("n1", "own")])
+    with closing(sqlite3.connect(path)) as old, old:
+        for table in ("nodes", "vms"):
+            old.execute(f"DROP INDEX {table}_last_operation")
+        old.execute("DROP INDEX events_of_nodes")
+        old.execute("ALTER TABLE events DROP COLUMN of_node")
+        old.execute("DELETE FROM _sqlite_migrations WHERE name = '0003_event_rings'")
+    with Store.open(path) as store:
+        store.prune(NOW, Retention(events=1, node_events=0))
+        assert [e.text for e in store.events()] == ["own"]

@@ -139,18 +139,27 @@ def test_a_key_is_admitted_once_it_is_allowed(server: Server, connect: Connect) 
     assert_alive(server, connect)
 
 
-def test_messages_of_a_revoked_key_still_name_it_so_that_the_core_can_refuse(
+def test_messages_of_a_revoked_key_are_refused_and_its_connection_ends_when_it_goes_on(
     server: Server, connect: Connect
 ) -> None:
     peer = connect(ALICE)
     peer.send(b"before")
     assert server.next().user_id == ALICE.public
     server.router.allow([BOB.public])
-    peer.send(b"after")
-    message = server.next()
-    assert (message.user_id, message.payload) == (ALICE.public, b"after")
+    with closing(peer.get_monitor_socket(zmq.EVENT_DISCONNECTED)) as monitor:
+        peer.send(b"after")
+        assert server.until(lambda _: server.router.counters.over_budget == 1) == []
+        [refused] = server.router.refusals()
+        assert (refused.user_id, refused.head) == (ALICE.public, b"after")
+        assert not monitor.poll(0)
+        for _ in range(20):
+            tries_to_send(peer, b"after all")
+        assert server.until(lambda _: bool(monitor.poll(0))) == []
+        peer.disable_monitor()
+    assert len(server.router.refusals()) < 13  # ten at once, and two a second; the others were too much
     tries_to_send(connect(ALICE), b"again")
     assert server.until(lambda _: server.router.counters.unknown_keys == 1) == []
+    assert_alive(server, connect)
 
 
 def test_a_routing_id_that_a_peer_chooses_does_not_change_who_it_is(server: Server, connect: Connect) -> None:
@@ -340,12 +349,11 @@ def test_the_self_test_finds_a_socket_that_lets_strangers_in_or_nobody(
     monkeypatch.setattr("chimed.transport.SELF_TEST_S", 0.5)
     router = Router(SERVER, handshake_ms=300)
     if hole == "anybody":
-        monkeypatch.setattr(router._admission, "callback", lambda *_: True)
+        monkeypatch.setattr(router._admission, "judge", lambda *_: ((b"200", b"OK"), "anybody"))
     elif hole == "nobody":
-        monkeypatch.setattr(router._admission, "callback", lambda *_: False)
+        monkeypatch.setattr(router._admission, "judge", lambda *_: ((b"400", b"no"), ""))
     else:
-        router._authenticator.stop()
-        assert not router.alive()
+        monkeypatch.setattr(router._authenticator, "answer", lambda: None)
     with pytest.raises(TransportError, match="self-test"):
         router.self_test()
     with pytest.raises(TransportError, match="not tested"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,12 +13,12 @@ from tests.lab.lab import Lab
 from wire import messages as m
 
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
-BLOCK = re.compile(r"^```console\n# on (the server|n1)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```console\n# on (the server|srv|n1)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND_S = 300.0
 
 
 class Block(NamedTuple):
-    """Commands that are typed one after the other: on the server's host, or on n1."""
+    """Commands that are typed one after the other: in an operator's shell, on the server's host as root, or on n1."""
 
     where: str
     commands: tuple[str, ...]
@@ -177,6 +177,143 @@ def page_4(lab: Lab, blocks: list[Block]) -> None:
     run_elsewhere(lab, uuids)
 
 
+FOLDER = "/srv/shared/backup"
+BUNDLE = "/srv/shared/n1.bundle"
+
+
+def take_backup(lab: Lab) -> None:
+    """As the page on backups says."""
+    (block,) = SECTIONS["Before you need it: backups"]
+    lab.server.run("mkdir", "-p", FOLDER)
+    type_in(lab, block, BACKUP=FOLDER)
+
+
+def status(lab: Lab) -> dict[str, Any]:
+    """What the server waits for."""
+    return dict(lab.ask(m.ServerStatus()))
+
+
+def page_5(lab: Lab, blocks: list[Block]) -> None:
+    """A backup in which running VMs were stopped is restored while a node is off; one is kept, one stopped."""
+    uuids = guests(lab, "web-1", "web-2")
+    for name in uuids:
+        lab.tool("vm", "stop", name, "--force", "--yes")
+    take_backup(lab)
+    for name in uuids:
+        lab.tool("vm", "start", name)
+    before = {name: lab.process(uuid) for name, uuid in uuids.items()}
+    lab.host("n3").power_off()
+    restore, look, without, decide = blocks
+    type_in(lab, restore, BACKUP=FOLDER)
+    lab.wait_server()
+    lab.wait(lambda: status(lab)["waiting_for"] == ["n3"], "the others have reported")
+    assert "n3" in type_in(lab, look)
+    type_in(lab, without)
+    lab.wait(lambda: len(status(lab)["held_vms"]) == 2 and lab.alarms("recovery-held"), "both VMs are held")
+    lab.wait(lambda: lab.node("n1")["commandable"], "n1 takes commands")
+    said = type_in(lab, decide)
+    assert said.count("stops web-1 on n1") == 1 < said.count("stops web-2 on n1")  # the list, before web-1 was decided
+    lab.no_process(uuids["web-2"])
+    assert lab.process(uuids["web-1"]) == before["web-1"] and not lab.alarms("recovery-held")
+
+
+def page_6(lab: Lab, blocks: list[Block]) -> None:
+    """Another machine gets the old one's address, key and database."""
+    uuids = guests(lab, "web-1")
+    take_backup(lab)
+    before = lab.process(uuids["web-1"])
+    lab.server.systemctl("disable", "--now", "chimed")
+    lab.server.run("sh", "-c", "rm -rf /var/lib/chime/* /etc/chime/chimed.toml")
+    make, look = blocks
+    type_in(lab, make, BACKUP=FOLDER)
+    lab.wait_server()
+    type_in(lab, look)
+    lab.wait_nodes("n1", "n2", "n3")
+    lab.wait(lambda: not status(lab)["recovering"], "all nodes have reported")
+    assert lab.process(uuids["web-1"]) == before
+    lab.counting("web-1")
+
+
+def page_7(lab: Lab, blocks: list[Block]) -> None:
+    """The database is put back with cp, and a node cannot be heard."""
+    database, kept = "/var/lib/chime/chime.db", "/srv/shared/kept"
+    uuids = guests(lab, "web-1")
+    lab.server.systemctl("stop", "chimed")
+    lab.server.run("sh", "-c", f"mkdir -p {kept} && cp -p {database}* {kept}/")
+    lab.server.systemctl("start", "chimed")
+    lab.wait_server()
+    lab.wait_nodes("n1", "n2", "n3")
+    lab.tool("vm", "migrate", "web-1", "--to", "n2", "--yes")
+    before = lab.process(uuids["web-1"])
+    lab.host("n3").power_off()
+    lab.server.systemctl("stop", "chimed")
+    lab.server.run("sh", "-c", f"rm {database}* && cp -p {kept}/* /var/lib/chime/ && rm -r {kept}")
+    lab.server.systemctl("start", "chimed")
+    lab.wait_server()
+    lab.wait(lambda: lab.alarms("server-behind"), "it is known")
+    lab.wait(lambda: status(lab)["waiting_for"] == ["n3"], "the others are heard")
+    look, there, disable, begin = blocks
+    assert "behind n" in " ".join(type_in(lab, look).split())
+    type_in(lab, there)
+    type_in(lab, disable)
+    lab.server.systemctl("enable", "--now", "chimed")
+    lab.wait_server()
+    lab.wait(lambda: status(lab)["waiting_for"] == ["n3"], "the others are heard again")
+    type_in(lab, begin)
+    lab.wait(lambda: status(lab)["waiting_for"] == ["n3"] and not status(lab)["behind"], "it recovers")
+    assert lab.process(uuids["web-1"]) == before
+    lab.host("n3").power_on()
+    lab.wait(lambda: not status(lab)["recovering"], "all nodes have reported")
+    lab.wait(lambda: lab.vm("web-1")["node"] == "n2", "it is known where it is")
+    assert lab.process(uuids["web-1"]) == before
+
+
+def page_8(lab: Lab, blocks: list[Block]) -> None:
+    """A node is given up, and its machine comes back under its name with all its state; then it gets another key."""
+    uuids = guests(lab, "web-1", "web-2")
+    n1 = lab.host("n1")
+    n1.power_off()
+    lab.wait_nodes("n1", health="unreachable")
+    forget, add, join, rekey, after = blocks
+    type_in(lab, forget)
+    run_elsewhere(lab, uuids)
+    type_in(lab, add, BUNDLE=BUNDLE)
+    n1.power_on()
+    type_in(lab, join, BUNDLE=BUNDLE)
+    lab.wait_nodes("n1")
+    lab.wait(lambda: has_nothing(lab), "n1 has removed what was moved")
+    type_in(lab, rekey, BUNDLE=BUNDLE)
+    type_in(lab, join, BUNDLE=BUNDLE)
+    lab.wait_nodes("n1")
+    type_in(lab, after)
+    run_elsewhere(lab, uuids)
+
+
+def page_9(lab: Lab, blocks: list[Block]) -> None:
+    """The agent's state of before a migration is put back."""
+    uuids = guests(lab, "web-1", "web-2")
+    n1, snapshot = lab.host("n1"), "/var/lib/chime-agent/snapshot"
+    n1.run("cp", "-p", snapshot, f"{snapshot}.kept")
+    lab.tool("vm", "migrate", "web-1", "--to", "n2", "--yes")
+    n1.systemctl("stop", "chime-agentd")
+    n1.run("mv", f"{snapshot}.kept", snapshot)
+    n1.systemctl("start", "chime-agentd")
+    look, after = blocks
+    lab.wait_nodes("n1")
+    assert "an older state was put back" in type_in(lab, look)
+    type_in(lab, after)
+    assert lab.process(uuids["web-1"]).host == "n2" and lab.process(uuids["web-2"]).host == "n1"
+    lab.counting("web-1")
+    lab.counting("web-2")
+
+
+def page_of_backups(lab: Lab, blocks: list[Block]) -> None:
+    """A backup, while the server runs; again, over the one before."""
+    take_backup(lab)
+    take_backup(lab)
+    assert lab.server.run("ls", FOLDER).stdout.split() == ["chime.db", "chimed.toml", "server.key"]
+
+
 def page_of_a_vm(lab: Lab, blocks: list[Block]) -> None:
     """A VM does not run."""
     guests(lab, "web-1")
@@ -191,7 +328,13 @@ PAGES: dict[str, Callable[[Lab, list[Block]], None]] = {
     "2c": page_2c,
     "3": page_3,
     "4": page_4,
+    "5": page_5,
+    "6": page_6,
+    "7": page_7,
+    "8": page_8,
+    "9": page_9,
     "A VM does not run": page_of_a_vm,
+    "Before you need it: backups": page_of_backups,
 }
 """What is done on each page; the beginning of the document is part of page 1."""
 

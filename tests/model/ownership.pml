@@ -9,8 +9,9 @@
  *   host(n)     power, libvirt and qemu
  *
  * Macros that add something: LOCAL_DRAIN, LOST_SNAPSHOT, and MIGRATION: live migration, and a node C of which no more
- * is known than that it may be given the VM, and runs it from that moment on. The other macros are defects: run.py
- * names them, and checks that each is found. README.md says what is left out, and why that hides nothing.
+ * is known than that it may be given the VM, and runs it from that moment on; with LIAR it says anything. The other macros
+ * are defects: run.py names them, and checks that each is found. README.md says what is left out, and why that hides
+ * nothing. State that goes back in time, and a second server, are history.pml's.
  */
 
 #ifndef EPOCHS
@@ -338,6 +339,39 @@ end:
         outdate(B);
         open = 0
     }
+#ifdef LIAR
+    /* C is neither source nor target: what it says of an attempt, also of one that never was, is a sighting. The macros
+     * take its word for that of the node that has one. */
+    :: d_step { owner != C && epoch < EPOCHS ->
+        printf("server: hears from C that attempt %d arrived there: false\n", m);
+#ifdef ARRIVED_FROM_ANYONE
+        if :: open == m -> give_to(C, true) :: else fi;
+#endif
+#ifdef ARRIVED_WITHOUT_VOUCHER
+        if :: m > attempts -> give_to(C, true) :: else fi;
+#endif
+        skip
+    }
+    :: d_step { OF_THIS_EPOCH && epoch < EPOCHS ->
+        printf("server: hears from C that attempt %d left: false\n", m);
+#ifdef LEFT_FROM_ANYONE
+        outdate(A);
+        outdate(B);
+        give_to(TARGET, true);
+        arrival = m;
+#endif
+        skip
+    }
+    :: d_step { open == m ->
+        printf("server: hears from C that attempt %d failed: false\n", m);
+#ifdef FAILED_FROM_ANYONE
+        outdate(A);
+        outdate(B);
+        open = 0;
+#endif
+        skip
+    }
+#endif
     od
 }
 #endif

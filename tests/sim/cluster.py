@@ -168,10 +168,14 @@ class Cluster:
         found = self.ask(m.AlarmList())
         return found["items"] if found else []
 
+    def is_behind(self) -> bool:
+        """Whether the server has found that its database is older than what nodes hold, and does not recover yet."""
+        return bool((self.ask(m.ServerStatus()) or {}).get("behind"))
+
     def waits_for_a_person(self) -> bool:
         """Whether the server holds something until somebody who has looked confirms, as the documentation says."""
         status = self.ask(m.ServerStatus()) or {}
-        return any(status.get(name) for name in ("recovering", "behind", "held", "unconfirmed"))
+        return any(status.get(name) for name in ("recovering", "behind", "held_vms", "held_nodes"))
 
     def is_evacuating(self) -> bool:
         """Whether VMs are still to be migrated away from a node."""
@@ -224,8 +228,10 @@ class Cluster:
             self.network.flip(name, self.keeps)
         self.oracle.split = False
 
-    def add_keys(self) -> None:
-        """Whoever has joined a node again tells the server its key."""
+    def add_keys(self, times: int = 5) -> None:
+        """Whoever has joined a node again tells the server its key, and looks whether it has it."""
+        if times > 1:
+            self.engine.after(SETTLE_S / 10, self.add_keys, times - 1)  # a request may have waited, and come late
         nodes = self.server.disk.tables["nodes"]
         for name, host in self.hosts.items():
             row: Any = nodes.get((name,))

@@ -6,31 +6,13 @@ mistake alone would be caught by a second defence. `seed`: a random run that fou
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-Edit = tuple[str, str, str]
-
-
-class Mutant(NamedTuple):
-    """One defect. `breaks`: the promise, and how."""
-
-    name: str
-    module: str
-    old: str
-    new: str
-    breaks: str
-    also: tuple[Edit, ...] = ()
-    seed: int = 0
-
-    @property
-    def edits(self) -> tuple[Edit, ...]:
-        """All places that change."""
-        return ((self.module, self.old, self.new), *self.also)
-
+from tests.sim.defects_of_trust import OF_TRUST
+from tests.sim.mutant import Mutant
 
 _GUARD, _AGENT, _ACTING = "agentd.core.guard", "agentd.core.agent", "agentd.acting"
 
 DEFECTS: tuple[Mutant, ...] = (
+    *OF_TRUST,
     # --- the guard ----------------------------------------------------------------------------------------------------
     Mutant(
         "guard-without-process-scan",

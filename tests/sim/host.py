@@ -187,7 +187,11 @@ class Host:
 
     def put_back(self, content: bytes | None) -> None:
         """The agent's state directory is that of an earlier moment; its process ends."""
-        self.oracle.snapshot_put_back(self, self.disk.load()[0], self.disk.decoded(content))
+        try:
+            older = self.disk.decoded(content)
+        except SnapshotError:  # it was damaged then
+            older = Durable(node=self.name)
+        self.oracle.snapshot_put_back(self, self.disk.load()[0], older)
         self.disk.content = content
         if self.agent is not None:
             self.agent.die()

@@ -42,6 +42,8 @@ class Oracle:
         self.may_halt: set[str] = set()
         self.split = False
         self.trust = Trust(self.spoil)
+        self._undecidable: set[str] = set()  # VMs that were given away by who could not know better
+        self._may_repeat: set[str] = set()  # commands that were carried out, and the agent's record of it put back
         self._server: ServerHost | None = None
         self._newest: dict[str, tuple[int, str]] = {}  # each VM's highest epoch, and its owner
         self.excused: set[str] = set()
@@ -64,7 +66,7 @@ class Oracle:
         self._epochs: dict[tuple[str, str], int] = {}
         self._ran_on: dict[str, set[str]] = {}
         self._halts: set[tuple[str, int]] = set()
-        self._drained: set[str] = set()
+        self._drained: set[tuple[str, str]] = set()  # (server, node)
         self._drained_on_node: set[str] = set()
         self._inventories: dict[str, tuple[int, int]] = {}
         self._nodes_before: dict[str, r.Node] = {}  # what a turn began with: it may use evidence and then withdraw it
@@ -165,7 +167,10 @@ class Oracle:
         recorded = held is not None and held.attempt is not None and held.attempt.id == attempt
         if not recorded:
             raise Violation("S3", f"{host.name} migrates {uuid} away, and has not recorded {attempt}", uuid)
-        if attempt in self._attempts.setdefault(uuid, set()):
+        if attempt in self._may_repeat:
+            self._may_repeat.discard(attempt)
+            self._stale.discard(attempt)  # libvirt refuses it while the first copy is there
+        elif attempt in self._attempts.setdefault(uuid, set()):
             raise Violation("S3", f"{host.name} begins {attempt} of {uuid} once more", uuid)
         self._attempts[uuid].add(attempt)
 
@@ -230,7 +235,8 @@ class Oracle:
             self._must_not_run(old.uuid, old.node, "forgotten")
             return
         self.managed.add(new.uuid)
-        if self._cannot_know(old, new):
+        if new.uuid in self._undecidable or self._cannot_know(old, new):
+            self._undecidable.add(new.uuid)
             self.spoil(new.uuid)
             return
         if new.uuid in self.foreign and not new.adopt:
@@ -335,7 +341,8 @@ class Oracle:
             self._node_removed(old.name)
         if old is None or new is None:
             return
-        self._note_drained(new)
+        assert self._server is not None
+        self._note_drained(self._server.name, new)
         if new.name in self.trust.liars:
             return
         if _is_lost(new) and not _is_lost(old) and self._engine.now < self._server.judges_from:
@@ -361,12 +368,12 @@ class Oracle:
                 text = f"{new.name} is believed to run nothing, and runs {', '.join(sorted(ours))}"
                 raise Violation("S2", text, new.name)
 
-    def _note_drained(self, node: r.Node) -> None:
+    def _note_drained(self, server: str, node: r.Node) -> None:
         if node.admin_state == AdminState.DRAINED:
-            self._drained.add(node.name)
+            self._drained.add((server, node.name))
             self._drained_on_node.discard(node.name)
         else:
-            self._drained.discard(node.name)
+            self._drained.discard((server, node.name))
 
     def restored(self, taken: float) -> None:
         """An older database was put in place: what was acknowledged since it was taken may be gone."""
@@ -379,6 +386,18 @@ class Oracle:
             node: Any = disk.tables["nodes"].get((vm.node,))  # type: ignore[attr-defined]
             if vm.operation or (node is not None and node.lock) or any(op.moving for op in operations.values()):  # type: ignore[attr-defined]
                 self.spoil(vm.uuid)  # type: ignore[attr-defined]
+
+    def forget_unheard(self, disk: FakeDisk) -> None:
+        """Epochs that this older database does not know, and that no agent has ever heard of: they never were."""
+        rows: dict[Any, Any] = disk.tables["vms"]
+        saved = [host.disk.load()[0] for host in self.hosts.values()]
+        for uuid, epoch in list(self._owners):
+            known = rows[(uuid,)].epoch if (uuid,) in rows else 0
+            if epoch > known and all(durable.highest_epoch(uuid) < epoch for durable in saved):
+                del self._owners[(uuid, epoch)]
+        self._newest = {}
+        for (uuid, epoch), node in self._owners.items():
+            self._newest[uuid] = max(self._newest.get(uuid, (0, "")), (epoch, node))
 
     def ahead_of(self, disk: FakeDisk) -> set[str]:
         """The nodes that hold a newer inventory than the database has given them."""
@@ -410,7 +429,7 @@ class Oracle:
 
     def drain_accepted(self, host: Host) -> None:
         """The agent has told a person on the node that it is drained."""
-        if host.name not in self._drained:
+        if host.name not in {node for _, node in self._drained}:
             self._drained_on_node.add(host.name)
 
     def snapshot_lost(self, host: Host) -> None:
@@ -426,6 +445,7 @@ class Oracle:
         more. A command that was carried out since may come again."""
         self.snapshot_lost(host)
         self.excused |= newer.left.keys() - older.left.keys()
+        self._may_repeat |= newer.journal.keys() - older.journal.keys()
         for key in newer.journal.keys() - older.journal.keys():
             self.reboots_asked[newer.journal[key].uuid] += 1
 

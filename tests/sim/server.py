@@ -7,22 +7,21 @@ It may die before a commit, between a commit and the answers, and between any tw
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from chimed.core import arrivals
-from chimed.core import rows as r
 from chimed.core.context import Policy
 from chimed.core.server import ServerCore
 from chimed.core.sessions import Session
 from chimed.core.tables import Tables
 from chimed.daemon import Daemon
-from chimed.icmp import PingOutcome, Reply
-from chimed.store import Retention
-from chimed.transport import SendOutcome
+from chimed.history import Retention
+from chimed.icmp import Reply
 from tests.fakes.names import address_of
-from tests.fakes.store import FakeDisk, FakeStore
+from tests.fakes.store import FakeDisk
 from tests.sim import database
+from tests.sim.around import DeadError, Message, Pinger, Router, Store
 from tests.sim.engine import Clock, Engine, Violation
 from tests.sim.network import SERVER, Network
 from wire import seals
@@ -33,99 +32,6 @@ if TYPE_CHECKING:
 
 SEAL_KEY = seals.key_from("the server's secret key")
 RESTART_S = (1.0, 5.0)
-PING_S = 0.002
-
-
-class DeadError(BaseException):
-    """The server dies here. Not an Exception: no handler may live on."""
-
-
-class Message:
-    """What the transport hands to the shell: the fields of `chimed.transport.Incoming`."""
-
-    __slots__ = ("payload", "peer_address", "routing_id", "user_id")
-
-    def __init__(self, routing_id: bytes, user_id: str, payload: bytes, peer_address: str) -> None:
-        self.routing_id, self.user_id, self.payload, self.peer_address = routing_id, user_id, payload, peer_address
-
-
-class Router:
-    """The parts of `chimed.transport.Router` that the shell uses."""
-
-    def __init__(self, network: Network, process: Process) -> None:
-        self._network, self._process = network, process
-        self.inbox: list[Message] = []
-        self.allowed: frozenset[str] = frozenset()
-        self._alone = False
-
-    @property
-    def more(self) -> bool:
-        """Messages are left."""
-        return bool(self.inbox) or self._alone
-
-    def receive(self, budget: int) -> list[Message]:
-        """The next ones. With a liar in the run each has a turn of its own: then it is known what follows from it."""
-        lies = bool(self._process.world.oracle.trust.liars)
-        budget = 1 if lies else budget
-        taken, self.inbox = self.inbox[:budget], self.inbox[budget:]
-        self._alone = lies and bool(taken)
-        self._process.speaker = self._process.world.name_of(taken[0].user_id) if self._alone else ""
-        return taken
-
-    def send(self, route: bytes, frame: bytes) -> SendOutcome:
-        """To a client."""
-        self._process.step("send")
-        return SendOutcome.SENT if self._network.send_down(route, frame) else SendOutcome.UNROUTABLE
-
-    def allow(self, keys: Iterable[str]) -> None:
-        """Keys that may connect."""
-        self.allowed = frozenset(keys)
-
-    def refused(self) -> dict[str, int]:
-        """Nothing is refused below the core here."""
-        return {}
-
-
-class Pinger:
-    """The parts of `chimed.icmp.Pinger` that the shell uses."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self.replies: list[Reply] = []
-        self.reason = ""
-
-    def ping(self, address: str, token: int) -> PingOutcome:
-        """One echo request."""
-        world = self._process.world
-        if world.pings_fail:
-            self.reason = "not permitted"
-            return PingOutcome.CANNOT
-        host = world.at(address)
-        if world.is_up(host) and world.network.pings(host):
-            world.engine.after(PING_S + world.engine.delays.tail(), self._process.ping_came, Reply(address, token))
-        return PingOutcome.SENT
-
-    def read(self) -> list[Reply]:
-        """The replies that came."""
-        replies, self.replies = self.replies, []
-        return replies
-
-
-class Store(FakeStore):
-    """Tells the oracle what is committed; the process may die before or after."""
-
-    def __init__(self, disk: FakeDisk, process: Process) -> None:
-        super().__init__(disk)
-        self._process = process
-
-    def commit(self, changes: Iterable[r.Change], events: Iterable[r.Event] = ()) -> None:
-        """As `Store.commit`."""
-        changes, events = list(changes), list(events)
-        before = [(change, self.disk.tables[change.table].get(change.key)) for change in changes]
-        self._process.step("commit-before")
-        super().commit(changes, events)
-        self._process.world.oracle.committed(self._process.world, before, events)
-        self._process.step("commit-after")
 
 
 class Process:
@@ -353,6 +259,7 @@ class ServerHost:
         replace(old)
         self.ahead = self.oracle.ahead_of(self.disk) or None
         self.oracle.restored(old.taken)
+        self.oracle.forget_unheard(self.disk)
         self.tell(f"its database is that of {old.taken:.0f} s")
         self.wanted = True
         if start:

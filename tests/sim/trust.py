@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from tests.sim.server import ServerHost
 
 Before = list[tuple[r.Change, r.Row | None]]
-OF_VM = ("node", "epoch", "desired", "start_serial", "attempt", "arrival", "doubt", "failed", "adopt", "spec")
-OF_NODE = ("public_key", "admin_state", "drain_serial", "evidence", "boot_id", "address", "networks")
-OF_META = ("generation", "history", "behind")
+OF_VM = ("node", "epoch", "desired", "start_serial", "attempt", "arrival", "doubt", "failed", "adopt", "spec", "held")
+OF_NODE = ("public_key", "admin_state", "drain_serial", "evidence", "boot_id", "address", "networks", "held")
+OF_META = ("generation", "history", "ahead")
 WIDE = ("rebuild", "evacuate", "migrate")
+
+
+def _turns_to_recovery(row: r.Row | None, old: r.Row | None) -> bool:
+    return isinstance(row, r.Meta) and isinstance(old, r.Meta) and row.recovering != old.recovering
 
 
 class Trust:
@@ -63,9 +67,12 @@ class Trust:
         for change, old in before:
             self._note_sent(old, change.row, going_on, speaker)
         takers = {c.row.node for c, _ in before if isinstance(c.row, r.Vm) and c.row.uuid in self.theirs}
+        begins_or_ends = any(_turns_to_recovery(change.row, old) for change, old in before)
         for change, old in before:
             if isinstance(change.row or old, r.Vm):
                 self._arrives(old, change.row, speaker)
+            if begins_or_ends:
+                continue  # he was the last to be heard: what follows is what the others have said before
             if speaker in self.liars and not (isinstance(old, r.Node) and old.name in takers):
                 self._judge(speaker, change, old, going_on)
 

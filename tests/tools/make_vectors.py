@@ -262,6 +262,8 @@ def wrong_bodies() -> dict[str, bytes]:
         "key not in Z85": frame("operator.add", {"key": "k", "name": "n", "public_key": '"' * 40}),
         "key too short": frame("operator.add", {"key": "k", "name": "n", "public_key": "a" * 39}),
         "terminal escape in a comment": frame("alarm.ack", {"key": "k", "id": 1, "comment": "\x1b[2J"}),
+        "invisible character in a comment": frame("alarm.ack", {"key": "k", "id": 1, "comment": "ab\u200bc"}),
+        "tag character in a comment": frame("alarm.ack", {"key": "k", "id": 1, "comment": "\U000e0041"}),
         "C1 control character in a comment": frame("alarm.ack", {"key": "k", "id": 1, "comment": "\x9b2J"}),
         "address that is none": frame("node.add", {**raw_sample(VERBS["node.add"].body), "address": "::::"}),
         "address of many hosts": frame("node.add", {**raw_sample(VERBS["node.add"].body), "address": "224.0.0.1"}),

@@ -232,5 +232,25 @@ def test_cleaned_text_is_accepted(text: str) -> None:
 
 def test_clean_keeps_what_is_fine() -> None:
     assert clean_text("a\tb\nc ü 是") == "a\tb\nc ü 是"
-    assert clean_line("a\r\nb\x1b[2Jc\ud800") == "a b [2Jc"
+    assert clean_line("a\r\nb\x1b[2Jc\ud800") == r"a b\x1b[2Jc\ud800"
     assert clean_text("x" * 10, 5) == "xx..."
+
+
+@pytest.mark.parametrize("correlation_id", ["", "a", "i" * 31, "i" * 32, "i" * 64, "é\U0001f600"])
+def test_the_correlation_id_is_found_at_a_glance(correlation_id: str) -> None:
+    frame = codec.encode(m.NodeList(), correlation_id)
+    assert codec.glance(frame) == codec.glance(frame[:100]) == correlation_id
+    assert codec.glance(msgpack.packb({"v": 1, "t": "x", "id": correlation_id, "b": {}})) == correlation_id
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"", b"\xc1", b"\x84\xa1v\x01\xa1t", b"\x84\xa1v\x01\xa1t\xa1x", b"\x84\xa1v\x01\xa1t\xa1x\xa2id",
+        b"\x84\xa1v\x01\xa1t\xa1x\xa2id\xa5abc", b"\x84\xa1v\x01\xa1t\xa1x\xa2id\xa2\xff\xff",
+        b"\x84\xa1v\x01\xa1t\xa1x\xa2id\xd9\x41" + b"i" * 65, b"\x84\xa1v\x01\xa1t\xa1x\xa2id\x03abcd",
+        b"\x84\xa2id\xa1i\xa1v\x01\xa1t\xa1x\xa1b\x80",
+    ],
+)  # fmt: skip
+def test_what_has_no_correlation_id_where_it_should_be_has_none(head: bytes) -> None:
+    assert codec.glance(head) == ""

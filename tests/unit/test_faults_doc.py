@@ -23,7 +23,7 @@ def test_no_word_is_left_over() -> None:
 
 
 def test_the_agents_own_faults_are_listed() -> None:
-    for code in ("libvirt-unreachable", "libvirt-slow", "snapshot-not-writable"):
+    for code in ("libvirt-unreachable", "libvirt-slow", "server-behind", "snapshot-not-writable"):
         assert f"| `{code}` |" in TEXT
 
 

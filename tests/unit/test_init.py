@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,21 @@ from wire import keys
 SERVICE = 12345
 
 
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that the service's user reaches, as /var/lib is."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_e6_init_takes_the_key_that_is_the_services_by_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_e6_init_takes_the_key_that_is_the_services_by_now(
+    open_to_all: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The database is lost, and the key is not: the unit has given both to its user."""
-    state, config = tmp_path / "state", tmp_path / "chimed.toml"
+    state, config = open_to_all / "state", tmp_path / "chimed.toml"
     config.write_text(f'state_dir = "{state}"\npublic_endpoint = "tcp://192.0.2.1:7440"\n')
     words = ["init", "--config", str(config), "--operator-key"]
     assert main([*words, str(tmp_path / "first")]) == 0

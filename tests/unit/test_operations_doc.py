@@ -23,7 +23,7 @@ def test_every_block_says_where_it_is_typed_and_holds_only_commands() -> None:
     assert len(BLOCKS) == PAGE.count("```") / 2 > 20
     for block in BLOCKS:
         where, *typed = block.splitlines()
-        assert where in ("# on the server", "# on n1"), block
+        assert where in ("# on the server", "# on srv", "# on n1"), block
         assert typed and all(line.startswith("$ ") for line in typed), block
         names = {shlex.split(line[2:])[0] for line in typed}
         assert ("chime-tool" in names) == (where == "# on the server") and names.isdisjoint({"sudo", "ssh"})
@@ -36,7 +36,8 @@ def test_the_command_exists(line: str) -> None:
 
 
 def test_what_would_ask_a_person_is_answered_on_the_line() -> None:
-    asked = re.compile(r"chime-(tool (node (drain|rebuild|evacuate)|vm migrate)|agent (drain|migrate)) ")
+    tool = r"chime-tool (node (drain|re|evacuate)|vm migrate|recovery confirm)"
+    asked = re.compile(rf"({tool}|chime-agent (drain|migrate)|chimed restore)")
     lines = [line for line in TYPED if asked.match(line)]
     assert len(lines) > 15
     assert all("--yes" in line or "--dry-run" in line for line in lines)

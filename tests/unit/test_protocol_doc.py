@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
+from agentd.domain_xml import Stamp
 from tests.tools import make_protocol_tables as made
 from tests.tools.protocol_words import FIELDS, RESULTS
+from wire import seals
 from wire.codec import decode, encode
 from wire.errors import CODES
 from wire.messages import NodeShow
@@ -41,3 +44,23 @@ def test_byte_example() -> None:
     frame = bytes.fromhex(found[1].replace("\n", " "))
     assert frame == encode(NodeShow(name="n1"), "7")
     assert decode(frame).body == NodeShow(name="n1")
+
+
+def test_the_voucher_of_the_page_is_made_as_it_says() -> None:
+    found = re.search(r"<!-- example: voucher -->\n```\n(.*?)```", TEXT, re.DOTALL)
+    assert found
+    said = dict(line.split() for line in found[1].splitlines())
+    key = hashlib.blake2b(said["seal"].encode(), digest_size=32).digest()
+    assert said["text"] == "".join(f"{len(part)}:{part}" for part in ("copy", said["attempt"], said["address"]))
+    assert said["voucher"] == hashlib.blake2b(said["text"].encode(), key=key, digest_size=16).hexdigest()
+    assert said["voucher"] == seals.voucher(said["seal"], said["attempt"], said["address"])
+
+
+def test_the_metadata_of_the_page_has_every_attribute_that_the_agent_writes() -> None:
+    stamp = Stamp(7, 31, "op-17-1", "n1", True, "seal", "voucher", "10.2.0.12")
+    first_cells = " ".join(re.findall(r"^\| (`.+?) \| ", _metadata(), re.M))
+    assert stamp.attributes().keys() == set(re.findall("`(.+?)`", first_cells))
+
+
+def _metadata() -> str:
+    return TEXT.split("**Metadata.**")[1].split("**Vouchers.**")[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from chimed.core import rows as r
+from chimed.core.budgets import Accounts
 from chimed.core.context import Policy
 from chimed.daemon import Daemon, make_core
-from chimed.store import Retention
+from chimed.history import Retention
 from tests.fakes.store import FakeDisk, FakeStore
+from wire import messages as m
 from wire.types import OperationState
 
 
@@ -23,7 +25,8 @@ class Silent:
     def refused(self) -> dict[str, int]:
         return {}
 
-    read = fds = lambda self, *_: []
+    accounts = Accounts()
+    read = fds = refusals = lambda self, *_: []
 
 
 def daemon_with_history() -> tuple[Daemon, Any, FakeStore, list[float]]:
@@ -56,3 +59,24 @@ def test_a_full_disk_does_not_end_the_server_when_history_should_go() -> None:
     clock[0] += 3600.0
     daemon.turn()
     assert not len(core.tables.operations)
+
+
+def test_h12_a_database_that_is_gone_is_noticed_before_anything_has_to_be_saved() -> None:
+    daemon, core, store, clock = daemon_with_history()
+    daemon.turn()
+    store.disk.astray = "chime.db was deleted"
+    clock[0] += 2.5
+    daemon.turn()
+    assert core.ctx.read_only == "chime.db was deleted"
+    status = core._queries._status(m.ServerStatus(), clock[0], None)
+    (alarm,) = core._queries._unrecorded()
+    assert status["read_only"] and alarm.severity == "critical" and "chime.db was deleted" in alarm.text
+    said = store.disk.commits
+    clock[0] += 2.5
+    daemon.turn()
+    assert core.ctx.read_only and store.disk.commits == said
+    store.disk.astray = ""
+    clock[0] += 2.5
+    daemon.turn()
+    assert not core.ctx.read_only
+    assert [e.text for e in store.events("server")] == ["changes can be recorded again"]

@@ -35,7 +35,9 @@ SPEC = {
     "boot": {"kernel": "/k", "cmdline": "quiet"},
 }  # fmt: skip
 STATUS = {
-    "version": "0.1.0", "generation": 2, "recovering": True, "waiting_for": ["n1", "n2"], "read_only": False,
+    "version": "0.1.0", "generation": 2, "history": "b2c4", "recovering": True, "behind": "",
+    "recovery": "recovering-2", "held_vms": [],
+    "held_nodes": [], "waiting_for": ["n1", "n2"], "read_only": False,
     "uptime_s": 7200.0, "nodes": {"normal": 2, "unreachable": 1}, "vms": 40, "counters": {"heartbeats": 12},
 }  # fmt: skip
 RESULTS: dict[str, Any] = {
@@ -96,6 +98,7 @@ BODIES: list[tuple[str, m.Base]] = [
     ("operator remove bob --yes", m.OperatorRemove(key="k", name="bob")),
     ("explain node n1", m.Explain(kind="node", name="n1")),
     ("explain vm web-1", m.Explain(kind="vm", name="web-1")),
+    ("recovery show", m.RecoveryConfirm(key="k", dry_run=True, comment="chime-tool recovery show")),
     ("recovery confirm --yes --comment checked", m.RecoveryConfirm(key="k", comment="checked")),
 ]  # fmt: skip
 

@@ -56,7 +56,7 @@ def test_the_key_file_is_looked_for_at_home(tmp_path: Path) -> None:
     ("timeout_s = 'long'", "timeout_s = 'long': a number above 0"),
     ("timeout_s = -1", "timeout_s = -1"),
     ("key = 5", "key must be text"),
-    ("key = ", "tool.toml: "),
+    ("key = ", "tool.toml is not TOML: "),
 ])  # fmt: skip
 def test_bad_configuration_is_refused(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "tool.toml"

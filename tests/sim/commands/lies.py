@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.sim import liar as lies
+from tests.sim import lies
 from tests.sim.cluster import Cluster
 from tests.sim.commands.base import word as _word
 from tests.sim.liar import Liar

@@ -34,6 +34,7 @@ class Server:
 
     def __init__(self) -> None:
         self.generation = 1
+        self.history, self.life = "h1", "l1"
         self.revision = 0
         self.order = m.NodeOrder(admin_state=AdminState.ENABLED, drain_serial=0)
         self.vms: dict[str, m.Assignment] = {}
@@ -58,6 +59,16 @@ class Server:
         self._seq: dict[type[m.Base], int] = {}
 
     # --- the operator's side ------------------------------------------------------------------------------
+
+    def recover(self, above: int = 0) -> None:
+        """It was restored, or has found out that it was behind, and everybody has reported."""
+        self.generation = max(self.generation, above) + 1
+        self.history = f"h{self.generation}"
+
+    def hold(self, hold: bool) -> None:
+        """It was restored, and waits for others; or a person has to confirm a drain."""
+        self.revision += 1
+        self.order = msgspec.structs.replace(self.order, hold=hold)
 
     def assign(self, vm: m.Assignment) -> None:
         self.revision += 1
@@ -105,6 +116,8 @@ class Server:
             return [self._welcome(body)]
         if body.session != self.session:  # type: ignore[attr-defined]
             return [m.ErrorBody(code="stale-session", message="say hello again", retriable=True)]
+        if isinstance(body, m.Heartbeat | m.Report) and body.revision > self.revision:
+            return [m.ErrorBody(code="stale-session", message="that revision was not given", retriable=True)]
         if isinstance(body, m.Heartbeat):
             return self._heartbeat(body)
         if isinstance(body, m.Pull):
@@ -123,8 +136,13 @@ class Server:
             heartbeat_s=self.heartbeat_s,
             max_frame_bytes=1 << 20,
             generation=self.generation,
+            history=self.history,
             revision=self.revision,
         )
+
+    def seal(self, revision: int) -> str:
+        """Of the point where that inventory stands; opaque to the agent."""
+        return f"seal of {self.generation} {self.history} {self.life} {revision}"
 
     def _grows(self, kind: type[m.Base], seq: int) -> bool:
         if seq <= self._seq.get(kind, 0):
@@ -145,12 +163,16 @@ class Server:
         parts = sorted((part for part in parts if part[0] > body.since), key=lambda part: part[0])
         taken, more = parts[: self.page_size], len(parts) > self.page_size
         bodies = [part for _, part in taken]
+        revision = taken[-1][0] if more else self.revision
         return m.Inventory(
             session=self.session,
             nonce=body.nonce,
             generation=self.generation,
+            history=self.history,
+            life=self.life,
+            seal=self.seal(revision),
             node=self.order,
-            revision=taken[-1][0] if more else self.revision,
+            revision=revision,
             more=more,
             vms=tuple(part for part in bodies if isinstance(part, m.Assignment)),
             releases=tuple(part for part in bodies if isinstance(part, m.Release)),

@@ -3,13 +3,15 @@ that should run runs once, everything else does not, and the server knows."""
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
 
 from agentd.core import effects as fx
+from agentd.core.durable import Durable
 from agentd.core.facts import DomainState
-from tests.unit.agent.server import VM_1, VM_2, VM_3, assignment
+from tests.unit.agent.server import VM_1, VM_2, VM_3, Server, assignment
 from tests.unit.agent.world import World
 from wire import messages as m
 from wire.types import AdminState, Desired, Observed, OnGuestShutdown
@@ -25,6 +27,9 @@ class Chaos:
         self.world = World(seed)
         self.epochs = dict.fromkeys(VMS, 0)
         self.commands = 0
+        self.old: list[Durable] = []  # states that may be put back
+        self.past: list[Server] = []  # of which a second one may answer
+        self.unnamed: set[str] = set()  # the server has forgotten them, and has no release for them
         self.world.start_agent()
         self.world.mangle = self.mangle
 
@@ -127,8 +132,57 @@ class Chaos:
         if self.rng.random() < 0.3:
             self.world.give(fx.Asked(1, "drain", self.rng.choice((0.0, 5.0))))
 
+    # --- time that does not run forward -------------------------------------------------------------------
+
+    def do_keep(self, _uuid: str) -> None:
+        self.old.append(self.world.saved)
+        self.past.append(copy.deepcopy(self.world.server))
+
+    def do_put_back(self, _uuid: str) -> None:
+        """An older state of this boot, which is known for what it is."""
+        if self.old:
+            self.world.put_back(self.rng.choice(self.old))
+
+    def do_older_server(self, _uuid: str) -> None:
+        """A second server answers for a while, of then or of another line; what it had the node follow makes the first
+        one recover."""
+        if not self.past:
+            return
+        real, other = self.world.server, copy.deepcopy(self.rng.choice(self.past))
+        other.session, other._sessions = "of another", other._sessions + 1000
+        if self.rng.random() < 0.5:
+            other.history += "-fork"
+        self.world.server = other
+        self.world.run(self.rng.choice((1.0, 20.0, 90.0)))
+        self.world.server = real
+        real.session = ""
+        saved = self.world.saved
+        if (saved.generation, saved.history) != (real.generation, real.history) or saved.revision > real.revision:
+            real.recover(above=saved.generation)
+
+    def do_recover(self, _uuid: str) -> None:
+        self.world.server.recover()
+        self.world.server.session = ""
+
+    def do_hold(self, _uuid: str) -> None:
+        self.world.server.hold(self.rng.random() < 0.5)
+
+    def do_hold_vm(self, uuid: str) -> None:
+        if uuid in self.world.server.vms:
+            self.world.server.change(uuid, hold=self.rng.random() < 0.5)
+
+    def do_forget(self, uuid: str) -> None:
+        """A database that was restored does not know it."""
+        if uuid in self.world.server.vms and self.rng.random() < 0.3:
+            del self.world.server.vms[uuid]
+            self.unnamed.add(uuid)
+            self.do_recover(uuid)
+
     def end_faults(self) -> None:
         world = self.world
+        world.server.hold(False)
+        for uuid in self.unnamed - world.server.vms.keys():
+            world.server.release(uuid, self.epochs[uuid])
         world.disk_full = world.network_down = False
         world.mangle = lambda body: 1
         world.hv._failures.clear()
@@ -137,6 +191,7 @@ class Chaos:
         for domain in world.hv.domains.values():
             domain.obeys = True
         for uuid in list(world.server.vms):
+            world.server.change(uuid, hold=False)
             if world.server.vms[uuid].desired == Desired.RUNNING:
                 world.server.begin(uuid)  # clears what a guest or the budget ended
 

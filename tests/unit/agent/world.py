@@ -18,6 +18,7 @@ from agentd.core.durable import Durable
 from agentd.core.facts import DomainState, Lifecycle, VmFacts
 from agentd.core.link import LinkState
 from agentd.hypervisor import HypervisorError
+from agentd.snapshot import aged
 from tests.fakes.hypervisor import FakeHypervisor, Move
 from tests.unit.agent.checked import CheckedHypervisor
 from tests.unit.agent.server import Server
@@ -102,6 +103,15 @@ class World:
         self.boot_id = BOOT_2 if self.boot_id == BOOT_1 else BOOT_1
         self._queue.clear()
         self._stuck.clear()
+
+    def put_back(self, saved: Durable) -> str:
+        """The state of then takes the place of the snapshot, and the agent starts; returns what it says of that."""
+        self.kill_agent()
+        self.saved, why = aged(saved, 1, 2)
+        self._epochs.clear()
+        self.server.results.clear()  # what became of commands is not known any more
+        self.start_agent()
+        return why
 
     @property
     def agent(self) -> AgentCore:

@@ -8,7 +8,7 @@ import pytest
 
 from chimed.core import effects as fx
 from chimed.daemon import Daemon
-from chimed.store import Retention
+from chimed.history import Retention
 from wire import codec
 from wire import messages as m
 

@@ -42,7 +42,7 @@ def test_h2_an_operation_that_trips_fails_and_the_server_goes_on(monkeypatch: py
     world.start("n2")
     monkeypatch.setattr(placement, "choose", before)
     world.do(m.NodeRebuild, name="n1", evidence="operator")
-    world.settle()
+    world.run(60)
     assert world.vm("web")["node"] == "n2"
 
 

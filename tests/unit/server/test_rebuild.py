@@ -258,7 +258,7 @@ def test_a_crash_of_the_server_in_the_middle(world: World, when: str) -> None:
     world.crash()
     world.run(5)
     world.start("n2", "n3")
-    world.settle()
+    world.run(60)
     assert world.op(answer)["state"] == "succeeded" and world.vm("web")["node"] == owner
 
 

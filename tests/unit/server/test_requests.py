@@ -107,6 +107,9 @@ def test_a_crash_at_the_commit_leaves_one_effect_of_the_retry(kind: str, how: st
     body = MUTATIONS[kind](world)
     assert world.say("op", body, **{how: False}) is None
     world.start("n1", "n2", "off", "spare")
+    if how == "save":  # until every node was heard or judged since the server's start
+        world.run(60)
+        twin.run(60)
     world.ask(body)
     twin.ask(body)
     world.settle()

@@ -9,7 +9,7 @@ from chimed.core import effects as fx
 from chimed.core import recovery
 from chimed.core import rows as r
 from chimed.core.tables import KEYS
-from chimed.store import Retention
+from chimed.history import Retention
 from tests.unit.server.world import SPEC, Refused, World, key_of, uuid_of
 from wire import messages as m
 from wire.types import AdminState, Observed, Outcome
@@ -139,19 +139,6 @@ def test_pruned_history_leaves_memory(world: World) -> None:
 # --- restore ----------------------------------------------------------------------------------------------------------
 
 
-def restore(world: World, backup: dict) -> None:  # type: ignore[type-arg]
-    """The database is an older one now, in a new generation."""
-    tables = {name: dict(rows) for name, rows in backup.items()}
-    meta = world.tables().meta
-    nodes = tuple(sorted(key[0] for key in tables["nodes"]))
-    tables["meta"][()] = msgspec.structs.replace(tables["meta"][()], generation=meta.generation + 1, waiting_for=nodes)
-    world.disk.tables = tables
-    world.revisions.clear()
-    world.owners.clear()
-    world.epochs.clear()
-    world.crash()
-
-
 def moved(world: World) -> dict:  # type: ignore[type-arg]
     """A backup from before web was moved from n1 to n2, by a drain that n1 proved and a release that it confirmed."""
     backup = world.saved()
@@ -165,7 +152,7 @@ def moved(world: World) -> dict:  # type: ignore[type-arg]
 
 def test_an_agents_higher_epoch_wins(world: World) -> None:
     backup = moved(world)
-    restore(world, backup)
+    world.restore(backup)
     assert world.refuse(m.NodeRebuild, name="n1").code == "recovering"
     assert world.ask(m.ServerStatus())["waiting_for"] == ["n1", "n2"]
     world.start("n1")
@@ -183,7 +170,7 @@ def test_an_agents_higher_epoch_wins(world: World) -> None:
 def test_new_epochs_are_never_old_ones(world: World) -> None:
     backup = moved(world)
     old = world.vm("web")["epoch"]
-    restore(world, backup)
+    world.restore(backup)
     world.start()
     world.settle()
     world.do(m.NodeEnable, name="n1") if world.node("n1")["admin_state"] != "enabled" else None
@@ -198,13 +185,15 @@ def test_an_owner_that_released_the_restored_epoch_gets_a_new_one(world: World) 
     """The node that had it since is gone for good; an operator says so."""
     backup = moved(world)
     world.agents["n2"].power_off()
-    restore(world, backup)
+    world.restore(backup)
     world.start("n1")
     assert not world.agents["n1"].running
     world.do(m.RecoveryConfirm, comment="n2 burnt down")
-    world.run(40)
+    world.run(60)
+    assert not world.agents["n1"].running and world.vm("web")["epoch"] > 1_000_000
+    world.do(m.RecoveryConfirm, comment="and it runs nowhere else")
     world.settle()
-    assert world.vm("web")["observed"] == "running" and world.vm("web")["epoch"] > 1_000_000
+    assert world.vm("web")["observed"] == "running"
 
 
 @pytest.mark.parametrize("same_boot", [False, True], ids=["booted since", "same boot"])
@@ -224,7 +213,7 @@ def test_a_node_that_lost_a_vm_since_the_backup_does_not_start_it(world: World, 
     world.settle()
     assert world.agents["n2"].running
     world.agents["n2"].kill()
-    restore(world, backup)
+    world.restore(backup)
     world.start("n1") if same_boot else world.agents["n1"].boot_again()
     world.run(60)
     assert not world.agents["n1"].running, "nobody starts anything before all have reported"
@@ -247,7 +236,7 @@ def test_a_vm_that_was_created_and_moved_since_the_backup_stays_where_it_is_newe
     world.do(m.NodeRebuild, name="n1")
     world.settle()
     world.agents["n2"].kill()
-    restore(world, backup)
+    world.restore(backup)
     for name in sorted(("n1", "n2"), key=lambda name: name != first):
         world.start(name)
         world.run(60)
@@ -259,7 +248,7 @@ def test_what_is_off_starts_when_the_recovery_ends(world: World) -> None:
     backup = world.saved()
     world.agents["n1"].power_off()
     world.agents["n2"].power_off()
-    restore(world, backup)
+    world.restore(backup)
     world.agents["n1"].boot_again()
     world.run(60)
     assert not world.agents["n1"].running
@@ -272,9 +261,11 @@ def test_a_restored_vm_that_was_deleted_is_there_again(world: World) -> None:
     backup = world.saved()
     world.do(m.VmDelete, vm="web")
     world.settle()
-    restore(world, backup)
+    world.restore(backup)
     world.start()
     world.run(40)
+    assert not world.agents["n1"].running, "it may be on a node that this database does not know"
+    world.do(m.VmStart, vm="web")
     world.settle()
     assert world.vm("web")["observed"] == "running"
     world.create("more", spec=SPEC)
@@ -284,10 +275,12 @@ def test_the_end_of_a_recovery_by_removing_the_last_node_that_is_waited_for(worl
     world.agents["n2"].power_off()
     world.run(60)
     world.do(m.NodeDrain, name="n2", evidence="operator", comment="burnt down")
-    restore(world, world.saved())
+    world.restore(world.saved())
     world.start("n1")
     assert world.ask(m.ServerStatus())["waiting_for"] == ["n2"]
     assert world.refuse(m.VmStart, vm="web").code == "recovering"
+    assert "drain n2 first" in world.refuse(m.NodeRemove, name="n2").message, "what was proven then is not proven now"
+    world.do(m.NodeDrain, name="n2", evidence="operator", comment="it burnt down")
     world.do(m.NodeRemove, name="n2")
     assert world.ask(m.ServerStatus())["recovering"] is False and "recovered" in world.actions("server")
     assert world.core.sessions.get("n1").full_wanted, "every agent is asked for a full report"  # type: ignore[union-attr]
@@ -303,9 +296,14 @@ def test_a_restore_begins_a_generation_above_both_databases(present: int, genera
     )
 
 
+def test_a_restore_of_a_database_that_was_behind_begins_above_what_it_was_shown() -> None:
+    meta = recovery.begun(r.Meta(generation=5, history="h", ahead=9, ahead_text="n1 has more"), 6, ["n1"], "h2")
+    assert meta == r.Meta(generation=10, history="h2", waiting_for=("n1",))
+
+
 def test_an_epoch_that_only_a_release_remembers_is_no_claim_after_a_restore(world: World) -> None:
     """The node released the VM in an epoch that the database does not know any more: it is not the owner."""
-    restore(world, world.saved())
+    world.restore(world.saved())
     world.start("n1")
     epoch = world.vm("web")["epoch"]
     agent = world.agents["n2"]

@@ -100,6 +100,23 @@ class World:
         for agent in self.agents.values():
             agent.session = None
 
+    def put_back(self, saved: dict[str, dict[Any, r.Row]]) -> None:
+        """The database of then is put back by a copy, and the server starts on it."""
+        self.disk.tables = {name: dict(rows) for name, rows in saved.items()}
+        self._forget()
+
+    def restore(self, saved: dict[str, dict[Any, r.Row]], history: str = "restored") -> None:
+        """The same by `chimed restore`."""
+        self.disk.restore(saved, history)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is true of one line of the database does not bind another."""
+        self.epochs.clear()
+        self.revisions.clear()
+        self.owners.clear()
+        self.crash()
+
     def turn(self, *events: fx.Event, save: bool = True, send: bool = True) -> list[fx.Effect]:
         """One turn. `save` False: dies before the commit; `send` False: dies after it."""
         core, effects = self.core, []
@@ -344,7 +361,8 @@ class World:
                     continue
                 mark = (row.node, row.revision)  # type: ignore[attr-defined]
                 assert mark not in seen, f"revision {mark} twice"
-                assert row.revision <= self.revisions.get(row.node, 0)  # type: ignore[attr-defined]
+                known = self.revisions.get(row.node, self.core.tables.meta.forgotten_revision)  # type: ignore[attr-defined]
+                assert row.revision <= known  # type: ignore[attr-defined]
                 seen.add(mark)
 
 
@@ -368,8 +386,11 @@ class Agent:
         self.poked = False
         self.session: str | None = None
         self.seq = self.report_seq = self.revision = self.generation = 0
+        self.newest: m.Point | None = None  # what it has followed
+        self.older = False  # the server that answers is older than that: heartbeats only
         self.faults: tuple[m.Fault, ...] = ()
         self.held: dict[str, m.Assignment] = {}
+        self.unnamed: set[str] = set()  # held, and not in the newest full inventory
         self.running: set[str] = set()
         self.failed: dict[str, str] = {}
         self.why_failed = "start-failed"
@@ -427,6 +448,7 @@ class Agent:
         """Says hello; no more."""
         values = {
             "versions": (1,), "node": self.name, "boot_id": self.boot, "incarnation": f"i{self.lives}", "nonce": "n",
+            "newest": self.newest,
             "host": m.HostFacts(hostname=self.name, vcpus=self.vcpus, memory_mib=self.memory_mib, **self.host),
         }  # fmt: skip
         return self.say(m.Hello(**{**values, **fields}))
@@ -443,7 +465,15 @@ class Agent:
         if not isinstance(welcome, m.Welcome):
             return False
         self.session, self.seq, self.report_seq, self.revision = welcome.session, 0, 0, 0
-        return True
+        self.older = self._is_older(welcome)
+        return not self.older
+
+    def _is_older(self, welcome: m.Welcome) -> bool:
+        """Time runs forward only."""
+        known = self.newest
+        if known is None or welcome.generation != known.generation:
+            return known is not None and welcome.generation < known.generation
+        return welcome.history != known.history or welcome.revision < known.revision
 
     def beat(self) -> m.Base | None:
         """A heartbeat; reconnects when the session is gone."""
@@ -460,7 +490,7 @@ class Agent:
             self.session = None
             self._again()
             return None
-        if isinstance(ack, m.HeartbeatAck) and (ack.report or ack.revision > self.revision):
+        if isinstance(ack, m.HeartbeatAck) and not self.older and (ack.report or ack.revision > self.revision):
             self.sync(full=ack.report)
         return ack
 
@@ -490,9 +520,14 @@ class Agent:
     def sync(self, full: bool = False) -> None:
         """Pull, act, report."""
         self.poked = False
+        if self.older:
+            return
         try:
-            for page in self.pull():
+            is_full, pages = self.revision == 0, self.pull()
+            for page in pages:
                 self.apply(page)
+            if is_full:
+                self.unnamed = self.held.keys() - {vm.uuid for page in pages for vm in page.vms}
             self.act()
             self.report(full=True if full else None)
         except Refused as refusal:
@@ -502,6 +537,9 @@ class Agent:
     def apply(self, page: m.Inventory) -> None:
         """Takes a page as `docs/protocol.md` says."""
         self.order, self.revision, self.generation = page.node, page.revision, page.generation
+        self.newest = m.Point(
+            history=page.history, generation=page.generation, life=page.life, revision=page.revision, seal=page.seal
+        )
         for release in page.releases:
             self.highest[release.uuid] = max(self.highest.get(release.uuid, 0), release.epoch)
             held = self.held.get(release.uuid)
@@ -523,6 +561,7 @@ class Agent:
                 self.failed.pop(vm.uuid, None)
                 self.halted.discard(vm.uuid)
             self.held[vm.uuid] = vm
+            self.unnamed.discard(vm.uuid)
             self.highest[vm.uuid] = vm.epoch
             if self.gone.pop(vm.uuid, None) is not None:
                 del self.said[vm.uuid]
@@ -549,14 +588,13 @@ class Agent:
         for uuid, vm in self.held.items():
             if uuid in self.said and self.said[uuid].phase == MigrationPhase.LEAVING:
                 continue
+            if self.order.hold or vm.hold or uuid in self.unnamed:
+                continue
             may = self.order.admin_state != "drained" and uuid not in self.failed and uuid not in self.halted
             if vm.desired == "running" and may:
-                if not self.order.hold:
-                    self.running.add(uuid)
+                self.running.add(uuid)
             else:
                 self.running.discard(uuid)
-        if self.order.admin_state == "drained":
-            self.running.clear()
 
     def vm_report(self, uuid: str) -> m.VmReport:
         """What this agent says of a VM that it holds."""

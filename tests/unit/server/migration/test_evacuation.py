@@ -291,6 +291,9 @@ def test_a_rebuild_asks_the_target_first(world: World) -> None:
     world.deaf.clear()
     world.agents["n2"].start()
     world.run(1)
+    met = "until every node was heard or judged since the server's start"
+    assert step(world, rebuild) == ("waiting", met) and owner(world) == ("n1", epoch)
+    world.run(59)
     assert step(world, rebuild) == ("waiting", f"{text}it is asked to remove it") and owner(world) == ("n1", epoch)
     agent = world.agents["n2"]
     agent.apply, apply = lambda page: None, agent.apply  # type: ignore[method-assign]

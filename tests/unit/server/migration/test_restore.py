@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import pytest
 
@@ -12,15 +10,6 @@ from tests.unit.server.world import World, seal_of, uuid_of
 from wire import messages as m
 
 WEB = uuid_of("web")
-
-
-def restore(world: World, backup: Any) -> None:
-    """The server is restored from an old backup."""
-    world.disk.restore(backup)
-    world.epochs.clear()
-    world.revisions.clear()
-    world.owners.clear()
-    world.crash()
 
 
 @pytest.mark.parametrize("order", [("n1", "n2", "n3"), ("n2", "n3", "n1"), ("n3", "n2", "n1")])
@@ -35,7 +24,7 @@ def test_a_restore_with_an_arrival(world: World, order: tuple[str, ...], observe
     epoch = owner(world)[1]
     world.agents["n3"].begin_alone(WEB, "alone", "n2")
     leave(world, "n3", "n2", observed=observed)
-    restore(world, backup)
+    world.restore(backup)
     for name in order:
         world.agents[name].start()
     world.run(60)
@@ -57,7 +46,7 @@ def test_a_restore_whose_owner_is_the_source(world: World, order: tuple[str, ...
         agent.leave(WEB)
     elif phase == "failed":
         agent.stay(WEB, "no")
-    restore(world, backup)
+    world.restore(backup)
     for name in order:
         world.agents[name].start()
     world.run(60)
@@ -86,7 +75,7 @@ def test_a_restore_whose_vm_has_gone_on(world: World, phase: str) -> None:
         agent.running.discard(WEB)
     for other in world.agents.values():
         other.kill()
-    restore(world, backup)
+    world.restore(backup)
     for name in ("n1", "n2"):
         world.agents[name].start()
     world.run(20)
@@ -105,7 +94,7 @@ def test_a_restore_whose_owner_does_not_run_what_another_runs(world: World) -> N
     for agent in world.agents.values():
         agent.kill()
     world.agents["n1"].running.clear()
-    restore(world, backup)
+    world.restore(backup)
     for name in ("n1", "n2"):
         world.agents[name].start()
     assert owner(world)[0] == "n2"
@@ -142,7 +131,7 @@ def test_a_rebuild_waits_for_the_recovery(world: World) -> None:
     world.do(m.NodeEnable, name="n2")
     backup = world.saved()
     world.agents["n3"].kill()
-    restore(world, backup)
+    world.restore(backup)
     world.run(40)
     assert step(world, answer) == ("waiting", "until the recovery after a restore is over")
     world.do(m.RecoveryConfirm, comment="all is well")
@@ -160,7 +149,7 @@ def test_a_restore_whose_source_is_forgotten(world: World) -> None:
     """A paused copy that nobody speaks of is told to go when all have spoken."""
     backup = world.saved()
     world.agents["n2"].arrive(WEB, 7, "alone")
-    restore(world, backup)
+    world.restore(backup)
     world.agents["n2"].start()
     world.agents["n1"].start()
     assert world.agents["n2"].arrivals
@@ -176,7 +165,7 @@ def test_a_restore_of_an_open_attempt(world: World) -> None:
     said(world, "n1")
     world.run(2)
     assert state(world, answer)[0] == "succeeded"
-    restore(world, backup)
+    world.restore(backup)
     for name in world.agents:
         world.agents[name].start()
     world.run(60)
@@ -188,7 +177,7 @@ def test_an_evacuation_waits_for_the_recovery(world: World) -> None:
     answer = waiting(world)
     for name in ("n2", "n3"):
         world.agents[name].kill()
-    restore(world, world.saved())
+    world.restore(world.saved())
     world.agents["n1"].start()
     world.run(2)
     assert step(world, answer) == ("waiting", "until the recovery after a restore is over")

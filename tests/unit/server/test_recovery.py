@@ -1,0 +1,572 @@
+"""After a restore old rows stop, delete, drain and start nothing before a person has seen the list (E7); and nodes that
+are removed and come back under their name (E1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from chimed.core import recovery
+from chimed.core import rows as r
+from chimed.core.context import EPOCHS_PER_GENERATION
+from tests.fakes.names import key_of
+from tests.unit.server.migration.steps import owner, state, step
+from tests.unit.server.test_storage import moved
+from tests.unit.server.world import SPEC, Agent, World, import_of, running, uuid_of
+from wire import messages as m
+from wire.types import AdminState, Desired, Evidence, Observed
+
+WEB = uuid_of("web")
+ALARM = ("recovery-held", "server")
+
+
+def row(world: World, name: str = "web") -> r.Vm:
+    vm = world.tables().vms.get(uuid_of(name))
+    assert vm is not None
+    return vm
+
+
+def node(world: World, name: str = "n1") -> r.Node:
+    found = world.tables().nodes.get(name)
+    assert found is not None
+    return found
+
+
+def come_back(world: World, saved: Any) -> World:
+    """That backup is restored, and everybody has reported."""
+    world.restore(saved)
+    assert world.tables().meta.recovering
+    world.start()
+    world.run(40)
+    assert not world.tables().meta.holding
+    return world
+
+
+def to_stop() -> World:
+    """The backup wants web stopped; it was started since."""
+    world = running("n1", "n2")
+    world.do(m.VmStop, vm="web")
+    world.settle()
+    saved = world.saved()
+    world.do(m.VmStart, vm="web")
+    world.settle()
+    return come_back(world, saved)
+
+
+def to_delete() -> World:
+    """The backup was taken when web was just being deleted, and it was not carried out: n1 could not be reached."""
+    world = running("n1", "n2")
+    world.do(m.VmDelete, vm="web")
+    saved = world.saved()
+    assert world.agents["n1"].poked and WEB in world.agents["n1"].held
+    return come_back(world, saved)
+
+
+def to_start() -> World:
+    """n1 gave web up after the backup; the node that got it is gone, and its operator says so."""
+    world = running("n1", "n2")
+    saved = moved(world)
+    world.agents["n2"].power_off()
+    world.restore(saved)
+    world.start("n1")
+    world.do(m.RecoveryConfirm, comment="n2 burnt down")
+    world.run(40)
+    return world
+
+
+HELD = {r.Held.STOP: to_stop, r.Held.DELETE: to_delete, r.Held.START: to_start}
+RUNS = {r.Held.STOP: True, r.Held.DELETE: True, r.Held.START: False}
+
+
+@pytest.fixture(params=list(HELD))
+def what(request: pytest.FixtureRequest) -> r.Held:
+    """What the restored database wants."""
+    return r.Held(request.param)
+
+
+@pytest.fixture
+def world(what: r.Held) -> World:
+    """A VM with which nothing is done before a person has said so."""
+    return HELD[what]()
+
+
+# --- held -------------------------------------------------------------------------------------------------------------
+
+
+def test_e7_nothing_is_done_with_a_vm_that_is_held(world: World, what: r.Held) -> None:
+    assert row(world).held == what
+    world.run(300)
+    assert (WEB in world.agents["n1"].running) is RUNS[what] and row(world).held == what
+    if what != r.Held.DELETE:
+        assert world.agents["n1"].held[WEB].hold, "its agent is told to leave it as it is"
+    for page in world.agents["n1"].pull(since=0):
+        assert not [release for release in page.releases if release.epoch >= row(world).epoch]
+
+
+def test_e7_what_is_held_is_shown(world: World, what: r.Held) -> None:
+    status = world.ask(m.ServerStatus())
+    words = recovery.IN_WORDS[what]
+    assert status["held_vms"] == [{"name": "web", "uuid": WEB, "node": "n1", "wants": what, "why": words}]
+    assert status["held_nodes"] == [] and status["recovering"] is False
+    assert f"held until a person confirms: {words}" in str(world.vm("web"))
+    (alarm,) = [a for a in world.ask(m.AlarmList())["items"] if a["code"] == "recovery-held"]
+    assert alarm["severity"] == "warning" and alarm["text"].startswith("1 VMs and 0 nodes wait for a person's word")
+
+
+def test_e7_a_crash_forgets_nothing_of_it(world: World, what: r.Held) -> None:
+    world.crash()
+    world.agents["n1"].start()
+    world.run(60)
+    assert row(world).held == what and ALARM in world.alarms()
+    assert (WEB in world.agents["n1"].running) is RUNS[what]
+
+
+@pytest.mark.parametrize("request_", ["migrate", "reboot", "release"])
+def test_e7_a_vm_that_is_held_is_refused_for_what_needs_to_know_better(
+    world: World, what: r.Held, request_: str
+) -> None:
+    kind = {"migrate": m.VmMigrate, "reboot": m.VmReboot, "release": m.VmRelease}[request_]
+    error = world.refuse(kind, vm="web")
+    assert error.code == "recovering" and f"web is held: {recovery.IN_WORDS[what]}" in error.message
+    assert "Start, stop or delete it" in error.message
+
+
+# --- a person decides -------------------------------------------------------------------------------------------------
+
+
+def _is_free(world: World) -> None:
+    assert row(world).held == r.Held.NOTHING and ALARM not in world.alarms()
+    assert world.ask(m.ServerStatus())["held_vms"] == []
+    assert not world.agents["n1"].held[WEB].hold
+
+
+def test_e7_start(world: World, what: r.Held) -> None:
+    epoch = row(world).epoch
+    answer = world.do(m.VmStart, vm="web")
+    world.run(60)
+    _is_free(world)
+    assert state(world, answer)[0] == "succeeded" and world.agents["n1"].running == {WEB}
+    assert (row(world).epoch > epoch) is (what == r.Held.DELETE), "it begins anew where a release was on its way"
+    assert not world.tables().releases.get("n1", WEB)
+
+
+def test_e7_stop(world: World, what: r.Held) -> None:
+    epoch = row(world).epoch
+    answer = world.do(m.VmStop, vm="web")
+    world.settle()
+    _is_free(world)
+    assert state(world, answer)[0] == "succeeded" and not world.agents["n1"].running
+    assert row(world).desired == Desired.STOPPED and (row(world).epoch > epoch) is (what == r.Held.DELETE)
+
+
+def test_e7_delete(world: World, what: r.Held) -> None:
+    answer = world.do(m.VmDelete, vm="web")
+    world.settle()
+    assert state(world, answer)[0] == "succeeded" and world.tables().vms.get(WEB) is None
+    assert not world.agents["n1"].running and not world.agents["n1"].held and ALARM not in world.alarms()
+    assert not world.tables().releases.get("n1", WEB)
+
+
+@pytest.mark.parametrize("kind", [m.VmStart, m.VmStop, m.VmDelete])
+def test_e7_a_dry_run_decides_nothing(world: World, what: r.Held, kind: type[m.Mutation]) -> None:
+    before = world.saved()
+    assert world.do(kind, vm="web", dry_run=True)["plan"]
+    assert world.saved() == before and row(world).held == what
+
+
+def test_e7_confirm_does_what_the_database_says(world: World, what: r.Held) -> None:
+    does = {r.Held.STOP: "stops", r.Held.DELETE: "deletes", r.Held.START: "starts"}[what]
+    before = world.saved()
+    plan = world.do(m.RecoveryConfirm, comment="as it says", dry_run=True)["plan"]
+    assert plan == [f"{does} web on n1"] and world.saved() == before
+    assert world.do(m.RecoveryConfirm, comment="as it says")["plan"] == plan
+    world.run(60)
+    assert ALARM not in world.alarms() and "recovery-confirmed" in world.actions("server")
+    assert (WEB in world.agents["n1"].running) is (what == r.Held.START)
+    assert (world.tables().vms.get(WEB) is None) is (what == r.Held.DELETE)
+    again = world.do(m.RecoveryConfirm, comment="and again")
+    assert again["changed"] is False and "nothing waits for a word" in again["plan"][0]
+
+
+def test_e7_a_deletion_that_is_held_is_not_taken_for_one_under_way() -> None:
+    world = to_delete()
+    assert world.do(m.VmDelete, vm="web", dry_run=True)["plan"][0].startswith("stops web on n1 by force")
+    world.agents["n1"].stuck = True
+    world.do(m.VmDelete, vm="web")
+    again = world.do(m.VmDelete, vm="web")
+    assert again["plan"] == ["web is being deleted already"] and again["changed"] is False
+    assert world.refuse(m.VmStop, vm="web").code == "conflict"
+
+
+def test_e7_a_deletion_that_is_held_and_has_no_release_is_taken_back_all_the_same() -> None:
+    """Of a database that somebody has mended by hand."""
+    world = to_delete()
+    release = world.tables().releases.get("n1", WEB)
+    assert release is not None
+    world.tables().releases.delete(release)
+    world.turn()
+    epoch = row(world).epoch
+    world.do(m.VmStart, vm="web")
+    world.settle()
+    _is_free(world)
+    assert row(world).epoch > epoch and world.agents["n1"].running == {WEB}
+
+
+def test_e7_a_deletion_that_is_confirmed_comes_in_a_revision_that_is_read() -> None:
+    """The agent has long passed the revision of the release that was held back."""
+    world = to_delete()
+    held_back = world.tables().releases.get("n1", WEB)
+    assert held_back is not None and held_back.revision <= world.agents["n1"].revision
+    world.do(m.RecoveryConfirm, comment="so be it")
+    release = world.tables().releases.get("n1", WEB)
+    assert release is not None and release.revision > world.agents["n1"].revision
+
+
+# --- what need not be asked -------------------------------------------------------------------------------------------
+
+
+def test_e7_its_owner_says_that_it_does_not_run() -> None:
+    world = to_stop()
+    agent = world.agents["n1"]
+    for observed in (Observed.RUNNING, Observed.PAUSED, Observed.UNKNOWN):
+        agent.report(vms=(msgspec.structs.replace(agent.vm_report(WEB), observed=observed),))
+        assert row(world).held == r.Held.STOP
+    off = msgspec.structs.replace(agent.vm_report(WEB), observed=Observed.STOPPED)
+    world.agents["n2"].report(vms=(msgspec.structs.replace(off, seal=""),))
+    assert row(world).held == r.Held.STOP, "the word of another is none"
+    agent.report(vms=(off,))
+    assert row(world).held == r.Held.NOTHING and ALARM not in world.alarms()
+
+
+@pytest.mark.parametrize("what", [r.Held.DELETE, r.Held.START], indirect=True)
+def test_e7_whether_it_runs_does_not_decide_what_is_lost_or_started(world: World, what: r.Held) -> None:
+    agent = world.agents["n1"]
+    agent.running.clear()
+    agent.report()
+    assert row(world).held == what and ALARM in world.alarms()
+
+
+def test_e7_a_vm_that_was_off_all_the_time_is_not_asked_about() -> None:
+    world = running("n1", "n2")
+    world.do(m.VmStop, vm="web")
+    world.settle()
+    come_back(world, world.saved())
+    assert row(world).held == r.Held.NOTHING and "recovery-held" not in str(world.alarms(all=True))
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def drained() -> World:
+    """The backup wants n1 drained; it was enabled since, and its VM runs."""
+    world = running("n1", "n2")
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    assert node(world).evidence == Evidence.AGENT
+    saved = world.saved()
+    world.do(m.NodeEnable, name="n1")
+    world.settle()
+    assert world.agents["n1"].running
+    return come_back(world, saved)
+
+
+def test_e7_a_node_that_is_held_is_not_drained_and_nothing_is_proven_of_it() -> None:
+    world = drained()
+    assert node(world).held and node(world).evidence is None and node(world).evidence_boot_id == ""
+    assert ALARM in world.alarms() and world.ask(m.ServerStatus())["held_nodes"] == ["n1"]
+    world.run(300)
+    assert world.agents["n1"].running == {WEB} and world.agents["n1"].order.hold
+    error = world.refuse(m.NodeRebuild, name="n1")
+    assert error.code == "refused-unsafe" and "drain it again first" in error.message
+    assert world.refuse(m.NodeRebuild, name="n1", evidence="operator").code == "refused-unsafe"
+
+
+@pytest.mark.parametrize(("kind", "runs"), [(m.NodeDrain, False), (m.NodeEnable, True), (m.NodeDisable, True)])
+def test_e7_a_person_decides_for_a_node(kind: type[m.Mutation], runs: bool) -> None:
+    world = drained()
+    before = world.saved()
+    world.do(kind, name="n1", dry_run=True)
+    assert world.saved() == before
+    world.do(kind, name="n1")
+    world.settle()
+    assert not node(world).held and ALARM not in world.alarms() and not world.agents["n1"].order.hold
+    assert (WEB in world.agents["n1"].running) is runs
+    assert (node(world).admin_state == AdminState.DRAINED) is not runs
+
+
+def test_e7_confirm_drains_the_node() -> None:
+    world = drained()
+    plan = world.do(m.RecoveryConfirm, comment="as it says")["plan"]
+    world.settle()
+    assert plan == ["drains n1: its VMs are stopped"] and not world.agents["n1"].running
+    assert not node(world).held and ALARM not in world.alarms() and node(world).evidence == Evidence.AGENT
+
+
+def test_e7_a_drain_that_stops_nothing_is_not_asked_for() -> None:
+    world = drained()
+    agent = world.agents["n1"]
+    agent.report(vms=(msgspec.structs.replace(agent.vm_report(WEB), observed=Observed.UNKNOWN),))
+    assert node(world).held
+    agent.report(vms=(msgspec.structs.replace(agent.vm_report(WEB), observed=Observed.STOPPED),))
+    assert not node(world).held and ALARM not in world.alarms()
+
+
+def test_e7_of_a_node_that_has_not_said_all_nobody_knows_whether_its_drain_stops_nothing() -> None:
+    world = drained()
+    agent = world.agents["n1"]
+    agent.kill()
+    assert agent.connect()
+    agent.say(m.Report(session=agent.session or "", seq=1, revision=0, generation=2, digest="d", full=False))
+    assert node(world).held
+    for page in agent.pull():
+        agent.apply(page)
+    agent.report()
+    assert node(world).held and agent.running
+
+
+def test_e7_the_word_of_a_person_for_a_lost_node_counts_anew() -> None:
+    """That a node was off when the backup was taken proves nothing: it must be said again."""
+    world = drained()
+    world.agents["n1"].power_off()
+    world.run(60)
+    world.do(m.NodeDrain, name="n1", evidence="operator", comment="it is off now")
+    assert node(world).evidence == Evidence.OPERATOR and not node(world).held and ALARM not in world.alarms()
+    world.do(m.NodeRebuild, name="n1")
+    world.settle()
+    assert owner(world)[0] == "n2" and world.agents["n2"].running == {WEB}
+
+
+def test_e7_what_is_held_of_a_node_that_was_not_drained_is_nothing() -> None:
+    enabled = r.Node(name="n1", public_key="k", evidence=Evidence.AGENT)
+    assert recovery.held_node(enabled) is enabled
+    off = msgspec.structs.replace(enabled, admin_state=AdminState.DRAINED, evidence_comment="c", evidence_boot_id="b")
+    held = recovery.held_node(off)
+    assert (held.held, held.evidence, held.evidence_boot_id, held.evidence_comment) == (True, None, "", "")
+
+
+def test_e7_the_list_is_whole_and_in_order() -> None:
+    world = running("n1", "n2")
+    for name in ("db", "app"):
+        world.create(name, "n1")
+        world.do(m.VmStop, vm=name)
+    world.settle()
+    saved = world.saved()
+    for name in ("db", "app"):
+        world.do(m.VmStart, vm=name)
+    world.settle()
+    world.agents["n2"].kill()
+    world.restore(saved)
+    world.start("n1")
+    world.do(m.VmStop, vm="app")
+    assert ALARM not in world.alarms(), "until the recovery is over the list is not whole"
+    world.restore(saved)
+    world.start()
+    world.run(40)
+    status = world.ask(m.ServerStatus())
+    assert [vm["name"] for vm in status["held_vms"]] == ["app", "db"]
+    world.do(m.VmStop, vm="db")
+    (alarm,) = [a for a in world.ask(m.AlarmList())["items"] if a["code"] == "recovery-held"]
+    assert alarm["text"].startswith("1 VMs and 0 nodes"), "it says what is so now"
+
+
+def test_e7_no_alarm_of_it_while_the_recovery_lasts() -> None:
+    """Until all have reported, the list is not known."""
+    world = running("n1", "n2")
+    world.do(m.VmStop, vm="web")
+    world.settle()
+    saved = world.saved()
+    world.do(m.VmStart, vm="web")
+    world.settle()
+    world.agents["n2"].kill()
+    world.restore(saved)
+    world.start("n1")
+    world.run(30)
+    assert row(world).held == r.Held.STOP and ALARM not in world.alarms()
+    world.start("n2")
+    world.run(30)
+    assert ALARM in world.alarms()
+
+
+# --- work that was begun, and what is held ----------------------------------------------------------------------------
+
+
+def test_e7_a_rebuild_waits_for_the_word_about_a_vm_that_is_held() -> None:
+    world = to_stop()
+    world.agents["n1"].power_off()
+    world.run(60)
+    world.do(m.NodeDrain, name="n1", evidence="operator", comment="unplugged")
+    answer = world.do(m.NodeRebuild, name="n1")
+    text = f"{recovery.IN_WORDS[r.Held.STOP]}: confirm it (chime-tool recovery show)"
+    assert step(world, answer) == ("waiting", text)
+    world.do(m.RecoveryConfirm, comment="yes")
+    world.run(3)
+    assert owner(world)[0] == "n2" and row(world).desired == Desired.STOPPED
+
+
+def test_e7_an_evacuation_leaves_what_is_held() -> None:
+    world = to_stop()
+    answer = world.do(m.NodeEvacuate, name="n1")
+    assert step(world, answer) == ("skipped", recovery.IN_WORDS[r.Held.STOP]) and owner(world)[0] == "n1"
+
+
+def test_e7_an_owner_that_does_not_follow_is_given_an_epoch_and_no_start() -> None:
+    world = to_start()
+    assert row(world).epoch > EPOCHS_PER_GENERATION and "epoch-raised" in world.actions(WEB)
+    assert world.agents["n1"].held[WEB].hold and not world.agents["n1"].running
+
+
+def test_e7_one_that_should_be_off_is_given_an_epoch_and_is_not_held() -> None:
+    """There is nothing to ask: it is not started."""
+    world = running("n1", "n2")
+    world.do(m.VmStop, vm="web")
+    world.settle()
+    saved = moved_stopped(world)
+    world.agents["n2"].power_off()
+    world.restore(saved)
+    world.start("n1")
+    world.do(m.RecoveryConfirm, comment="n2 burnt down")
+    world.run(40)
+    assert row(world).epoch > EPOCHS_PER_GENERATION and row(world).held in (r.Held.NOTHING, r.Held.STOP)
+    assert not world.agents["n1"].running
+
+
+def moved_stopped(world: World) -> Any:
+    saved = world.saved()
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    world.do(m.NodeRebuild, name="n1")
+    world.settle()
+    assert owner(world)[0] == "n2"
+    return saved
+
+
+# --- nodes that are removed and come back (E1) ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def removed() -> World:
+    """n1 was lost, rebuilt by a true word and removed, and has web on its old disk; n2 runs it."""
+    world = running("n1", "n2", "n3")
+    world.do(m.NodeDisable, name="n3")
+    for kind in (m.NodeDisable, m.NodeEnable) * 5:
+        world.do(kind, name="n1")
+    world.settle()
+    world.agents["n1"].power_off()
+    world.run(60)
+    world.do(m.NodeDrain, name="n1", evidence="operator", comment="unplugged")
+    world.do(m.NodeRebuild, name="n1")
+    world.settle()
+    assert owner(world)[0] == "n2"
+    assert "never confirmed the removal of 1 moved VMs" in world.do(m.NodeRemove, name="n1")["warnings"][0]
+    return world
+
+
+def add(world: World, name: str = "n1") -> Agent:
+    world.do(m.NodeAdd, name=name, public_key=key_of(name))
+    return world.agents[name]
+
+
+def test_e1_releases_outlive_their_node(removed: World) -> None:
+    assert removed.tables().releases.get("n1", WEB)
+    removed.crash()
+    removed.start("n2", "n3")
+    assert removed.tables().releases.get("n1", WEB)
+    agent = add(removed)
+    agent.boot_again()
+    removed.run(30)
+    assert not agent.running and not agent.held and not removed.tables().releases.get("n1", WEB)
+    assert removed.agents["n2"].running == {WEB}
+
+
+def test_e1_a_node_that_is_added_again_goes_on_above_what_it_had(removed: World) -> None:
+    """So that its full inventory is newer than any old state's, and its agent follows it."""
+    highest = removed.tables().meta.forgotten_revision
+    assert highest >= removed.agents["n1"].revision > 1
+    agent = add(removed)
+    assert node(removed).revision > node(removed).given > highest
+    agent.boot_again()
+    assert not agent.older and agent.revision > highest
+
+
+def test_e1_the_highest_revision_of_all_that_were_removed_counts(removed: World) -> None:
+    highest = removed.tables().meta.forgotten_revision
+    removed.do(m.NodeDrain, name="n3")
+    removed.settle()
+    assert node(removed, "n3").revision < highest
+    removed.do(m.NodeRemove, name="n3")
+    assert removed.tables().meta.forgotten_revision == highest
+    add(removed)
+    removed.do(m.NodeRemove, name="n1")
+    assert removed.tables().meta.forgotten_revision == highest + 2
+
+
+def test_e1_what_its_full_inventory_does_not_name_is_not_started(removed: World) -> None:
+    """Also when no release is left to say so."""
+    for release in removed.tables().releases.by("node", "n1"):
+        removed.tables().releases.delete(release)
+    removed.turn()
+    agent = add(removed)
+    agent.boot_again()
+    removed.run(60)
+    assert agent.unnamed == {WEB} and not agent.running
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("kind", ["import", "create"])
+def test_e1_a_uuid_whose_release_waits(removed: World, there: bool, kind: str) -> None:
+    """While its node is there it may have it yet; for one that is gone nobody waits, and later epochs are above it."""
+    removed.do(m.VmDelete, vm="web")
+    removed.settle()
+    release = removed.tables().releases.get("n1", WEB)
+    assert release is not None
+    if there:
+        add(removed)
+    fields: dict[str, Any] = {"name": "web", "uuid": WEB, "node": "n2", "spec": SPEC, "dry_run": True}
+    body = import_of("web", "n2") if kind == "import" else m.VmCreate(key="c", **{**fields, "dry_run": False})
+    if there:
+        error = removed.refuse(type(body), **{f: getattr(body, f) for f in body.__struct_fields__ if f != "key"})
+        assert error.code == "conflict" and ("not removed yet" in error.message or "given up" in error.message)
+        return
+    removed.ask(body)
+    removed.settle()
+    assert row(removed).epoch > release.epoch and removed.tables().releases.get("n1", WEB) == release
+    agent = add(removed)
+    agent.boot_again()
+    removed.run(30)
+    assert not agent.running and owner(removed)[0] == "n2"
+
+
+def test_e1_a_recovery_does_not_wait_for_a_node_that_was_removed(removed: World) -> None:
+    del removed.agents["n1"]
+    come_back(removed, removed.saved())
+    assert removed.tables().releases.get("n1", WEB)
+
+
+# --- what a word is about ---------------------------------------------------------------------------------------------
+
+
+def test_a_word_counts_for_what_it_was_given_for() -> None:
+    """Between the look and the word the recovery may have begun, or ended, by itself."""
+    world = running("n1", "n2")
+    stopped = world.saved()
+    about = world.ask(m.ServerStatus())["recovery"]
+    assert about == ""
+    world.do(m.VmStop, vm="web", force=True)
+    world.settle()
+    backup = world.saved()
+    world.do(m.VmStart, vm="web")
+    world.settle()
+    world.restore(backup)
+    about = world.ask(m.ServerStatus())["recovery"]
+    assert about == "recovering-2" and stopped != backup
+    world.start()
+    world.run(60)
+    held = world.ask(m.ServerStatus())["recovery"]
+    assert held.startswith("held-")
+    error = world.refuse(m.RecoveryConfirm, comment="n2 is off", about=about)
+    assert error.code == "conflict" and "recovery show" in error.message
+    world.do(m.RecoveryConfirm, comment="it is to be stopped", about=held)
+    world.settle()
+    assert not world.agents["n1"].running and world.ask(m.ServerStatus())["recovery"] == ""

@@ -1,0 +1,36 @@
+"""Requests of operators wait in turns, and not without bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chimed import waiting as w
+from chimed.transport import Incoming
+from chimed.waiting import Waiting
+
+NO_FRAME: Any = None
+
+
+def of(key: str, text: bytes = b"") -> Incoming:
+    return Incoming(b"route", key, text, NO_FRAME, True)
+
+
+def test_h6_keys_take_turns_and_keep_their_order() -> None:
+    waiting = Waiting()
+    for text in (b"1", b"2", b"3"):
+        assert waiting.add(of("busy", text))
+    assert waiting.add(of("other", b"a"))
+    taken = []
+    while waiting:
+        taken.append(waiting.take())
+    assert [(m.user_id, m.payload) for m in taken] == [("busy", b"1"), ("other", b"a"), ("busy", b"2"), ("busy", b"3")]
+
+
+def test_h6_what_waits_of_a_key_is_bounded_in_number_and_bytes() -> None:
+    waiting = Waiting()
+    assert [waiting.add(of("a")) for _ in range(w.MOST + 1)] == [True] * w.MOST + [False]
+    assert waiting.add(of("b", bytes(w.MOST_BYTES)))
+    assert not waiting.add(of("b", b"x"))
+    assert waiting.add(of("c", bytes(w.MOST_BYTES + 1))), "one always finds room"
+    waiting.take()
+    assert waiting.add(of("a"))

@@ -1,0 +1,114 @@
+"""`chime-tool recovery ...`: what a server waits for after a restore, or because its database is behind.
+
+Rules: what a person's word would do is asked of the server (a dry run) and never worked out here; the tool shows it
+before it asks for that word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools import columns, texts
+from tools.mutate import change, planned
+from tools.options import Args, UsageError
+from tools.render import facts, show_document, table
+from tools.session import Row, Session, body
+from tools.usage import Command
+from wire import messages as m
+
+ATTEST = ("you attest what is said here; if it is wrong, VMs can run twice and data is lost, or VMs are stopped "
+          "that are needed")  # fmt: skip
+SHOW, CONFIRM = "chime-tool recovery show", "chime-tool recovery confirm --comment TEXT"
+STATES = {
+    "behind": "agents have shown more than this database knows: nothing is started, stopped or moved",
+    "recovering": "the database was restored: until all nodes have reported nothing is started, stopped or moved",
+    "held": "the recovery is over; what is listed here waits for a person's word",
+    "settled": "nothing is waited for, and nothing is held",
+}
+"""Where a recovery is, and what that means."""
+NEXT = {
+    "behind": (
+        "stop the older one, if two chimed run with this key",
+        "chime-tool node list: when every node is heard, the recovery begins by itself",
+        f"{CONFIRM}: begin it without the nodes that cannot be heard",
+    ),
+    "recovering": (
+        "chime-tool node list: get the nodes that are waited for heard, and the recovery ends by itself",
+        f"{CONFIRM}: end it without them",
+    ),
+    "held": (
+        "chime-tool vm start|stop|delete VM, node enable|disable|drain NODE: decide one of them",
+        f"{CONFIRM}: do what the restored database says, all of it",
+    ),
+    "settled": ("chime-tool status",),
+}
+"""What to do in each state."""
+
+
+def state_of(status: Row) -> str:
+    """Where the recovery is: a key of `STATES`."""
+    if status["behind"]:
+        return "behind"
+    if status["recovering"]:
+        return "recovering"
+    return "held" if status["held_vms"] or status["held_nodes"] else "settled"
+
+
+def in_words(status: Row) -> str:
+    """The same in one line, for `chime-tool status`."""
+    state, waiting = state_of(status), ", ".join(status["waiting_for"])
+    if state == "behind":
+        return f"no, but this database is behind: {status['behind']} ({SHOW})"
+    if state == "recovering":
+        return f"yes, waiting for {waiting or 'nodes'} ({SHOW})"
+    if state == "held":
+        return f"no, but {len(status['held_vms'])} VMs and {len(status['held_nodes'])} nodes are held ({SHOW})"
+    return "no"
+
+
+def show(session: Session, args: Args) -> int:
+    """Who is waited for, what is held, what a word would do, and what to do next."""
+    status = session.client.request(body(m.ServerStatus))
+    state, plan = state_of(status), list[str]()
+    if state != "settled":
+        plan = list(planned(session, session.mutation(m.RecoveryConfirm, comment=SHOW)).get("plan") or [])
+    if session.options.output in ("json", "yaml"):
+        named = ("generation", "history", "recovering", "behind", "waiting_for", "held_vms", "held_nodes")
+        document = {"state": state, **{name: status[name] for name in named}, "confirm": plan, "next": NEXT[state]}
+        show_document(session, document)
+        return 0
+    parts = [facts(session.terminal, _facts(status, state))]
+    if status["held_vms"]:
+        parts.append(table(session.terminal, status["held_vms"], columns.HELD, session.options.output == "wide"))
+    if plan:
+        parts.append(facts(session.terminal, [("recovery confirm", line) for line in plan]))
+    parts.append(facts(session.terminal, [("next", line) for line in NEXT[state]]))
+    session.terminal.write("\n".join(parts))
+    return 0
+
+
+def _facts(status: Row, state: str) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, Any]] = [
+        ("state", f"{state}: {STATES[state]}"),
+        ("behind", status["behind"]),
+        ("waiting for", ", ".join(status["waiting_for"])),
+        ("held VMs", str(len(status["held_vms"]) or "")),
+        ("held nodes", ", ".join(status["held_nodes"])),
+    ]
+    known = [(name, value) for name, value in pairs if value]
+    return [*known, ("generation", f"{status['generation']}, history {status['history']}")]
+
+
+def confirm(session: Session, args: Args) -> int:
+    """Goes on with the word of a person."""
+    comment = args["--comment"].strip()
+    if not comment:
+        raise UsageError("--comment is empty: say how you know")
+    request = session.mutation(m.RecoveryConfirm, comment=comment)
+    return change(session, request, "confirm recovery", ask=True, attest=ATTEST)
+
+
+COMMANDS = {
+    "show": Command(show, texts.RECOVERY_SHOW, watch=True),
+    "confirm": Command(confirm, texts.RECOVERY_CONFIRM),
+}
