@@ -195,7 +195,7 @@ class Agent(threading.Thread):
                     self._hello(now)
             elif self._outstanding is not None and now - self._outstanding["at"] > self.ANSWER_S:
                 self._pull(0 if not self._confirmed else self._applied)
-            elif self._generation and now >= self._next_beat:
+            elif self._confirmed and now >= self._next_beat:
                 if any(now - sent > 3 * self._heartbeat_s for sent in self._beats.values()):
                     self.missed += 1
                     return

@@ -224,7 +224,7 @@ class Second(Operator):
         """End it."""
         self.forget_client()
         self.lab.server.systemctl("stop", SECOND_UNIT, check=False)
-        for name in self.lab.names:
+        for name in filter(lambda name: self.lab.host(name).is_on, self.lab.names):
             self.lab.host(name).run("nft", "delete", "table", "ip", "flip", check=False)
 
     def processes(self) -> dict[str, list[Qemu]]:
