@@ -276,6 +276,16 @@ class Agents:
         self._progress(node_name, now)
         return m.ReportAck(session=body.session, seq=body.seq)
 
+    def settle_rest(self, now: float) -> None:
+        """Goes on with a report that named too many VMs of others for one turn."""
+        if not self._sessions.unsettled():
+            return
+        before, self._ctx.of_node = self._ctx.tables.pending, True
+        node_name = copies.settle_rest(self._facts)
+        self._progress(node_name, now)
+        self._overuse.changed(node_name, self._ctx.tables.pending - before, now)
+        self._ctx.of_node = False
+
     def _check_size(self, session: Session, body: m.Report) -> None:
         """What the server keeps of a session is bounded, whatever its reports add up to."""
         policy = self._ctx.policy
