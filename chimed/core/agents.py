@@ -7,6 +7,7 @@ that changes nothing changes no row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import msgspec
@@ -313,9 +314,10 @@ class Agents:
         """What only a full report tells: which alarms about VMs are over, that a restored node is known, and which
         assignments it does not follow."""
         if first:
+            all_heard = functools.cache(alarms.all_are_heard)
             for alarm in self._ctx.tables.alarms.by("cleared", None):
                 if alarm.code in alarms.VM_CODES:
-                    alarms.sync_vm(self._facts, alarm.subject)
+                    alarms.sync_vm(self._facts, alarm.subject, all_heard)
         if recovery.no_longer_waits_for(self._ctx, [node_name]):
             self.recovered()
         meta = self._ctx.tables.meta

@@ -127,6 +127,13 @@ def test_h6_vms_that_nobody_knows_cost_no_more_than_their_alarms(world: World, m
     assert {subject for _, subject in world.alarms()} <= {row.uuid for row in strays[1]}, "the old ones are over"
 
 
+def test_h6_vms_that_two_nodes_invent_raise_no_more_alarms_either(world: World) -> None:
+    strays = [m.VmReport(uuid=uuid_of(f"{i}"), epoch=1, revision=0, observed=Observed.RUNNING) for i in range(300)]
+    world.agents["n1"].report(vms=tuple(strays))
+    deliver(world, *strays)
+    assert len([code for code, _ in world.alarms() if code == "vm-unknown"]) == alarms.UNKNOWN_MAX
+
+
 def test_h6_lines_about_the_end_of_vm_alarms_are_of_nodes_whatever_ended_them(world: World) -> None:
     deliver(world, *claims(world, 5))
     world.agents["n2"].up = False
