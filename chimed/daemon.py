@@ -108,10 +108,12 @@ class Daemon:
         for refused in self._router.refusals():
             self._refuse(refused)
         events, self._pending = self._pending, []
+        any_large = bool(self._large)
         for message in incoming:
             if message.waits:
                 self._let_wait(self._waiting, message)
-            elif len(message.payload) > LARGE_BYTES or (self._large and self._large.holds(message)):
+            elif len(message.payload) > LARGE_BYTES or (any_large and self._large.holds(message)):
+                any_large = True
                 self._let_wait(self._large, message)
             else:
                 events.append(self._event(message))
