@@ -39,8 +39,11 @@ def change(session: Session, request: Any, what: str, *, ask: bool = False, atte
     if session.options.dry_run:
         return _show_plan(session, planned(session, request), what)
     said: list[str] = []
-    if ask and not agreed(session, request, what, attest, said):
+    shown: dict[str, Any] = {}
+    if ask and not agreed(session, request, what, attest, said, shown):
         return FAILED
+    if "about" in shown:  # the word is for what was shown, and for nothing that came meanwhile
+        request = msgspec.structs.replace(request, about=shown["about"])
     result = dict(session.client.request(request))
     for warning in result.get("warnings") or []:
         if warning not in said:
@@ -60,13 +63,19 @@ def planned(session: Session, request: Any) -> dict[str, Any]:
     )
 
 
-def agreed(session: Session, request: Any, what: str, attest: str = "", said: list[str] | None = None) -> bool:
+def agreed(
+    session: Session, request: Any, what: str, attest: str = "", said: list[str] | None = None,
+    shown: dict[str, Any] | None = None,
+) -> bool:  # fmt: skip
     """Shows the plan and asks; True with --yes. Raises UsageError where nobody can be asked.
 
-    The warnings that were shown are added to `said`, so that they need not be said again.
+    The warnings that were shown are added to `said`, so that they need not be said again, and the whole answer to
+    `shown`.
     """
     terminal = session.terminal
     plan = planned(session, request)
+    if shown is not None:
+        shown.update(plan)
     for line in plan.get("plan") or []:
         terminal.say(line)
     for warning in plan.get("warnings") or []:

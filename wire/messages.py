@@ -451,9 +451,10 @@ class Page(Base, frozen=True, kw_only=True):
 class ServerStatus(Base, frozen=True, kw_only=True):
     """Asks for the server's version, generation, counters and state. `recovering`: nothing is started, stopped or moved
     now, since the database was restored or is behind; `behind`: what agents have that it has not, in words, empty if it
-    is not. `waiting_for`: the nodes that have to report before the recovery ends; while the database is behind, those
-    that have to be heard before it begins. `held_vms`, `held_nodes`: what waits for a person's word (at most 500 each):
-    `wants` is what the restored database wants of the VM, `stop`, `delete` or `start`."""
+    is not. `recovery`: a name for what waits for a person's word, for `recovery.confirm` to say what it is about;
+    empty: nothing. `waiting_for`: the nodes that have to report before the recovery ends; while the database is behind,
+    those that have to be heard before it begins. `held_vms`, `held_nodes`: what waits for a person's word (at most 500
+    each): `wants` is what the restored database wants of the VM, `stop`, `delete` or `start`."""
 
 
 class NodeList(Page, frozen=True, kw_only=True):
@@ -686,9 +687,12 @@ class RecoveryConfirm(Mutation, frozen=True, kw_only=True):
     """A person's word for what `server.status` says that the server waits for. While the database is behind: no other
     chimed gives orders with this key; a recovery begins though not all nodes are heard. While it recovers: no node that
     has not reported yet runs a VM that this database gives to another; the recovery ends. After that: what the restored
-    database wants of all that is held is done. A dry run says which."""
+    database wants of all that is held is done. A dry run says which. `about`: of the dry run, or
+    the `recovery` of the `server.status`, that the word is given for: if it is about something else by now, it is
+    refused (`conflict`); empty: whatever it is."""
 
     comment: w.Text
+    about: w.Opaque = ""
 
 
 class Ok(Base, frozen=True, kw_only=True):

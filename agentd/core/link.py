@@ -198,7 +198,7 @@ class Link:
         if not older:
             return [Log("info", "link: session open"), *self.pull(0, now)]
         self._enter(LinkState.OLDER)
-        self._nonce = ""
+        self._nonce, self._failures = "", 0  # it will end the session when it has recovered: hello again at once then
         return [Log("error", "link: the server that answers is older than what this node has followed")]
 
     # --- pull ---------------------------------------------------------------------------------------------------------

@@ -88,6 +88,8 @@ class Sightings:
             return True  # a release is only ever confirmed by a look
         if stale or happening in (Happening.DEFINED, Happening.STARTED):
             return True
+        if happening == Happening.STOPPED and event.reason == OffReason.SHUTDOWN:
+            return True  # it stays off for good if that is so: an event that comes late may be of a run before
         changed = _after(seen.domain, event)
         alive = changed is not None and changed.active
         self.facts[uuid] = VmFacts(uuid, True, changed, seen.processes if alive else ())

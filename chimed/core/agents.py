@@ -27,6 +27,7 @@ from wire.types import AdminState
 from wire.words import AlarmCode
 
 LOCAL_DRAIN_GRACEFUL_S = 60.0
+HELLO_AGAIN_S = 0.2  # when the session ended for a reason of the server's own
 
 
 class Agents:
@@ -64,9 +65,9 @@ class Agents:
         self._overuse.changed(node_name, tables.pending - before, now)
         if tables.meta.behind and not was_behind:
             self._greet_anew(but=node_name)
-        if kind is m.Hello and recovery.may_begin(self._facts):
-            self.begin_recovery("every node is heard")
-            raise ChimeError("stale-session", "the server begins a recovery: say hello again")
+        if kind is m.Hello and self.recovers():
+            text = "the server begins a recovery: say hello again"
+            raise ChimeError("stale-session", text, retry_after_s=HELLO_AGAIN_S)
         return answer
 
     def _greet_anew(self, but: str) -> None:
@@ -134,6 +135,14 @@ class Agents:
                 if self._ctx.tables.nodes.get(name) is not None:
                     self._ctx.bump(name)
             self._ctx.fresh.clear()
+
+    def recovers(self) -> bool:
+        """Begins a recovery if the database is behind and every node is heard. May be asked at any time: one that was
+        not heard for a while needs no hello to be heard again, and one that is removed is not waited for."""
+        if not recovery.may_begin(self._facts):
+            return False
+        self.begin_recovery("every node is heard")
+        return True
 
     def begin_recovery(self, why: str) -> None:
         """Sessions end, so that every agent says hello to the new generation."""
@@ -314,6 +323,7 @@ class Agents:
         """What only a full report tells: which alarms about VMs are over, that a restored node is known, and which
         assignments it does not follow."""
         if first:
+            copies.come_home(self._facts, node_name)
             all_heard = functools.cache(alarms.all_are_heard)
             for alarm in self._ctx.tables.alarms.by("cleared", None):
                 if alarm.code in alarms.VM_CODES:

@@ -71,6 +71,7 @@ class Context:
         self.touched: set[str] = set()
         self.cause: str | None = None  # the operation at hand, for the audit trail
         self.now = 0.0  # monotonic seconds of the event at hand
+        self.said_to_leave_for: dict[str, set[str]] = {}  # node that is proven off: VMs whose owners say so
         self.fresh: set[str] = set()  # nodes that start nothing before every node was heard or judged
         self.sighted: dict[tuple[str, str], float] = {}  # (node, VM): since when a rebuild waits for a copy to go
         self.of_node = False  # whether the message at hand is a node's

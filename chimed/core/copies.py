@@ -192,8 +192,23 @@ def _has_left(facts: Facts, report: VmReport) -> None:
     if said is None or vm is None or vm.desired == Desired.DELETED or (row is not None and row.attempt == said.attempt):
         return
     target = networks.other_node_at(ctx.tables.nodes, said.peer, vm.node)
-    if target is not None:
+    if target is None:
+        return
+    if target.evidence is not None and not facts.is_live(target.name):  # an owner's word is no word about another node
+        ctx.said_to_leave_for.setdefault(target.name, set()).add(vm.uuid)
+    else:
         attempts.arrive(ctx, vm, target.name, said.attempt, f"{vm.node} says that it has left")
+
+
+def come_home(facts: Facts, node_name: str) -> None:
+    """The node has told all that it has: VMs that were said to have left for it, while it was proven to run nothing,
+    are its own."""
+    for uuid in sorted(facts.ctx.said_to_leave_for.pop(node_name, ())):
+        vm = facts.ctx.tables.vms.get(uuid)
+        report = facts.said(vm.node, uuid) if vm is not None else None
+        if report is not None:
+            what = f"what was said to have left for {node_name}"
+            facts.ctx.contained(what, functools.partial(_has_left, facts, report))
 
 
 def _has_failed(facts: Facts, node_name: str, report: VmReport) -> None:

@@ -73,6 +73,7 @@ class Queries:
             "history": meta.history,
             "recovering": meta.holding,
             "behind": meta.ahead_text,
+            "recovery": recovery.at_hand(self._ctx),
             "waiting_for": list(meta.waiting_for) if meta.recovering else self._absent(),
             "held_vms": [
                 {"name": vm.name, "uuid": vm.uuid, "node": vm.node, "wants": vm.held, "why": recovery.IN_WORDS[vm.held]}

@@ -8,6 +8,7 @@ drain, to delete, or to start although its node gave it up, waits on for a perso
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import msgspec
@@ -106,6 +107,16 @@ def held_nodes(ctx: Context) -> list[r.Node]:
     return sorted(ctx.tables.nodes.by("held", True), key=lambda node: node.name)
 
 
+def at_hand(ctx: Context) -> str:
+    """A name for what waits for a person's word now, for a word to say what it is about; empty: nothing. While it
+    recovers fewer and fewer nodes are waited for: the same word covers them."""
+    meta = ctx.tables.meta
+    if meta.holding:
+        return f"{'behind' if meta.behind else 'recovering'}-{meta.generation}"
+    held = [*((vm.uuid, str(vm.held)) for vm in held_vms(ctx)), *((node.name, "drain") for node in held_nodes(ctx))]
+    return f"held-{hashlib.blake2b(repr(held).encode(), digest_size=8).hexdigest()}" if held else ""
+
+
 def settle_vm(facts: Facts, vm: r.Vm) -> None:
     """What need not be asked is not held: its owner says that it does not run."""
     report = facts.report(vm)
@@ -122,29 +133,20 @@ def settle_node(facts: Facts, node: r.Node) -> None:
         confirm_node(facts.ctx, node)
 
 
-def confirm_vm(ctx: Context, vm: r.Vm) -> r.Vm:
-    """What the database wants of the VM counts again."""
-    if vm.held == Held.NOTHING:
-        return vm
-    free = msgspec.structs.replace(vm, held=Held.NOTHING, revision=ctx.bump(vm.node))
-    ctx.tables.vms.put(free)
+def confirm_vm(ctx: Context, vm: r.Vm) -> None:
+    """What the database wants of the VM, which is held, counts again."""
+    ctx.tables.vms.put(msgspec.structs.replace(vm, held=Held.NOTHING, revision=ctx.bump(vm.node)))
     release = ctx.tables.releases.get(vm.node, vm.uuid)
     if release is not None:  # it was held back, and comes with a revision that is later than what the agent has
         ctx.tables.releases.put(msgspec.structs.replace(release, revision=ctx.bump(vm.node)))
     sync_alarm(ctx)
-    return free
 
 
-def confirm_node(ctx: Context, node: r.Node) -> r.Node:
-    """What the database wants of the node counts again."""
-    if not node.held:
-        return node
+def confirm_node(ctx: Context, node: r.Node) -> None:
+    """What the database wants of the node, which is held, counts again."""
     ctx.tables.nodes.put(msgspec.structs.replace(node, held=False))
     ctx.bump(node.name)
     sync_alarm(ctx)
-    free = ctx.tables.nodes.get(node.name)
-    assert free is not None
-    return free
 
 
 def confirm_all(ctx: Context) -> None:

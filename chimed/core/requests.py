@@ -133,6 +133,15 @@ class Requests:
         return Done([f"removes operator {body.name}; its key is refused from now on"])
 
     def _recovery_confirm(self, body: m.RecoveryConfirm, actor: str, _now: float) -> Done:
+        about = recovery.at_hand(self._ctx)
+        if body.about and body.about != about:
+            text = "what waits for a word is not what this one was given for any more: look again"
+            raise ChimeError("conflict", f"{text} (chime-tool recovery show)")
+        done = self._recovery_word(body, actor)
+        done.extra["about"] = about
+        return done
+
+    def _recovery_word(self, body: m.RecoveryConfirm, actor: str) -> Done:
         meta = self._ctx.tables.meta
         if meta.behind:
             return self._recovery_begin(body, actor)

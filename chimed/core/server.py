@@ -195,6 +195,7 @@ class ServerCore:
             return
         if changed:
             self._health.sync(changed, now)
+        self._agents.recovers()
         self._health.tick(now)
         self._agents.met_all()
         self._agents.settle_rest(now)

@@ -44,22 +44,33 @@ table ip flip {{
 
 
 def keep_state(host: LabHost) -> Path:
-    """A copy of the agent's state directory, as backup software makes it; gives where it is."""
+    """A copy of the agent's state directory and libvirt's definitions, as backup software makes it; gives where it
+    is."""
     kept = host.dir / "kept"
     shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(_state(host), kept)
+    shutil.copytree(_state(host), kept / "agent")
+    for definition in _definitions(host).glob("*.xml"):
+        shutil.copy(definition, kept)
     return kept
 
 
 def put_back_state(host: LabHost, kept: Path) -> None:
-    """The copy is the state directory now. The agent must not run; the host may be off."""
-    if host.is_on:  # what is under a mounted overlay must not be changed behind it
-        inside = f"{AGENT_STATE}.kept"
-        shutil.copytree(kept, f"/proc/{host.leader}/root{inside}")
-        host.run("sh", "-c", f"rm -rf {AGENT_STATE} && mv {inside} {AGENT_STATE}")
-    else:
-        shutil.rmtree(_state(host))
-        shutil.copytree(kept, _state(host))
+    """The copy is the state directory now. The agent must not run."""
+    inside = f"{AGENT_STATE}.kept"  # what is under a mounted overlay must not be changed behind it
+    shutil.copytree(kept / "agent", f"/proc/{host.leader}/root{inside}")
+    host.run("sh", "-c", f"rm -rf {AGENT_STATE} && mv {inside} {AGENT_STATE}")
+
+
+def put_back_disk(host: LabHost, kept: Path) -> None:
+    """Of a host that is off: the copies of the state directory and of libvirt's definitions are in their places."""
+    shutil.rmtree(_state(host))
+    shutil.copytree(kept / "agent", _state(host))
+    for definition in kept.glob("*.xml"):
+        shutil.copy(definition, _definitions(host))
+
+
+def _definitions(host: LabHost) -> Path:
+    return host.dir / "own/etc/libvirt/qemu"
 
 
 def _state(host: LabHost) -> Path:

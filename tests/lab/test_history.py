@@ -20,6 +20,7 @@ from wire import messages as m
 AGENT = "chime-agentd"
 WATCHED_S = 6.0  # how long it is looked at whether something happens that must not
 BEHIND = "server-behind"
+LIBVIRT_SEEN = "connected to QEMU"
 
 
 def stays_there(lab: Lab, *seen: Qemu, nothing_on: str = "", seconds: float = WATCHED_S) -> None:
@@ -50,6 +51,16 @@ def no_definition(lab: Lab, node: str, uuid: str) -> None:
     lab.wait(lambda: uuid not in lab.host(node).virsh("list", "--all", "--uuid"), f"{node} has no definition of it")
 
 
+def boot_ready(lab: Lab, name: str) -> None:
+    """The node boots, and the network comes when its agent knows all that it needs to start VMs at once."""
+    host = lab.host(name)
+    host.cut("mgmt")
+    before = host.journal(AGENT, lines=1000).count(LIBVIRT_SEEN)
+    host.power_on()
+    lab.wait(lambda: host.journal(AGENT, lines=1000).count(LIBVIRT_SEEN) > before, f"{name} has looked at its libvirt")
+    host.heal()
+
+
 def is_behind(server: Operator) -> dict[str, Any]:
     """The server has seen that it is behind; gives its alarm."""
 
@@ -74,8 +85,7 @@ def test_e1_a_node_that_was_rebuilt_and_removed_comes_back_under_its_name(lab: L
     n1.run("agentd", "join", bundle, "--config", CONFIG_FOLDER / "agentd.toml", "--force")
     stays_there(lab, seen, nothing_on="n1", seconds=2)
     n1.power_off()
-    n1.heal()
-    n1.power_on()
+    boot_ready(lab, "n1")
     lab.wait_nodes("n1")
     stays_there(lab, seen, nothing_on="n1")
     no_definition(lab, "n1", uuid)
@@ -110,7 +120,7 @@ def test_e2_a_state_directory_is_put_back_and_the_network_is_down(lab: Lab) -> N
     started(lab, kept, 2)
 
 
-def test_e3_a_state_directory_is_put_back_and_the_node_boots(lab: Lab) -> None:
+def test_e3_a_root_disk_is_put_back_and_the_node_boots(lab: Lab) -> None:
     """After a boot nothing starts before the answer names the VM."""
     gone, kept = unique("gone"), unique("kept")
     uuids = {name: lab.create_guest(name, node="n1") for name in (gone, kept)}
@@ -119,8 +129,8 @@ def test_e3_a_state_directory_is_put_back_and_the_node_boots(lab: Lab) -> None:
     lab.do(m.VmMigrate, vm=gone, to="n2")
     seen = lab.process(uuids[gone])
     n1.power_off()
-    past.put_back_state(n1, copy)
-    n1.power_on()
+    past.put_back_disk(n1, copy)
+    boot_ready(lab, "n1")
     assert lab.process(uuids[kept]).host == "n1", "what is its own is started"
     lab.wait_nodes("n1")
     stays_there(lab, seen)

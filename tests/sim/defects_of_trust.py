@@ -79,14 +79,6 @@ OF_TRUST: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
-        "other-history-is-followed",
-        _INVENTORY,
-        "    if history and durable.history and history != durable.history:\n",
-        "    if False:\n",
-        "S1: the same generation of another database counts",
-        also=(("chimed.core.behind", "    if point.history != meta.history:\n", "    if False:\n"),),
-    ),
-    Mutant(
         "what-is-not-named-is-started",
         _INVENTORY,
         "    if full:\n        durable = _only_named(",

@@ -89,6 +89,7 @@ FIELDS = {
     "VmReport.seal": "of the assignment that gave the VM to the node in this `epoch`, or of the domain's metadata",
     "MigrationReport.voucher": "of a copy, from its metadata: shows that the owner sent it to `address` by the attempt",
     "MigrationReport.address": "of a copy, from its metadata: the address of the target that it was sent to",
+    "RecoveryConfirm.about": "`recovery` of the status that the word is given for; empty: whatever it is about now",
     "Welcome.version": "the version to use: the greatest that both speak",
     "Welcome.session": "token of the session: carried by everything that follows, in both directions",
     "Welcome.heartbeat_s": "interval of heartbeats",
@@ -257,9 +258,9 @@ def _rows(view: str) -> str:
 
 
 RESULTS = {
-    "server.status": "`{version, generation, history, recovering: bool, behind: text, waiting_for: [node], "
-    "held_vms: [{name, uuid, node, wants, why}], held_nodes: [node], read_only: bool, uptime_s, nodes: int, vms: int, "
-    "counters: {name: int}}`",
+    "server.status": "`{version, generation, history, recovering: bool, behind: text, recovery: text, "
+    "waiting_for: [node], held_vms: [{name, uuid, node, wants, why}], held_nodes: [node], read_only: bool, uptime_s, "
+    "nodes: int, vms: int, counters: {name: int}}`",
     "node.list": _rows("NodeView"),
     "node.show": "`{node: NodeView, vms: [VmView], last_operations: [OperationView]}`",
     "node.add": NODE,

@@ -35,7 +35,8 @@ SPEC = {
     "boot": {"kernel": "/k", "cmdline": "quiet"},
 }  # fmt: skip
 STATUS = {
-    "version": "0.1.0", "generation": 2, "history": "b2c4", "recovering": True, "behind": "", "held_vms": [],
+    "version": "0.1.0", "generation": 2, "history": "b2c4", "recovering": True, "behind": "",
+    "recovery": "recovering-2", "held_vms": [],
     "held_nodes": [], "waiting_for": ["n1", "n2"], "read_only": False,
     "uptime_s": 7200.0, "nodes": {"normal": 2, "unreachable": 1}, "vms": 40, "counters": {"heartbeats": 12},
 }  # fmt: skip

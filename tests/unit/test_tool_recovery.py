@@ -11,7 +11,8 @@ from tests.unit.tool_stand_in import VM_UUID, StandIn, mutation, tool
 from wire import messages as m
 
 SETTLED = {
-    "version": "0.1.0", "generation": 3, "history": "b2c4", "recovering": False, "behind": "", "waiting_for": [],
+    "version": "0.1.0", "generation": 3, "history": "b2c4", "recovering": False, "behind": "", "recovery": "held-1",
+    "waiting_for": [],
     "held_vms": [], "held_nodes": [], "read_only": False, "uptime_s": 60.0, "nodes": 3, "vms": 2, "counters": {},
 }  # fmt: skip
 WHY = "the restored database wants it stopped"

@@ -9,10 +9,13 @@ import msgspec
 import pytest
 
 from agentd.core.agent import AgentCore, AgentPolicy
+from agentd.core.budget import RestartPolicy
 from agentd.core.durable import Attempt, Durable, Held, Tombstone
 from agentd.core.effects import Act, Action
 from agentd.core.facts import Domain, DomainState, OffReason, Process, VmFacts
 from agentd.core.guard import UNGUARDED, may, refusal
+from agentd.core.reporting import Outbox
+from agentd.core.vms import Vms
 from tests.unit.agent.server import VM_1, assignment
 from wire.messages import NodeOrder
 from wire.types import AdminState, Desired
@@ -109,6 +112,18 @@ def test_each_guarded_action_has_its_own_rule() -> None:
     assert may(migrate, leaving, "b", UNSEEN, NONE) is None and may(migrate, GOOD, "b", FACTS, NONE)
     assert may(migrate, leaving, "b", UNSEEN, {"a1"}) == "it was cancelled before it began"
     assert may(Act(VM_1, Action.MIGRATE, 1), leaving, "b", FACTS, NONE) == "the attempt is over"
+
+
+def test_a_resume_that_the_guard_would_refuse_is_not_tried() -> None:
+    """It has come here and is paused, but more than one process has its UUID."""
+    paused = replace(OFF, state=DomainState.PAUSED, attempt="a1")
+    processes = (Process(VM_1, 7, "S"), Process(VM_1, 8, "S"))
+    for count, tried in ((1, [Action.RESUME]), (2, [])):
+        vms = Vms("b", RestartPolicy(), Outbox("life1"))
+        vms.connected(0.0)
+        vms.facts[VM_1] = VmFacts(VM_1, True, paused, processes[:count])
+        _, acts, _ = vms.plan_all(held(vm=assignment(epoch=3, arrival="a1")), 1.0)
+        assert [act.action for act in acts] == tried
 
 
 def test_the_agent_asks_by_what_is_saved_and_what_was_cancelled() -> None:

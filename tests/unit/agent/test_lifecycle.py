@@ -623,3 +623,14 @@ def test_disks_are_made_once_and_never_again() -> None:
     assert world.hv.created == ["/d"] and observed(world) == Observed.FAILED
     world.hv.files.add("/d")
     assert world.run_until(lambda: world.runs(VM_1)) <= 61.0
+
+
+def test_a_power_off_that_is_heard_late_is_looked_at_before_it_is_believed() -> None:
+    """The event may be of a run before the present one, and it would keep the VM off for good."""
+    sightings, durable = Sightings(), Durable(node="n1").with_held(Held(vm=assignment()))
+    running = VmFacts(VM_1, True, Domain(VM_1, "vm", DomainState.RUNNING), ())
+    sightings.facts[VM_1] = running
+    assert sightings.happened(Lifecycle(VM_1, Happening.STOPPED, OffReason.SHUTDOWN), durable, False, 1.0)
+    assert sightings.facts[VM_1] == running
+    assert not sightings.happened(Lifecycle(VM_1, Happening.STOPPED, OffReason.CRASHED), durable, False, 2.0)
+    assert not sightings.facts[VM_1].domain.active  # type: ignore[union-attr]

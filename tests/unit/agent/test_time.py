@@ -11,15 +11,16 @@ import msgspec
 import pytest
 
 from agentd.core import inventory, planner
-from agentd.core.durable import Attempt, Durable, Held, Tombstone
+from agentd.core.durable import Attempt, Durable, Held, Left, Tombstone
 from agentd.core.effects import Act, Action, Asked, Received
 from agentd.core.facts import DomainState, Process, VmFacts
 from agentd.core.guard import may, refusal, resume_refusal
 from agentd.core.link import LinkState
+from agentd.core.reporting import Reporter
 from agentd.snapshot import unconfirmed
 from tests.unit.agent.server import VM_1, VM_2, Server, assignment
 from tests.unit.agent.test_guard import FACTS, GOOD, HELD, OFF
-from tests.unit.agent.world import World
+from tests.unit.agent.world import PEER, World
 from wire import messages as m
 from wire.types import AdminState, Desired, MigrationPhase, Observed, Outcome, Severity
 from wire.words import FaultCode
@@ -636,6 +637,49 @@ def test_a_release_keeps_the_seal_of_what_it_ended() -> None:
     assert inventory.merge(other, [page], "b", False)[0].tombstones[VM_1].seal == "", "it is of another epoch"
     nothing = inventory.merge(Durable(node="n1"), [page], "b", False)[0]
     assert nothing.tombstones[VM_1].seal == ""
+
+
+def test_what_is_not_owned_any_more_is_told_of_with_its_seal() -> None:
+    """What has left, what runs here after its release though nothing marks it, and what bears a mark."""
+    gone = Left(attempt="a", epoch=3, name="vm", target="n2", address="", seal="of what left")
+    stone = Tombstone(epoch=3, seal="of what was released")
+    process = VmFacts(VM_1, True, None, (Process(VM_1, 7, "S"),))
+    marked = VmFacts(VM_1, True, replace(OFF, epoch=2, seal="of the domain"))
+    nothing = replace(GOOD, held={}, tombstones={VM_1: stone})
+    for durable, facts, told in (
+        (replace(nothing, left={VM_1: gone}), {}, (3, "of what left")),
+        (nothing, {VM_1: process}, (3, "of what was released")),
+        (nothing, {VM_1: marked}, (2, "of the domain")),
+        (replace(nothing, tombstones={}), {VM_1: marked}, (2, "of the domain")),
+    ):
+        report = Reporter().reports(durable, facts, {}, {}, {}, lambda uuid: False)[VM_1]
+        assert (report.epoch, report.seal) == told and report.revision == 0
+
+
+def test_what_is_owned_is_told_of_with_the_seal_of_the_epoch_that_is_told() -> None:
+    newer = VmFacts(VM_1, True, replace(OFF, epoch=5, seal="of the domain"))
+    mine = replace(GOOD, held={VM_1: replace(HELD, vm=assignment(epoch=3, seal="mine"))})
+    for durable, facts, told in (
+        (mine, {VM_1: FACTS}, (3, "mine")),
+        (mine, {}, (3, "mine")),
+        (mine, {VM_1: newer}, (5, "of the domain")),
+        (replace(mine, tombstones={VM_1: Tombstone(epoch=4)}), {VM_1: FACTS}, (4, "")),
+        (replace(mine, tombstones={VM_1: Tombstone(epoch=4)}), {}, (4, "")),
+    ):
+        report = Reporter().reports(durable, facts, {}, {}, {}, lambda uuid: False)[VM_1]
+        assert (report.epoch, report.seal) == told
+
+
+def test_what_leaves_takes_its_seal_along(running: World) -> None:
+    running.server.change(VM_1, seal="mine")
+    running.server.change(VM_1, epoch=2, seal="mine")
+    order = m.MigrationOrder(target="n2", address=PEER)
+    running.server.command("a1", kind="migrate", epoch=2, migration=order)
+    running.poke()
+    running.run_until(lambda: VM_1 in running.saved.left)
+    assert running.saved.left[VM_1].seal == "mine" and running.saved.tombstones[VM_1].epoch == 2
+    running.run(5.0)
+    assert running.server.reports[VM_1].seal == "mine"
 
 
 def test_a_full_inventory_marks_and_a_later_one_takes_the_mark_away() -> None:

@@ -13,7 +13,7 @@ import pytest
 from chimed.core import behind
 from chimed.core import rows as r
 from tests.unit.server.migration.steps import migrate, owner, state
-from tests.unit.server.world import SEAL_KEY, Refused, World, running, uuid_of
+from tests.unit.server.world import SEAL_KEY, Refused, World, running, seal_of, uuid_of
 from wire import messages as m
 from wire import seals
 
@@ -195,6 +195,8 @@ def test_e4_every_agent_is_told_and_says_hello_again(world: World) -> None:
 
 def test_e4_agents_in_session_are_poked(world: World) -> None:
     """By what another node says of a VM: its own session goes on."""
+    world.agents.pop("n3").power_off()
+    world.run(60)
     for agent in world.agents.values():
         agent.poked = False
     behind.noted(world.core.ctx, 1, "it is so")
@@ -205,6 +207,8 @@ def test_e4_agents_in_session_are_poked(world: World) -> None:
 
 
 def test_e4_what_is_known_already_is_not_told_again(world: World) -> None:
+    world.agents["n3"].power_off()
+    world.run(60)
     ctx = world.core.ctx
     for generation, text, kept in ((2, "a", "a"), (1, "b", "a"), (2, "c", "a"), (3, "d", "d")):
         behind.noted(ctx, generation, text)
@@ -350,6 +354,44 @@ def test_e4_the_begin_is_a_turn_that_can_fail(held: World) -> None:
     assert held.tables().meta.generation == 2 and not held.tables().meta.holding
 
 
+def test_e4_a_node_that_is_heard_again_needs_no_hello(held: World) -> None:
+    """Its heartbeats were late when the last of the others said hello."""
+    held.deaf.add("n2")
+    held.run(60)
+    assert held.ask(m.ServerStatus())["waiting_for"] == ["n2", "n3"]
+    held.agents["n3"].boot_again()
+    assert held.ask(m.ServerStatus())["waiting_for"] == ["n2"]
+    session = held.agents["n2"].session
+    held.deaf.clear()
+    held.agents["n2"].beat()
+    assert session is not None and held.tables().meta.generation == 2
+    held.run(60)
+    assert not held.tables().meta.holding
+
+
+def test_e4_a_node_that_is_removed_is_not_waited_for(world: World) -> None:
+    world.agents["n3"].power_off()
+    world.run(60)
+    world.do(m.NodeDrain, name="n3", evidence="operator", comment="it burnt down")
+    hears(world, newer(world))
+    assert is_behind(world) and world.refuse(m.NodeEnable, name="n3").code == "recovering"
+    world.do(m.NodeRemove, name="n3")
+    world.run(60)
+    assert world.tables().meta.generation == 2 and not world.tables().meta.holding
+
+
+def test_e4_one_node_alone_is_enough_when_its_report_shows_it() -> None:
+    world = running("n1")
+    agent = world.agents["n1"]
+    epoch = owner(world)[1] + 1
+    agent.held[WEB] = msgspec.structs.replace(agent.held[WEB], epoch=epoch, seal=seal_of(WEB, epoch, "n1"))
+    agent.highest[WEB] = epoch
+    agent.report()
+    world.run(60)
+    assert world.tables().meta.generation == 2 and not world.tables().meta.holding
+    assert owner(world) == ("n1", epoch) and agent.running == {WEB}
+
+
 # --- whole stories ----------------------------------------------------------------------------------------------------
 
 
@@ -401,6 +443,27 @@ def test_what_runs_goes_on_and_the_old_owner_starts_nothing(world: World, story:
     assert not world.tables().meta.holding and owner(world)[0] == there
     assert {name for name, agent in world.agents.items() if agent.running} == {there}
     assert not is_behind(world)
+
+
+def test_e4_what_the_old_rows_want_waits_for_a_person_as_after_a_restore(world: World) -> None:
+    """When the database that was put back was saved, web was stopped and n2 drained."""
+    world.create("db", "n2")
+    world.do(m.VmStop, vm="web")
+    world.do(m.NodeDrain, name="n2")
+    world.settle()
+    saved = world.saved()
+    world.do(m.VmStart, vm="web")
+    world.do(m.NodeEnable, name="n2")
+    world.settle()
+    runs = {name: set(agent.running) for name, agent in world.agents.items()}
+    assert runs["n1"] == {WEB} and runs["n2"] == {uuid_of("db")}
+    world.put_back(saved)
+    world.run(180)
+    assert world.tables().meta.generation == 2 and not world.tables().meta.holding
+    assert {name: agent.running for name, agent in world.agents.items()} == runs
+    status = world.ask(m.ServerStatus())
+    assert [vm["name"] for vm in status["held_vms"]] == ["web"] and status["held_nodes"] == ["n2"]
+    assert ("recovery-held", behind.SERVER) in world.alarms()
 
 
 # --- revisions that were never given ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ anybody else says is a sighting: it moves nothing, ends nothing, asks nobody, an
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -165,8 +166,8 @@ def test_h4_a_sighting_changes_nothing_of_others(
         migrate(world)
     before, at = _picture(world), owner(world)[1] + EPOCHS[epoch]
     names = [attempt(world), "alone"] if is_moving else ["alone"]
-    for name in names:
-        word = None if phase is None else m.MigrationReport(attempt=name, phase=phase, peer="n1", address=ADDRESS)
+    for name, peer in itertools.product(names, ("n1", "n2")):
+        word = None if phase is None else m.MigrationReport(attempt=name, phase=phase, peer=peer, address=ADDRESS)
         for observed in ("running", "paused", "stopped"):
             for seal in ("", seal_of(WEB, at, "n2")):
                 shows(world, "n3", report(max(at, 0), observed, migration=word, seal=seal, name="web"))
@@ -370,6 +371,17 @@ def test_e5_an_epoch_of_a_history_that_was_undone_is_released_and_the_owner_is_l
     assert world.vm("web")["observed"] == "running"
 
 
+def test_e5_it_is_released_though_the_owner_is_not_heard(world: World) -> None:
+    """No word of the owner makes an epoch that was undone the right one."""
+    _second_generation(world)
+    world.agents["n1"].kill()
+    world.run(60)
+    before, copy = owner(world), _undone(world, "n3")
+    shows(world, "n3", copy)
+    release = world.tables().releases.get("n3", WEB)
+    assert release is not None and release.epoch == copy.epoch and owner(world) == before
+
+
 def test_e5_the_owner_itself_goes_on_above_an_epoch_of_a_history_that_was_undone(world: World) -> None:
     """Its snapshot has lost the VM, and its domain bears what it once had."""
     _second_generation(world)
@@ -412,6 +424,41 @@ def test_h1_in_a_recovery_the_owner_follows_a_sealed_epoch_only(world: World, se
     shows(world, "n3", report(epoch, revision=revision, seal=seal), generation=2)
     assert owner(world) == (("n3", epoch) if sealed else ("n1", epoch - 4))
     assert bool(world.tables().releases.get("n1", WEB)) is sealed
+
+
+def test_h1_in_a_recovery_a_vm_that_is_to_be_deleted_gets_no_other_owner(world: World) -> None:
+    """It is held, and a person decides when all have reported."""
+    world.do(m.VmDelete, vm="web")
+    world.restore(world.saved())
+    before = owner(world)
+    epoch = before[1] + 4
+    world.agents["n3"].connect()
+    shows(world, "n3", report(epoch, revision=3, seal=seal_of(WEB, epoch, "n3")), generation=2)
+    assert owner(world) == before and not world.tables().releases.get("n3", WEB)
+    assert world.core.ctx.counters["impossible-epochs"] == 0
+
+
+def test_h1_in_a_recovery_an_epoch_of_its_own_generation_has_not_been_given(world: World) -> None:
+    """Its owner goes on in this generation already, in a higher one than it has told."""
+    world.restore(world.saved())
+    world.agents["n1"].connect()
+    shows(world, "n1", report(owner(world)[1] + 2, seal=seal_of(WEB, owner(world)[1] + 2, "n1")), generation=2)
+    before = owner(world)
+    assert before == ("n1", EPOCHS_PER_GENERATION + 1) and world.tables().meta.recovering
+    world.agents["n3"].connect()
+    epoch = before[1] + 5
+    shows(world, "n3", report(epoch, revision=3, seal=seal_of(WEB, epoch, "n3")), generation=2)
+    assert owner(world) == before and world.core.ctx.counters["impossible-epochs"] == 1
+
+
+def test_h1_in_a_recovery_an_epoch_above_all_generations_is_none(world: World) -> None:
+    """Nobody can have been given it, whoever says so."""
+    world.restore(world.saved())
+    before, epoch = owner(world), 2 * EPOCHS_PER_GENERATION + 1
+    for number, name in enumerate(("n1", "n3"), start=1):
+        world.agents[name].connect()
+        shows(world, name, report(epoch, revision=3, seal=seal_of(WEB, epoch, name)), generation=2)
+        assert owner(world) == before and world.core.ctx.counters["impossible-epochs"] >= number
 
 
 def test_h1_who_was_given_it_and_neither_holds_nor_runs_it_is_no_owner(world: World) -> None:

@@ -200,6 +200,20 @@ def test_e7_a_deletion_that_is_held_is_not_taken_for_one_under_way() -> None:
     assert world.refuse(m.VmStop, vm="web").code == "conflict"
 
 
+def test_e7_a_deletion_that_is_held_and_has_no_release_is_taken_back_all_the_same() -> None:
+    """Of a database that somebody has mended by hand."""
+    world = to_delete()
+    release = world.tables().releases.get("n1", WEB)
+    assert release is not None
+    world.tables().releases.delete(release)
+    world.turn()
+    epoch = row(world).epoch
+    world.do(m.VmStart, vm="web")
+    world.settle()
+    _is_free(world)
+    assert row(world).epoch > epoch and world.agents["n1"].running == {WEB}
+
+
 def test_e7_a_deletion_that_is_confirmed_comes_in_a_revision_that_is_read() -> None:
     """The agent has long passed the revision of the release that was held back."""
     world = to_delete()
@@ -299,6 +313,19 @@ def test_e7_a_drain_that_stops_nothing_is_not_asked_for() -> None:
     assert not node(world).held and ALARM not in world.alarms()
 
 
+def test_e7_of_a_node_that_has_not_said_all_nobody_knows_whether_its_drain_stops_nothing() -> None:
+    world = drained()
+    agent = world.agents["n1"]
+    agent.kill()
+    assert agent.connect()
+    agent.say(m.Report(session=agent.session or "", seq=1, revision=0, generation=2, digest="d", full=False))
+    assert node(world).held
+    for page in agent.pull():
+        agent.apply(page)
+    agent.report()
+    assert node(world).held and agent.running
+
+
 def test_e7_the_word_of_a_person_for_a_lost_node_counts_anew() -> None:
     """That a node was off when the backup was taken proves nothing: it must be said again."""
     world = drained()
@@ -329,7 +356,14 @@ def test_e7_the_list_is_whole_and_in_order() -> None:
     for name in ("db", "app"):
         world.do(m.VmStart, vm=name)
     world.settle()
-    come_back(world, saved)
+    world.agents["n2"].kill()
+    world.restore(saved)
+    world.start("n1")
+    world.do(m.VmStop, vm="app")
+    assert ALARM not in world.alarms(), "until the recovery is over the list is not whole"
+    world.restore(saved)
+    world.start()
+    world.run(40)
     status = world.ask(m.ServerStatus())
     assert [vm["name"] for vm in status["held_vms"]] == ["app", "db"]
     world.do(m.VmStop, vm="db")
@@ -508,3 +542,31 @@ def test_e1_a_recovery_does_not_wait_for_a_node_that_was_removed(removed: World)
     del removed.agents["n1"]
     come_back(removed, removed.saved())
     assert removed.tables().releases.get("n1", WEB)
+
+
+# --- what a word is about ---------------------------------------------------------------------------------------------
+
+
+def test_a_word_counts_for_what_it_was_given_for() -> None:
+    """Between the look and the word the recovery may have begun, or ended, by itself."""
+    world = running("n1", "n2")
+    stopped = world.saved()
+    about = world.ask(m.ServerStatus())["recovery"]
+    assert about == ""
+    world.do(m.VmStop, vm="web", force=True)
+    world.settle()
+    backup = world.saved()
+    world.do(m.VmStart, vm="web")
+    world.settle()
+    world.restore(backup)
+    about = world.ask(m.ServerStatus())["recovery"]
+    assert about == "recovering-2" and stopped != backup
+    world.start()
+    world.run(60)
+    held = world.ask(m.ServerStatus())["recovery"]
+    assert held.startswith("held-")
+    error = world.refuse(m.RecoveryConfirm, comment="n2 is off", about=about)
+    assert error.code == "conflict" and "recovery show" in error.message
+    world.do(m.RecoveryConfirm, comment="it is to be stopped", about=held)
+    world.settle()
+    assert not world.agents["n1"].running and world.ask(m.ServerStatus())["recovery"] == ""

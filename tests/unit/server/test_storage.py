@@ -296,6 +296,11 @@ def test_a_restore_begins_a_generation_above_both_databases(present: int, genera
     )
 
 
+def test_a_restore_of_a_database_that_was_behind_begins_above_what_it_was_shown() -> None:
+    meta = recovery.begun(r.Meta(generation=5, history="h", ahead=9, ahead_text="n1 has more"), 6, ["n1"], "h2")
+    assert meta == r.Meta(generation=10, history="h2", waiting_for=("n1",))
+
+
 def test_an_epoch_that_only_a_release_remembers_is_no_claim_after_a_restore(world: World) -> None:
     """The node released the VM in an epoch that the database does not know any more: it is not the owner."""
     world.restore(world.saved())
