@@ -49,7 +49,7 @@ setup(
             "chimed=chimed.main:main",
             "agentd=agentd.main:main",
             "chime-tool=tools.main:main",
-            "chime-agent=agentd.local_main:main",
+            "chime-agent=agentd.local.main:main",
         ],
         "chime.checks": [f"{name.replace('_', '-')}=agentd.checks.{name}:checks" for name in CHECKS],
     },

@@ -15,8 +15,8 @@ from msgspec import Meta
 
 from wire import types as w
 from wire.errors import ChimeError
+from wire.local.settings import Interval, LogFormat, LogLevel, Order, Percent, load_settings
 from wire.reach import EMULATORS, FORBIDDEN, Reach
-from wire.settings import Interval, LogFormat, LogLevel, Order, Percent, load_settings
 
 InterfaceName = Annotated[str, Meta(pattern=r"^[^\s/]{0,15}\Z", description="interface name")]
 LIBVIRT_PREFIXES = ("qemu:///system", "qemu:///session", "qemu:///embed?root=/", "test:///")

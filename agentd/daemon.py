@@ -31,7 +31,7 @@ from agentd.snapshot import Snapshot, SnapshotError
 from agentd.workers import Workers
 from wire import messages as m
 from wire.keys import KeyFile
-from wire.notify import Notifier
+from wire.local.notify import Notifier
 from wire.types import VirtType
 
 MAX_WAIT_S = 60.0

@@ -1,6 +1,6 @@
 """The one interface between the agent and a hypervisor.
 
-`libvirt_driver.LibvirtDriver` is the real one; tests have a fake; both pass `tests/contract/test_hypervisor.py`.
+`libvirt.driver.LibvirtDriver` is the real one; tests have a fake; both pass `tests/contract/test_hypervisor.py`.
 Every call may block and is made in a worker thread, several at a time. Nothing here decides whether a VM may start.
 """
 

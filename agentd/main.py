@@ -32,12 +32,13 @@ from typing import Any
 import msgspec
 from docopt import DocoptExit, docopt
 
-from agentd import __version__, logs, snapshot
+from agentd import __version__, snapshot
 from agentd.config import Config, load_config
-from wire import curve, keys, notify, toml
+from wire import curve, keys, toml
 from wire.errors import ChimeError
+from wire.local import logs, notify
+from wire.local.usage import say, usage_line
 from wire.text import escaped, escaped_json
-from wire.usage import say, usage_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,7 +95,7 @@ def _run(config: Config) -> int:
     state = snapshot.of(config, bundle.name)
     state.lock()
     from agentd.daemon import Daemon  # only now: the commands above need neither libvirt nor psutil
-    from agentd.libvirt_driver import configured
+    from agentd.libvirt.driver import configured
 
     Daemon(config, bundle, configured(config), state).run(notifier)
     sys.stderr.flush()

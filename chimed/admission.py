@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import zmq
 from zmq.utils import z85
 
-from chimed.core.budgets import Bucket, Limits
+from chimed.core.state.budgets import Bucket, Limits
 
 ZAP_DOMAIN = "chime"
 LATER = 300

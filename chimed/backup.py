@@ -23,8 +23,8 @@ from typing import TypeVar
 import msgspec
 
 from chimed import rights
-from chimed.core import recovery
-from chimed.core import rows as r
+from chimed.core.rules import recovery
+from chimed.core.state import rows as r
 from chimed.database import (
     Lock,
     StoreError,

@@ -12,13 +12,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from chimed.core import budgets
-from chimed.core.context import Policy
+from chimed.core.state import budgets
+from chimed.core.state.turn import Policy
 from chimed.history import Retention
 from wire import types as w
 from wire.errors import ChimeError
 from wire.keys import check_endpoint
-from wire.settings import Interval, LogFormat, LogLevel, Order, load_settings
+from wire.local.settings import Interval, LogFormat, LogLevel, Order, load_settings
 from wire.verbs import Role
 
 PORT = 7440

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chimed.core.budgets import STRANGER, Account, Bucket
+from chimed.core.state.budgets import STRANGER, Account, Bucket
 
 SILENT_S = 60.0
 """A peer speaks as soon as it is connected. One that does not loses nothing: libzmq connects again by itself."""

@@ -18,12 +18,12 @@ import msgspec
 import structlog
 
 from chimed import transport
-from chimed.core import budgets
-from chimed.core import effects as fx
-from chimed.core import rows as r
-from chimed.core.context import Policy
 from chimed.core.server import ServerCore
-from chimed.core.tables import Tables
+from chimed.core.state import budgets
+from chimed.core.state import effects as fx
+from chimed.core.state import rows as r
+from chimed.core.state.tables import Tables
+from chimed.core.state.turn import Policy
 from chimed.database import StoreConflict, StoreError
 from chimed.history import Retention
 from chimed.icmp import Pinger, PingOutcome
@@ -33,7 +33,7 @@ from chimed.waiting import Waiting
 from wire import codec, seals
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.notify import Notifier
+from wire.local.notify import Notifier
 from wire.verbs import Role
 
 BUDGET = 100  # messages of one turn; many more fall out of the processor's cache before they are answered

@@ -14,7 +14,7 @@ from typing import Literal
 
 from sqlite_utils import Database
 
-from chimed.migrations import APPLICATION_ID, migrations
+from chimed.schema import APPLICATION_ID, migrations
 from wire import files
 
 Check = Literal["none", "quick", "full"]

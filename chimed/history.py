@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 
 AGES = 100  # an answer is kept up to one in so many parts longer than asked for
 PRUNE_STEP = 500  # rows that one call of `prune` removes at most from each table: a turn stays short

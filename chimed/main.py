@@ -39,19 +39,20 @@ import msgspec
 import structlog
 from docopt import DocoptExit, docopt
 
-from chimed import __version__, backup, logs
+from chimed import __version__, backup
 from chimed.config import Config, load_config
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 from chimed.daemon import Daemon, make_core
 from chimed.database import StoreError
 from chimed.icmp import Pinger
 from chimed.store import Store
 from chimed.transport import Router, TransportError
-from wire import curve, keys, notify
+from wire import curve, keys
 from wire.errors import ChimeError
+from wire.local import logs, notify
+from wire.local.usage import say, usage_line
 from wire.text import escaped_json
 from wire.types import IN_WORDS, NAME_PATTERN
-from wire.usage import say, usage_line
 
 
 def main(argv: list[str] | None = None) -> int:

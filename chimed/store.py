@@ -3,7 +3,7 @@
 Rules: a turn's changes are one transaction, on disk (WAL, `synchronous=FULL`) when `commit` returns, and not
 there at all when it raises. A database is opened by one chimed at a time (lock on `<path>.lock`). A damaged,
 foreign or newer file is refused and left as it is. Rows are JSON in a `row` column beside real key columns
-(`migrations.py` says why); the store does not know what they mean. No decision is taken here. Copies and
+(`schema.py` says why); the store does not know what they mean. No decision is taken here. Copies and
 restores are in `backup.py`.
 """
 
@@ -21,8 +21,8 @@ import msgspec
 
 from chimed import history, rights
 from chimed.backup import back_up
-from chimed.core import rows as r
-from chimed.core.tables import KEYS
+from chimed.core.state import rows as r
+from chimed.core.state.tables import KEYS
 from chimed.database import (
     RESTORE,
     Check,

@@ -33,7 +33,7 @@ import zmq
 
 from chimed.admission import LATER, ZAP_DOMAIN, Admission, Authenticator
 from chimed.connections import FRAME_BYTES, Connection, Connections
-from chimed.core.budgets import OPERATOR, Accounts, Limits, Verdict
+from chimed.core.state.budgets import OPERATOR, Accounts, Limits, Verdict
 from wire.codec import MAX_FRAME_BYTES
 from wire.curve import KeyPair, new_pair
 

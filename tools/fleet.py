@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools import columns, recovery, texts, units
+from tools import columns, help, recovery, units
+from tools.change import change
 from tools.keyout import issue
-from tools.mutate import change
 from tools.options import Args
 from tools.render import facts, show_document, show_list, table
 from tools.session import Session, body
@@ -123,18 +123,18 @@ def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-EVENT_COMMANDS = {"list": Command(list_events, texts.EVENT_LIST, watch=True)}
+EVENT_COMMANDS = {"list": Command(list_events, help.EVENT_LIST, watch=True)}
 ALARM_COMMANDS = {
-    "list": Command(list_alarms, texts.ALARM_LIST, watch=True),
-    "ack": Command(acknowledge, texts.ALARM_ACK),
+    "list": Command(list_alarms, help.ALARM_LIST, watch=True),
+    "ack": Command(acknowledge, help.ALARM_ACK),
 }
 OPERATOR_COMMANDS = {
-    "list": Command(list_operators, texts.OPERATOR_LIST, watch=True),
-    "add": Command(add_operator, texts.OPERATOR_ADD),
-    "remove": Command(remove_operator, texts.OPERATOR_REMOVE),
+    "list": Command(list_operators, help.OPERATOR_LIST, watch=True),
+    "add": Command(add_operator, help.OPERATOR_ADD),
+    "remove": Command(remove_operator, help.OPERATOR_REMOVE),
 }
 EXPLAIN_COMMANDS = {
-    "node": Command(explain_node, texts.EXPLAIN_NODE, watch=True),
-    "vm": Command(explain_vm, texts.EXPLAIN_VM, watch=True),
+    "node": Command(explain_node, help.EXPLAIN_NODE, watch=True),
+    "vm": Command(explain_vm, help.EXPLAIN_VM, watch=True),
 }
-STATUS_COMMANDS = {"": Command(status, texts.STATUS, watch=True)}
+STATUS_COMMANDS = {"": Command(status, help.STATUS, watch=True)}

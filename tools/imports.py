@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tools import columns, domain_xml
-from tools.mutate import DEFAULT_WAIT_S, FAILED, RUNNING, change, confirmed, failure_code, planned
+from tools.change import DEFAULT_WAIT_S, FAILED, RUNNING, change, confirmed, failure_code, planned
 from tools.options import Args, UsageError
 from tools.render import show_list
 from tools.session import Session, body

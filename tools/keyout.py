@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tools.mutate import agreed, planned
+from tools.change import agreed, planned
 from tools.options import Args, UsageError
 from tools.render import show_document
 from tools.session import Row, Session

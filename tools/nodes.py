@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tools import columns, migration, texts, units
+from tools import columns, help, migration, units
+from tools.change import change
 from tools.keyout import issue
-from tools.mutate import change
 from tools.options import Args, evidence
 from tools.render import facts, show_document, show_list, table
 from tools.session import Row, Session, body
@@ -125,14 +125,14 @@ def _attest(args: Args) -> str:
 
 
 COMMANDS = {
-    "list": Command(list_nodes, texts.NODE_LIST, watch=True),
-    "show": Command(show, texts.NODE_SHOW, watch=True),
-    "add": Command(add, texts.NODE_ADD),
-    "rekey": Command(rekey, texts.NODE_REKEY),
-    "enable": Command(enable, texts.NODE_ENABLE),
-    "disable": Command(disable, texts.NODE_DISABLE),
-    "drain": Command(drain, texts.NODE_DRAIN),
-    "rebuild": Command(rebuild, texts.NODE_REBUILD),
-    "evacuate": Command(evacuate, texts.NODE_EVACUATE),
-    "remove": Command(remove, texts.NODE_REMOVE),
+    "list": Command(list_nodes, help.NODE_LIST, watch=True),
+    "show": Command(show, help.NODE_SHOW, watch=True),
+    "add": Command(add, help.NODE_ADD),
+    "rekey": Command(rekey, help.NODE_REKEY),
+    "enable": Command(enable, help.NODE_ENABLE),
+    "disable": Command(disable, help.NODE_DISABLE),
+    "drain": Command(drain, help.NODE_DRAIN),
+    "rebuild": Command(rebuild, help.NODE_REBUILD),
+    "evacuate": Command(evacuate, help.NODE_EVACUATE),
+    "remove": Command(remove, help.NODE_REMOVE),
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tools import columns, progress, texts, units
-from tools.mutate import FAILED, change, follow, report, show_result
+from tools import columns, help, progress, units
+from tools.change import FAILED, change, follow, report, show_result
 from tools.options import Args
 from tools.render import drawn, facts, show_document, show_list, table
 from tools.session import Row, Session, body
@@ -90,8 +90,8 @@ def _cancelled(session: Session, result: Row, what: str) -> int:
 
 
 COMMANDS = {
-    "list": Command(list_operations, texts.OP_LIST, watch=True),
-    "show": Command(show, texts.OP_SHOW, watch=True),
-    "wait": Command(wait, texts.OP_WAIT),
-    "cancel": Command(cancel, texts.OP_CANCEL),
+    "list": Command(list_operations, help.OP_LIST, watch=True),
+    "show": Command(show, help.OP_SHOW, watch=True),
+    "wait": Command(wait, help.OP_WAIT),
+    "cancel": Command(cancel, help.OP_CANCEL),
 }

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools import columns, texts
-from tools.mutate import change, planned
+from tools import columns, help
+from tools.change import change, planned
 from tools.options import Args, UsageError
 from tools.render import facts, show_document, table
 from tools.session import Row, Session, body
@@ -109,6 +109,6 @@ def confirm(session: Session, args: Args) -> int:
 
 
 COMMANDS = {
-    "show": Command(show, texts.RECOVERY_SHOW, watch=True),
-    "confirm": Command(confirm, texts.RECOVERY_CONFIRM),
+    "show": Command(show, help.RECOVERY_SHOW, watch=True),
+    "confirm": Command(confirm, help.RECOVERY_CONFIRM),
 }

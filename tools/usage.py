@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from docopt import DocoptExit, docopt
 
-from tools import texts
+from tools import help
 from tools.options import FORMATS, Args, Options, UsageError
 from tools.session import Session
 from tools.units import seconds
@@ -74,7 +74,7 @@ def parse(argv: list[str], table: Table) -> Line | Help:
     command = table[noun][verb]
     name = f"{noun} {verb}".strip()
     if _wants_help(scan):
-        return Help(command.text + texts.FOOTER)
+        return Help(command.text + help.FOOTER)
     _check_options(name, scan, command)
     _check_positionals(name, rest, command)
     args = _docopt(name, scan.argv, scan.options, command)
@@ -123,7 +123,7 @@ def top_text(table: Table) -> str:
     for noun, commands in table.items():
         verbs = "|".join(commands) if "" not in commands else ""
         rows.append(f"  {noun:<10} {verbs}".rstrip())
-    return texts.TOP.format(commands="\n".join(rows), options=texts.GLOBAL)
+    return help.TOP.format(commands="\n".join(rows), options=help.GLOBAL)
 
 
 def noun_text(noun: str, commands: Mapping[str, Command]) -> str:
@@ -148,7 +148,7 @@ def options_of(text: str) -> dict[str, bool]:
 
 
 def _all_options(table: Table) -> dict[str, bool]:
-    known = options_of(texts.GLOBAL) | {"--version": False}
+    known = options_of(help.GLOBAL) | {"--version": False}
     for commands in table.values():
         for command in commands.values():
             known |= options_of(command.text)
@@ -213,7 +213,7 @@ def _wants_help(scan: _Scan) -> bool:
 
 
 def _check_options(name: str, scan: _Scan, command: Command) -> None:
-    known = options_of(command.text) | options_of(texts.GLOBAL)
+    known = options_of(command.text) | options_of(help.GLOBAL)
     for option in scan.options:
         if option not in known:
             hint = (
@@ -269,7 +269,7 @@ def _misfit(name: str, given: list[str], command: Command) -> str:
 
 def _grammar(text: str) -> str:
     """The text with the global options in the section that docopt reads."""
-    return text + texts.GLOBAL
+    return text + help.GLOBAL
 
 
 def _encodable(text: str) -> bool:

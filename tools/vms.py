@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from tools import columns, domain_xml, imports, migration, texts, units
-from tools.mutate import change
+from tools import columns, domain_xml, help, imports, migration, units
+from tools.change import change
 from tools.options import Args, UsageError, evidence
 from tools.render import facts, show_document, show_list, table
 from tools.session import Row, Session, body
@@ -189,14 +189,14 @@ def delete(session: Session, args: Args) -> int:
 
 
 COMMANDS = {
-    "list": Command(list_vms, texts.VM_LIST, watch=True),
-    "show": Command(show, texts.VM_SHOW, watch=True),
-    "create": Command(create, texts.VM_CREATE),
-    "import": Command(imports.import_vms, texts.VM_IMPORT),
-    "release": Command(imports.release, texts.VM_RELEASE),
-    "start": Command(start, texts.VM_START),
-    "stop": Command(stop, texts.VM_STOP),
-    "reboot": Command(reboot, texts.VM_REBOOT),
-    "migrate": Command(migrate, texts.VM_MIGRATE),
-    "delete": Command(delete, texts.VM_DELETE),
+    "list": Command(list_vms, help.VM_LIST, watch=True),
+    "show": Command(show, help.VM_SHOW, watch=True),
+    "create": Command(create, help.VM_CREATE),
+    "import": Command(imports.import_vms, help.VM_IMPORT),
+    "release": Command(imports.release, help.VM_RELEASE),
+    "start": Command(start, help.VM_START),
+    "stop": Command(stop, help.VM_STOP),
+    "reboot": Command(reboot, help.VM_REBOOT),
+    "migrate": Command(migrate, help.VM_MIGRATE),
+    "delete": Command(delete, help.VM_DELETE),
 }

@@ -13,22 +13,23 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from chimed.core import copies, operations, progress
-from chimed.core import effects as fx
-from chimed.core import rows as r
-from chimed.core.agents import Agents
-from chimed.core.context import Context, Policy
-from chimed.core.facts import Facts
-from chimed.core.health import NodeHealth
-from chimed.core.liveness import NEVER, Liveness
-from chimed.core.overuse import Overuse
-from chimed.core.queries import Queries
-from chimed.core.request_parts import RequestParts
-from chimed.core.requests import Requests
-from chimed.core.sessions import Sessions
-from chimed.core.surveys import Surveys
-from chimed.core.tables import Tables
-from chimed.core.views import Views
+from chimed.core.agents import copies
+from chimed.core.agents.handlers import Agents
+from chimed.core.agents.health import NodeHealth
+from chimed.core.agents.overuse import Overuse
+from chimed.core.agents.surveys import Surveys
+from chimed.core.operators.checks import RequestParts
+from chimed.core.operators.queries import Queries
+from chimed.core.operators.requests import Requests
+from chimed.core.operators.views import Views
+from chimed.core.rules.known import Facts
+from chimed.core.state import effects as fx
+from chimed.core.state import rows as r
+from chimed.core.state.liveness import NEVER, Liveness
+from chimed.core.state.sessions import Sessions
+from chimed.core.state.tables import Tables
+from chimed.core.state.turn import Context, Policy
+from chimed.core.work import operations, progress
 from wire import messages as m
 from wire.errors import ChimeError
 from wire.types import Health, OperationState

@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 from chimed.store import Store
 from chimed.transport import raise_file_limit
 from tests.bench.processes import command, run, running

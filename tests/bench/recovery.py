@@ -20,7 +20,7 @@ from typing import Any
 
 import agentd.config
 import chimed.config
-from agentd import domain_xml
+from agentd.libvirt import domain_xml
 from tests.bench import bare_restart, pacemaker
 from tests.bench.figures import Figure, Runs
 from tests.hosts import oracle, wait_until

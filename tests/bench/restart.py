@@ -13,7 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
-from agentd import domain_xml
+from agentd.libvirt import domain_xml
 from tests.bench.agents import VM_MEMORY_MIB, cluster_of_one, create_vm
 from tests.bench.figures import Figure, Runs
 from tests.bench.processes import command

@@ -144,7 +144,7 @@ class RealHarness:
     has_firmware_guest = True
 
     def __init__(self, root: Path) -> None:
-        from agentd.libvirt_driver import LibvirtDriver
+        from agentd.libvirt.driver import LibvirtDriver
 
         self.root = root
         self.uri = f"qemu:///embed?root={root}"
@@ -218,7 +218,7 @@ class RealHarness:
         return path.exists()
 
     def _person(self) -> Any:
-        from agentd.libvirt_connection import open_connection
+        from agentd.libvirt.connection import open_connection
 
         return open_connection(self.uri)
 
@@ -248,7 +248,7 @@ def real_hypervisor_missing() -> str:
     if missing:
         return f"commands are missing: {', '.join(missing)}"
     try:
-        import agentd.libvirt_driver  # noqa: F401
+        import agentd.libvirt.driver  # noqa: F401
     except ImportError:
         return "libvirt-python is missing"
     return ""

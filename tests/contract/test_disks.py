@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agentd import disks
 from agentd.hypervisor import HypervisorError, InvalidVm
+from agentd.libvirt import disks
 from tests.contract.harness import real_hypervisor_missing
 from wire.messages import Disk
 from wire.types import DiskFormat

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from agentd import processes
 from agentd.core.facts import Domain, DomainState, Happening, OffReason
 from agentd.hypervisor import HypervisorError, InvalidVm
-from agentd.processes import Processes
+from agentd.libvirt import processes
+from agentd.libvirt.processes import Processes
 from tests.contract.harness import (
     Harness,
     RealHarness,
@@ -493,7 +493,7 @@ def test_who_cannot_look_at_the_processes_knows_nothing_new(
 def test_words_match_the_numbers_of_libvirt(real_root: Path) -> None:
     import libvirt
 
-    from agentd import libvirt_words as words
+    from agentd.libvirt import words
 
     assert words.STATES[libvirt.VIR_DOMAIN_SHUTOFF] == DomainState.OFF
     assert words.OFF_REASONS[libvirt.VIR_DOMAIN_SHUTOFF_CRASHED] == OffReason.CRASHED

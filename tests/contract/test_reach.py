@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentd.hypervisor import InvalidVm
-from agentd.libvirt_driver import LibvirtDriver
+from agentd.libvirt.driver import LibvirtDriver
 from tests.contract.harness import RealHarness, new_vm
 from tests.contract.test_foreign import order, pids, told
 from wire import messages as m

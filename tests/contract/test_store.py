@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from chimed.core import rows as r
-from chimed.core.tables import Tables
+from chimed.core.state import rows as r
+from chimed.core.state.tables import Tables
 from chimed.database import StoreConflict
 from chimed.history import Retention
 from chimed.store import Store

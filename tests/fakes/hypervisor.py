@@ -16,9 +16,9 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from agentd import domain_xml
 from agentd.core.facts import Domain, DomainState, Happening, HostScan, Lifecycle, OffReason, Process, VmFacts
 from agentd.hypervisor import HypervisorError, InvalidVm, NoArrival
+from agentd.libvirt import domain_xml
 from wire.messages import Assignment, ForeignVm, MigrationOptions, MigrationOrder, MigrationProgress
 from wire.types import Desired, Observed, OnTimeout, VirtType
 

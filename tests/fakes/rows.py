@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from chimed.core import rows as r
-from chimed.core.tables import KEYS
+from chimed.core.state import rows as r
+from chimed.core.state.tables import KEYS
 from wire.messages import Disk, MigrationOptions, VmSpec
 from wire.types import Desired, OperationState, Severity
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from chimed.core import recovery
-from chimed.core import rows as r
-from chimed.core.tables import KEYS
+from chimed.core.rules import recovery
+from chimed.core.state import rows as r
+from chimed.core.state.tables import KEYS
 from chimed.database import StoreConflict, StoreError
 from chimed.history import Retention
 from wire.messages import EventView
@@ -19,7 +19,7 @@ from wire.messages import EventView
 UNIQUE = {
     "nodes": "public_key", "vms": "name", "operations": "number", "operators": "public_key", "migrations": "attempt"
 }  # fmt: skip
-"""Besides the key: the same as the constraints in `chimed/migrations.py`."""
+"""Besides the key: the same as the constraints in `chimed/schema.py`."""
 
 
 class FakeDisk:

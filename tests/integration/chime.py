@@ -168,7 +168,7 @@ class Chime(Operator):
 
     def local(self, name: str, *argv: object, code: int = 0) -> dict[str, Any]:
         """A `chime-agent` command on a host; what it printed as JSON."""
-        done = self._run(name, "agentd.local_main", [*argv, "--config", self.agent_toml(name), "-o", "json"], code)
+        done = self._run(name, "agentd.local.main", [*argv, "--config", self.agent_toml(name), "-o", "json"], code)
         return dict(json.loads(done.stdout)) if done.stdout else {"error": done.stderr}
 
     def _run(self, host: str, module: str, argv: Iterable[object], code: int) -> subprocess.CompletedProcess[str]:

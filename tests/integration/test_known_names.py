@@ -14,7 +14,7 @@ from agentd.core.durable import Durable
 from agentd.local_socket import LocalSocket, Question, ask
 from agentd.snapshot import Snapshot, locked
 from chimed import backup, rights
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 from chimed.database import StoreError
 from chimed.store import Store
 from wire import keys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.local_main import main
+from agentd.local.main import main
 from agentd.local_socket import LocalSocket
 from agentd.snapshot import LOCK_FILE, Snapshot, SnapshotLocked, locked
 from tests.hosts import wait_until

@@ -11,18 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentd import local_agent, local_migrate, offline
 from agentd.boot import boot_id
 from agentd.core import effects as fx
 from agentd.core import leaving
 from agentd.core.durable import Attempt, Durable, Held, Tombstone
 from agentd.core.facts import DomainState
 from agentd.hypervisor import HypervisorError
-from agentd.local_main import main
-from agentd.local_progress import ProgressLine
+from agentd.libvirt.target_check import Findings
+from agentd.local import migrate, offline, running
+from agentd.local.main import main
+from agentd.local.progress import ProgressLine
 from agentd.local_socket import LocalSocket
 from agentd.snapshot import Snapshot
-from agentd.target_check import Findings
 from tests.fakes.hypervisor import FakeHypervisor
 from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import PEER, World
@@ -100,7 +100,7 @@ def problems(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             assert (address, interface, local_disks) == (PEER, "eth1", False) and uuids
             return Findings(tuple(found), ("the way was not measured",), reached="unreachable" not in found)
 
-    monkeypatch.setattr("agentd.libvirt_driver.configured", lambda _config: Checking())
+    monkeypatch.setattr("agentd.libvirt.driver.configured", lambda _config: Checking())
     return found
 
 
@@ -287,7 +287,7 @@ def test_an_undecided_attempt_is_looked_at_before_anything_else(node: Node) -> N
 
 
 def test_an_attempt_that_cannot_be_decided_is_exit_5(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_migrate, "GRACE_S", 1.0)
+    monkeypatch.setattr(migrate, "GRACE_S", 1.0)
     monkeypatch.setattr(node.hv, "migrate", lambda *_: node.hv.lose())
     code, document = node.run("--uuid", VM_1, "--yes", "--timeout", "0.2")
     assert code == 5 and "not decided yet" in document["vms"][0]["detail"] and leaving_uuids(node) == [VM_1]
@@ -459,8 +459,8 @@ def test_the_server_may_draw_its_conclusion_first(served: Running, capsys: pytes
 
 def test_an_agent_that_ends_is_replaced(node: Node, monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
     """It has recorded the attempt and answered; then it is gone for good."""
-    monkeypatch.setattr(local_migrate, "ALONE_S", 1.0)
-    monkeypatch.setattr(local_agent, "ANSWER_S", 4.0)
+    monkeypatch.setattr(migrate, "ALONE_S", 1.0)
+    monkeypatch.setattr(running, "ANSWER_S", 4.0)
     status = {"node": "n1", "faults": [], "vms": [], "migrations": [], "left": [], "objections": {VM_1: None}}
     socket = LocalSocket(short_dir / "a.sock")
 

@@ -112,7 +112,7 @@ def test_a_target_that_is_not_reached_is_exit_4_and_nothing_happens(chime: Chime
 def test_row_51_chime_agent_killed_in_the_middle(chime: Chime, vm: Vm) -> None:
     """The attempt is on disk; the next agent decides it by what it finds."""
     argv = ["--interface", "eth0", "--dest", chime["t"].address, "--all", "--yes", "--bandwidth", "4"]
-    words = [sys.executable, "-m", "agentd.local_main", "migrate", *argv, "--config", str(chime.agent_toml("s"))]
+    words = [sys.executable, "-m", "agentd.local.main", "migrate", *argv, "--config", str(chime.agent_toml("s"))]
     chime.stop_agent("s")
     with chime["s"].popen(words, env=environment(), stderr=subprocess.PIPE) as run:
         chime.wait(lambda: vm.state("t") is not None, "the copy begins")

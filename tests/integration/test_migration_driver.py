@@ -14,7 +14,7 @@ import pytest
 
 from agentd.core.facts import DomainState
 from agentd.hypervisor import HypervisorError
-from agentd.libvirt_target import Settings
+from agentd.libvirt.target import Settings
 from tests.contract.harness import Events, new_vm, wait
 from tests.contract.migrating import MigrationContract, Moving, here, moved, there
 from tests.contract.pair import Pair, order
@@ -31,8 +31,8 @@ URI = "qemu+tcp://{host}/system"
 
 AGENT = """
 import sys
-from agentd.libvirt_driver import LibvirtDriver
-from agentd.libvirt_target import Settings
+from agentd.libvirt.driver import LibvirtDriver
+from agentd.libvirt.target import Settings
 from wire.messages import MigrationOptions, MigrationOrder
 uri, others, address, uuid = sys.argv[1:]
 driver = LibvirtDriver(uri, migration=Settings(others))
@@ -59,7 +59,7 @@ class RealPair:
         self.target = self._driver(self.target_host, self.target_events)
 
     def _driver(self, host: Host, events: Events) -> Any:
-        from agentd.libvirt_driver import LibvirtDriver
+        from agentd.libvirt.driver import LibvirtDriver
 
         if not host.is_on:
             host.power_on(start_services=False)

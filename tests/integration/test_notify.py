@@ -16,7 +16,7 @@ import pytest
 from agentd.snapshot import Snapshot
 from tests.integration.chime import environment, toml
 from wire import curve, keys
-from wire.notify import send_datagram
+from wire.local.notify import send_datagram
 
 WATCHDOG_S = 0.6
 DEADLINE_S = 60.0

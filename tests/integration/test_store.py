@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from chimed import backup
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 from chimed.database import StoreError
 from chimed.history import PRUNE_STEP, Retention
 from chimed.store import Store

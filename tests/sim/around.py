@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from chimed.core import rows as r
-from chimed.core.budgets import Accounts, Limits
+from chimed.core.state import rows as r
+from chimed.core.state.budgets import Accounts, Limits
 from chimed.icmp import PingOutcome, Reply
 from chimed.transport import Refused, SendOutcome
 from tests.fakes.store import FakeDisk, FakeStore

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from chimed.core import effects as sfx
-from chimed.core import rows as r
-from chimed.core.context import Policy
+from chimed.core.state import effects as sfx
+from chimed.core.state import rows as r
+from chimed.core.state.turn import Policy
 from tests.fakes.names import key_of, uuid_of
 from tests.fakes.rows import change
 from tests.sim import operators

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 from tests.fakes.store import FakeDisk
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.sim.mutant import Mutant
 
-_COPIES, _RECOVERY, _PROOFS = "chimed.core.copies", "chimed.core.recovery", "chimed.core.proofs"
+_COPIES, _RECOVERY, _PROOFS = "chimed.core.agents.copies", "chimed.core.rules.recovery", "chimed.core.rules.proofs"
 _AGENT, _INVENTORY, _GUARD, _PLANNER = (
     "agentd.core.agent", "agentd.core.inventory", "agentd.core.guard", "agentd.core.planner"
 )  # fmt: skip
@@ -30,21 +30,21 @@ OF_TRUST: tuple[Mutant, ...] = (
     ),
     Mutant(
         "anybody-speaks-for-the-source",
-        "chimed.core.arrivals",
+        "chimed.core.rules.arrivals",
         "        if not proofs.speaks_for(facts.ctx, vm, session.node, report):\n            continue\n",
         "",
         "S7: a third node says that a migration is over, and the VM is taken from where it runs",
     ),
     Mutant(
         "sighting-takes-the-vm-in-a-rebuild",
-        "chimed.core.rebuild",
+        "chimed.core.work.rebuild",
         "        is_sent = arrivals.is_proven(facts, vm, session.node, report)\n",
         "        is_sent = True\n",
         "S7: in a rebuild a VM goes to whoever says that he runs it",
     ),
     Mutant(
         "sighting-holds-a-rebuild-up",
-        "chimed.core.rebuild",
+        "chimed.core.work.rebuild",
         "    return ctx.now < since + SIGHTED_S\n",
         "    return True\n",
         "S7: a rebuild waits for ever for a copy that is not there",
@@ -122,7 +122,7 @@ OF_TRUST: tuple[Mutant, ...] = (
     ),
     Mutant(
         "newer-inventories-are-not-noticed",
-        "chimed.core.behind",
+        "chimed.core.rules.behind",
         "    if point.revision > node.given:\n",
         "    if False:\n",
         "S1: a database that was put back gives orders",
@@ -130,14 +130,14 @@ OF_TRUST: tuple[Mutant, ...] = (
     ),
     Mutant(
         "first-come-starts",
-        "chimed.core.facts",
+        "chimed.core.rules.known",
         "        return not self.liveness.in_grace\n",
         "        return True\n",
         "S1: a database was put back, and the old owner starts the VM before the new one is heard",
     ),
     Mutant(
         "behind-and-takes-orders",
-        "chimed.core.request_parts",
+        "chimed.core.operators.checks",
         "        if meta.behind:\n",
         "        if False:\n",
         "a database that is behind says what should become of VMs that are not where it thinks",
@@ -151,7 +151,7 @@ OF_TRUST: tuple[Mutant, ...] = (
     ),
     Mutant(
         "revisions-begin-anew",
-        "chimed.core.node_requests",
+        "chimed.core.operators.nodes",
         "            revision=forgotten + 2,\n            given=forgotten + 1,\n",
         "",
         "L1: a node that is added again takes its own server for an older one",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.core import effects as fx
 from agentd.core.durable import Durable, Left
-from chimed.core import rows as r
-from chimed.core.context import EPOCHS_PER_GENERATION
+from chimed.core.state import rows as r
+from chimed.core.state.turn import EPOCHS_PER_GENERATION
 from tests.fakes.store import FakeDisk
 from tests.sim.engine import Engine, Violation
 from tests.sim.trust import Trust

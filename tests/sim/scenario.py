@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from chimed.core.context import Policy
+from chimed.core.state.turn import Policy
 from tests.sim import commands, facts
 from tests.sim.cluster import Cluster, Plan, VmPlan
 from tests.sim.delays import KINDS

@@ -10,11 +10,11 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from chimed.core import arrivals
-from chimed.core.context import Policy
+from chimed.core.rules import arrivals
 from chimed.core.server import ServerCore
-from chimed.core.sessions import Session
-from chimed.core.tables import Tables
+from chimed.core.state.sessions import Session
+from chimed.core.state.tables import Tables
+from chimed.core.state.turn import Policy
 from chimed.daemon import Daemon
 from chimed.history import Retention
 from chimed.icmp import Reply

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 from tests.fakes import rows
 from tests.fakes.store import FakeDisk
 from tests.sim import chaos, runner, scenario, shrink

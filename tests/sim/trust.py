@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 from tests.fakes.store import FakeDisk
 from tests.sim.engine import Violation
 from tests.sim.operators import NAME as OPERATOR

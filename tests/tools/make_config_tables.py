@@ -13,7 +13,7 @@ import msgspec
 import agentd.config
 import chimed.config
 from tests.tools.make_protocol_tables import table
-from wire.settings import Order
+from wire.local.settings import Order
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)

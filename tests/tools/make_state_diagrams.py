@@ -12,7 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from agentd.core import link
-from chimed.core import liveness, operations
+from chimed.core.state import liveness
+from chimed.core.work import operations
 from wire import types
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "states.md"
@@ -54,9 +55,9 @@ def document() -> str:
     """The whole page."""
     parts = [
         HEAD,
-        section("Is a node heard?", "chimed/core/liveness.py", liveness.TRANSITIONS),
+        section("Is a node heard?", "chimed/core/state/liveness.py", liveness.TRANSITIONS),
         section("The agent's session", "agentd/core/link.py", link.TRANSITIONS),
-        section("An operation", "chimed/core/operations.py", operations.TRANSITIONS),
+        section("An operation", "chimed/core/work/operations.py", operations.TRANSITIONS),
         "\n## Words\n",
         *(f"\n**{kind.__name__}**: {(kind.__doc__ or '').splitlines()[0]}\n\n{glossary(kind)}" for kind in WORDS),
     ]

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimed.core import networks
-from chimed.core import rows as r
+from chimed.core.rules import networks
+from chimed.core.state import rows as r
 from tests.tools.make_vectors import frame
 from tests.tools.samples import raw_sample
 from tests.unit.server.world import running

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zmq.utils import z85
 
 from chimed.admission import Admission
-from chimed.core.budgets import Limits
+from chimed.core.state.budgets import Limits
 
 RAW = bytes(range(32))
 KEY = z85.encode(RAW).decode()

@@ -10,9 +10,9 @@ import pytest
 
 from agentd import config as agent
 from chimed import config as server
-from chimed.core.context import Policy
+from chimed.core.state.turn import Policy
 from wire.errors import ChimeError
-from wire.settings import MAX_FILE_BYTES, parse_settings
+from wire.local.settings import MAX_FILE_BYTES, parse_settings
 
 BOTH = [server, agent]
 

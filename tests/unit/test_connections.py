@@ -6,7 +6,7 @@ import pytest
 
 from chimed import connections as c
 from chimed.connections import Connection, Connections
-from chimed.core.budgets import Account, Limits
+from chimed.core.state.budgets import Account, Limits
 
 TWO = Account(Limits(10, 1000, 2, 2, 1, 2), known=True)
 HOME, AWAY = "10.0.0.1", "10.0.0.2"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agentd import domain_xml
 from agentd.hypervisor import InvalidVm
+from agentd.libvirt import domain_xml
 from wire.messages import Assignment, Boot, Disk, Network, VmSpec
 from wire.types import Desired, DiskFormat, NetworkKind, VirtType
 

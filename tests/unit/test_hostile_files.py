@@ -23,7 +23,7 @@ from tools import domain_xml
 from tools.options import Options, UsageError
 from wire import keys, toml
 from wire.errors import ChimeError
-from wire.settings import parse_settings
+from wire.local.settings import parse_settings
 from wire.text import shown_value
 
 DIGITS = "9" * 5000

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentd import local_agent, local_drain, offline
 from agentd.config import Config
+from agentd.local import drain, offline, running
 from agentd.snapshot import SnapshotLocked
 
 
@@ -17,12 +17,12 @@ def test_an_agent_that_starts_between_the_question_and_the_look_is_asked_again(m
     def locked(_config: Config) -> None:
         raise SnapshotLocked("another agentd (pid 161) uses it")
 
-    monkeypatch.setattr(local_agent, "ask_agent", lambda _config, _question: answers.pop(0))
+    monkeypatch.setattr(running, "ask_agent", lambda _config, _question: answers.pop(0))
     monkeypatch.setattr(offline, "Offline", locked)
-    assert local_agent.node_status(Config()) == {"agent_running": True, "node": "n1"}
+    assert running.node_status(Config()) == {"agent_running": True, "node": "n1"}
     answers += [None, None]
     with pytest.raises(SnapshotLocked):
-        local_agent.node_status(Config())
+        running.node_status(Config())
 
 
 def test_a_node_that_cannot_be_looked_at_is_not_called_drained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,8 +30,8 @@ def test_a_node_that_cannot_be_looked_at_is_not_called_drained(monkeypatch: pyte
     seen = {"agent_running": False, "vms": [], "left": [], "faults": []}
     blind = {**seen, "faults": [{"code": "libvirt-unreachable", "severity": "critical", "text": "it hangs"}]}
     statuses = [blind, seen]
-    monkeypatch.setattr(local_drain, "node_status", lambda _config: statuses.pop(0))
-    monkeypatch.setattr(local_drain, "FOLLOW_S", 0.0)
-    assert local_drain._follow(Config(), 60.0) == [] and not statuses
+    monkeypatch.setattr(drain, "node_status", lambda _config: statuses.pop(0))
+    monkeypatch.setattr(drain, "FOLLOW_S", 0.0)
+    assert drain._follow(Config(), 60.0) == [] and not statuses
     statuses.append(blind)
-    assert local_drain._follow(Config(), 0.0) == ["not verified yet"]
+    assert drain._follow(Config(), 0.0) == ["not verified yet"]

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentd import domain_xml, host, qemu_tls
+from agentd import host
 from agentd.hypervisor import InvalidVm
+from agentd.libvirt import domain_xml, qemu_tls
 from wire import seals
 from wire.messages import Assignment, HostNetwork, VmSpec
 from wire.types import Desired
@@ -126,14 +127,14 @@ class TestLibvirt:
         pytest.importorskip("libvirt")
 
     def test_uris_of_targets(self) -> None:
-        from agentd.libvirt_target import is_ip, uri_of
+        from agentd.libvirt.target import is_ip, uri_of
 
         assert uri_of("qemu+tls://{host}/system", "10.1.2.3") == "qemu+tls://10.1.2.3/system"
         assert uri_of("qemu+ssh://root@{host}:2222/system", "fd00::2") == "qemu+ssh://root@[fd00::2]:2222/system"
         assert is_ip("fd00::2") and is_ip("10.1.2.3") and not is_ip("host")
 
     def test_disk_is_shared_by_its_file_system_or_because_the_operator_says_so(self, tmp_path: Path) -> None:
-        from agentd import storage
+        from agentd.libvirt import storage
 
         (tmp_path / "link").symlink_to(tmp_path / "real")
         assert not storage.is_shared(str(tmp_path / "real" / "d"), ())
@@ -142,7 +143,7 @@ class TestLibvirt:
         assert not storage.is_shared(str(tmp_path / "reality" / "d"), (str(tmp_path / "real"),))
 
     def test_progress_in_our_words(self) -> None:
-        from agentd.libvirt_migration import progress_of
+        from agentd.libvirt.migration import progress_of
 
         mib = 1024 * 1024
         stats = {"data_total": 96 * mib + 1, "data_remaining": 1, "memory_bps": 3 * mib, "disk_bps": 2 * mib}

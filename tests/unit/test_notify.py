@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wire.notify import AGAIN_S, BEATS_PER_PERIOD, Notifier, take_environment
+from wire.local.notify import AGAIN_S, BEATS_PER_PERIOD, Notifier, take_environment
 
 PERIOD_S = 30.0
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from agentd import processes
 from agentd.core.facts import Process
 from agentd.hypervisor import HypervisorError
-from agentd.processes import Processes, vm_uuid
+from agentd.libvirt import processes
+from agentd.libvirt.processes import Processes, vm_uuid
 
 UUID = "11111111-2222-4333-8444-555555555555"
 

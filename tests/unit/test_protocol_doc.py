@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from agentd.domain_xml import Stamp
+from agentd.libvirt.domain_xml import Stamp
 from tests.tools import make_protocol_tables as made
 from tests.tools.protocol_words import FIELDS, RESULTS
 from wire import seals

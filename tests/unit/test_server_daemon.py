@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from chimed.core import rows as r
-from chimed.core.budgets import Accounts
-from chimed.core.context import Policy
+from chimed.core.state import rows as r
+from chimed.core.state.budgets import Accounts
+from chimed.core.state.turn import Policy
 from chimed.daemon import LARGE_BYTES, REST_MAX_S, Daemon, make_core
 from chimed.history import Retention
 from chimed.transport import Incoming, SendOutcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.tool_stand_in import StandIn, event, node, operation, tool
-from tools import texts
+from tools import help
 from tools.main import COMMANDS
 from tools.terminal import CLEAR
 from tools.usage import options_of, positionals_of
@@ -39,7 +39,7 @@ def test_version() -> None:
 
 
 def test_an_option_has_one_shape_everywhere() -> None:
-    shapes = options_of(texts.GLOBAL)
+    shapes = options_of(help.GLOBAL)
     assert shapes["-o"] and not shapes["--yes"] and shapes["--timeout"]
     for verbs in COMMANDS.values():
         for command in verbs.values():
@@ -48,9 +48,9 @@ def test_an_option_has_one_shape_everywhere() -> None:
 
 
 def test_positionals_are_read_from_the_usage() -> None:
-    assert positionals_of(texts.VM_CREATE) == ["NAME"]
-    assert positionals_of(texts.OP_WAIT) == ["ID"]
-    assert positionals_of(texts.STATUS) == []
+    assert positionals_of(help.VM_CREATE) == ["NAME"]
+    assert positionals_of(help.OP_WAIT) == ["ID"]
+    assert positionals_of(help.STATUS) == []
 
 
 BAD_LINES = [

@@ -13,16 +13,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentd import local_main, local_progress
-from agentd import logs as agent_logs
-from chimed import logs as server_logs
+from agentd.local import main
+from agentd.local import progress as local_progress
 from chimed import main as chimed
 from tests.unit.test_tool_commands import BODIES, RESULTS
 from tests.unit.tool_stand_in import StandIn, mutation, refused, tool
 from wire import types as w
+from wire.local import logs as agent_logs
+from wire.local import logs as server_logs
+from wire.local.usage import say
 from wire.messages import MigrationProgress
 from wire.text import clean_line, clean_text, escaped, escaped_json, escaped_line
-from wire.usage import say
 from wire.verbs import VERBS, Role
 
 NAMED = {
@@ -110,11 +111,11 @@ def test_h9_programs_of_the_node_escape(capsys: pytest.CaptureFixture[str], monk
         "agent_running": True, "session": HOSTILE, "local_drain": False, "node": "n1", "admin_state": "enabled",
         "last_error": HOSTILE, "faults": [{"code": "c", "severity": "s", "text": HOSTILE}], "vms": [vm], "left": [left],
     }  # fmt: skip
-    local_main._show(status, "table")
-    local_main._show(status, "json")
+    main._show(status, "table")
+    main._show(status, "json")
     say(f"drained {HOSTILE}")
     assert chimed.main([HOSTILE]) == 2 and chimed.main(["check-config", "--config", f"/none/{HOSTILE}"]) == 2
-    assert local_main.main(["status", "--config", f"/none/{HOSTILE}"]) == 2
+    assert main.main(["status", "--config", f"/none/{HOSTILE}"]) == 2
     progress = MigrationProgress(total_mib=1, remaining_mib=1, rate_mib_s=1, iteration=1, downtime_ms=1, elapsed_s=1.0)
     local_progress.ProgressLine(HOSTILE).show(progress)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

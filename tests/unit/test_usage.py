@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from docopt import DocoptExit, docopt
 
-from wire.usage import usage_line
+from wire.local.usage import usage_line
 
 GRAMMAR = """A daemon.
 

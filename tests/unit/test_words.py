@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chimed.core import rows as r
+from chimed.core.state import rows as r
 from tests.tools.make_protocol_tables import meanings
 from wire import words as w
 from wire.errors import CODES

@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agentd import domain_xml, offline
 from agentd.core import adoption, guard, leaving, planner
 from agentd.core import effects as fx
 from agentd.core.drain import DrainWatch
 from agentd.core.durable import Attempt, Durable, Held, Tombstone
 from agentd.core.facts import Domain, DomainState, HostScan, Process, VmFacts
 from agentd.hypervisor import HypervisorError
+from agentd.libvirt import domain_xml
+from agentd.local import offline
 from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import BOOT_1, PEER, World
 from wire import messages as m

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agentd import domain_xml
 from agentd.core import effects as fx
 from agentd.core import guard, leaving, planner
 from agentd.core.drain import DrainWatch
@@ -14,6 +13,7 @@ from agentd.core.effects import Action
 from agentd.core.facts import Domain, DomainState, OffReason, Process, VmFacts
 from agentd.core.migrations import Migrations
 from agentd.hypervisor import HypervisorError
+from agentd.libvirt import domain_xml
 from tests.fakes.hypervisor import FakeDomain
 from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import PEER, World

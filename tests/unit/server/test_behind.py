@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimed.core import behind
-from chimed.core import rows as r
+from chimed.core.rules import behind
+from chimed.core.state import rows as r
 from tests.unit.server.migration.steps import migrate, owner, state
 from tests.unit.server.world import SEAL_KEY, Refused, World, running, seal_of, uuid_of
 from wire import messages as m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chimed.core.budgets import Account, Accounts, Bucket, Limits, Verdict
+from chimed.core.state.budgets import Account, Accounts, Bucket, Limits, Verdict
 
 MINE = Limits(messages_per_s=8, bytes_per_s=1024, burst_s=2, connections=4, handshakes_per_s=1, handshakes=2)
 NOW = 1000.0

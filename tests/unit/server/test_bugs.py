@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chimed.core import effects as fx
+from chimed.core.state import effects as fx
 from chimed.daemon import Daemon
 from chimed.history import Retention
 from wire import codec

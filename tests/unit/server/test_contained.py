@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from chimed.core import alarms, copies, placement, progress
-from chimed.core.health import AGAIN_S
+from chimed.core.agents import copies
+from chimed.core.agents.health import AGAIN_S
+from chimed.core.rules import alarms, placement
+from chimed.core.work import progress
 from tests.fakes.names import uuid_of
 from tests.unit.server.world import Refused, World, running
 from wire import messages as m

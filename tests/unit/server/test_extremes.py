@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as i
 
-from chimed.core import effects as fx
+from chimed.core.state import effects as fx
 from tests.fakes.names import key_of, uuid_of
 from tests.tools.samples import KEY
 from tests.unit.server.world import World, running

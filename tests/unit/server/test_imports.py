@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from chimed.core import effects as fx
-from chimed.core import surveys
+from chimed.core.agents import surveys
+from chimed.core.state import effects as fx
 from tests.unit.server.world import SPEC, Agent, Refused, World, import_of, uuid_of
 from wire import messages as m
 from wire.types import Evidence, MigrationPhase, Observed

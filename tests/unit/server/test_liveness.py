@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from chimed.core import effects as fx
-from chimed.core.liveness import Liveness, Phase
+from chimed.core.state import effects as fx
+from chimed.core.state.liveness import Liveness, Phase
 from tests.unit.server.world import World, key_of, uuid_of
 from wire import messages as m
 from wire.types import Severity

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from chimed.core import alarms, copies
-from chimed.core import effects as fx
-from chimed.core import rows as r
+from chimed.core.agents import copies
+from chimed.core.rules import alarms
+from chimed.core.state import effects as fx
+from chimed.core.state import rows as r
 from tests.fakes.names import key_of, uuid_of
 from tests.fakes.rows import change, vm
 from tests.unit.server.world import World

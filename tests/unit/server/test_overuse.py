@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from chimed.core import effects as fx
-from chimed.core.context import Policy
-from chimed.core.overuse import TOLD_EVERY_S
+from chimed.core.agents.overuse import TOLD_EVERY_S
+from chimed.core.state import effects as fx
+from chimed.core.state.turn import Policy
 from tests.fakes.names import key_of, uuid_of
 from tests.unit.server.world import Refused, World
 from wire import messages as m

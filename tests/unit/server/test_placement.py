@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimed.core import placement
-from chimed.core import rows as r
-from chimed.core.context import Policy
+from chimed.core.rules import placement
+from chimed.core.state import rows as r
+from chimed.core.state.turn import Policy
 from tests.unit.server.world import key_of
 from wire.messages import VmSpec
 from wire.types import AdminState, Health, VirtType

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimed.core import arrivals, behind, proofs
-from chimed.core import rows as r
-from chimed.core.context import EPOCHS_PER_GENERATION
-from chimed.core.rebuild import SIGHTED_S
+from chimed.core.rules import arrivals, behind, proofs
+from chimed.core.state import rows as r
+from chimed.core.state.turn import EPOCHS_PER_GENERATION
+from chimed.core.work.rebuild import SIGHTED_S
 from tests.unit.server.migration.steps import attempt, leave, lose, migrate, owner, said, state, step
 from tests.unit.server.world import ADDRESS, SEAL_KEY, World, running, seal_of, uuid_of
 from wire import messages as m

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from chimed.core import effects as fx
+from chimed.core.state import effects as fx
 from tests.unit.server.world import LOCAL, World, key_of, uuid_of
 from wire import messages as m
 from wire.types import Observed

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimed.core import inventory
-from chimed.core.alarms import UNKNOWN_MAX
-from chimed.core.context import EPOCHS_PER_GENERATION
+from chimed.core.rules import ownership
+from chimed.core.rules.alarms import UNKNOWN_MAX
+from chimed.core.state.turn import EPOCHS_PER_GENERATION
 from tests.unit.server.world import LOCAL, SPEC, World, running, uuid_of
 from wire import messages as m
 from wire.types import Observed
@@ -414,7 +414,7 @@ def test_a_release_never_names_the_owners_present_epoch(world: World) -> None:
     assert vm is not None
     for epoch in (vm.epoch, vm.epoch + 1):
         with pytest.raises(AssertionError, match="present epoch"):
-            inventory.release(world.core.ctx, "n1", vm, epoch)
+            ownership.release(world.core.ctx, "n1", vm, epoch)
     assert not len(world.tables().releases)
 
 

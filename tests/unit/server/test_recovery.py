@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimed.core import recovery
-from chimed.core import rows as r
-from chimed.core.context import EPOCHS_PER_GENERATION
+from chimed.core.rules import recovery
+from chimed.core.state import rows as r
+from chimed.core.state.turn import EPOCHS_PER_GENERATION
 from tests.fakes.names import key_of
 from tests.unit.server.migration.steps import owner, state, step
 from tests.unit.server.test_storage import moved

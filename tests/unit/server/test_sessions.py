@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chimed.core import effects as fx
-from chimed.core.liveness import NEVER, STALL_S
-from chimed.core.sessions import Sessions
+from chimed.core.state import effects as fx
+from chimed.core.state.liveness import NEVER, STALL_S
+from chimed.core.state.sessions import Sessions
 from tests.tools.samples import sample
 from tests.unit.server.world import Agent, Refused, World, key_of, uuid_of
 from wire import messages as m

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from chimed.core import effects as fx
-from chimed.core import recovery
-from chimed.core import rows as r
-from chimed.core.tables import KEYS
+from chimed.core.rules import recovery
+from chimed.core.state import effects as fx
+from chimed.core.state import rows as r
+from chimed.core.state.tables import KEYS
 from chimed.history import Retention
 from tests.unit.server.world import SPEC, Refused, World, key_of, uuid_of
 from wire import messages as m

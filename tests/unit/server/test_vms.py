@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimed.core.operations import KEPT_PER_SUBJECT
+from chimed.core.work.operations import KEPT_PER_SUBJECT
 from tests.unit.server.world import SPEC, World, uuid_of
 from wire import messages as m
 from wire.types import Desired, Evidence, NetworkKind, Observed, Outcome

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from chimed.core import effects as fx
-from chimed.core import rows as r
-from chimed.core.context import Policy
 from chimed.core.server import ServerCore
-from chimed.core.tables import Tables
+from chimed.core.state import effects as fx
+from chimed.core.state import rows as r
+from chimed.core.state.tables import Tables
+from chimed.core.state.turn import Policy
 from chimed.database import StoreError
 from tests.fakes.names import key_of, uuid_of
 from tests.fakes.store import FakeDisk, FakeStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from chimed.core.context import Policy
+from chimed.core.state.turn import Policy
 from tests.unit.server.migration.steps import attempt, leave, migrate, owner, said, state
 from tests.unit.server.world import LOCAL, SPEC, World, uuid_of
 from wire import messages as m

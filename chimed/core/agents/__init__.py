@@ -1,0 +1,1 @@
+"""What agents say, and what follows from it: reports, copies of VMs, health, surveys."""

@@ -1,0 +1,171 @@
+"""After a restore: until every node has told what it holds, nothing is started or stopped, and no VM changes its owner.
+
+The database is behind then: it may give a VM to a node that lost it since the backup, or want a VM stopped that was
+started since. So inventories carry `hold`, which the agents obey; running VMs go on. The hold ends with the last
+report, or with an operator's word for the nodes that cannot report. What the database then still wants to stop, to
+drain, to delete, or to start although its node gave it up, waits on for a person's word (`Held`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from chimed.core.rules import behind
+from chimed.core.rules.evidence import OFF
+from chimed.core.rules.known import Facts
+from chimed.core.state import rows as r
+from chimed.core.state.rows import Held
+from chimed.core.state.turn import Context
+from wire.types import AdminState, Desired, Severity
+from wire.words import ALARMS, AlarmCode
+
+_WANTS = {Desired.STOPPED: Held.STOP, Desired.DELETED: Held.DELETE, Desired.RUNNING: Held.NOTHING}
+IN_WORDS = {
+    Held.STOP: "the restored database wants it stopped",
+    Held.DELETE: "the restored database wants it deleted",
+    Held.START: "its node gave it up after the backup was taken: it may be on a node that this database does not know",
+}
+
+
+# --- how it begins ----------------------------------------------------------------------------------------------------
+
+
+def begun(meta: r.Meta, present: int, names: Iterable[str], history: str) -> r.Meta:
+    """The restored `meta` as it counts from now on: a generation above its own and that of the database which is
+    replaced (`present`), with a history of its own, and all nodes to wait for."""
+    generation = max(meta.generation, present, meta.ahead) + 1
+    return msgspec.structs.replace(
+        meta, generation=generation, history=history, waiting_for=tuple(names), ahead=0, ahead_text=""
+    )
+
+
+def held_vm(vm: r.Vm) -> r.Vm:
+    """The VM's row as it counts after a restore."""
+    return msgspec.structs.replace(vm, held=_WANTS[vm.desired])
+
+
+def held_node(node: r.Node) -> r.Node:
+    """The node's row as it counts after a restore: what was evidence when the backup was taken is none now."""
+    if node.admin_state != AdminState.DRAINED:
+        return node
+    return msgspec.structs.replace(node, held=True, evidence=None, evidence_boot_id="", evidence_comment="")
+
+
+def may_begin(facts: Facts) -> bool:
+    """Whether the database is behind, and every node is there to say what it has: then no other server has them."""
+    tables = facts.ctx.tables
+    return tables.meta.behind and all(facts.is_live(node.name) for node in tables.nodes)
+
+
+def begin(ctx: Context, why: str) -> None:
+    """A database that is behind counts as restored from now on. The caller ends all sessions, so that agents hear of
+    the new generation."""
+    tables = ctx.tables
+    tables.meta = begun(tables.meta, tables.meta.ahead, sorted(node.name for node in tables.nodes), ctx.token())
+    for vm in list(tables.vms):
+        tables.vms.put(held_vm(vm))
+    for node in list(tables.nodes):
+        tables.nodes.put(held_node(node))
+    ctx.audit("chimed", "recovery-begun", behind.SERVER, f"generation {tables.meta.generation}: {why}")
+    ctx.log("warning", f"recovery begins in generation {tables.meta.generation}: {why}")
+    behind.sync_alarm(ctx)
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def no_longer_waits_for(ctx: Context, names: Iterable[str]) -> bool:
+    """These nodes have reported, are gone, or were attested for. True when that ends the recovery: every agent is
+    told to go on."""
+    meta, gone = ctx.tables.meta, set(names)
+    rest = tuple(name for name in meta.waiting_for if name not in gone)
+    if rest == meta.waiting_for:
+        return False
+    ctx.tables.meta = msgspec.structs.replace(meta, waiting_for=rest)
+    if rest:
+        return False
+    ctx.audit("chimed", "recovered", "server", "no node is waited for any more")
+    for node in list(ctx.tables.nodes):
+        ctx.bump(node.name)
+    sync_alarm(ctx)
+    return True
+
+
+# --- what waits for a person ------------------------------------------------------------------------------------------
+
+
+def held_vms(ctx: Context) -> list[r.Vm]:
+    """VMs with which nothing is done before a person has confirmed it, by name."""
+    return sorted((vm for what in IN_WORDS for vm in ctx.tables.vms.by("held", what)), key=lambda vm: vm.name)
+
+
+def held_nodes(ctx: Context) -> list[r.Node]:
+    """Nodes that are not drained before a person has confirmed it, by name."""
+    return sorted(ctx.tables.nodes.by("held", True), key=lambda node: node.name)
+
+
+def at_hand(ctx: Context) -> str:
+    """A name for what waits for a person's word now, for a word to say what it is about; empty: nothing. While it
+    recovers fewer and fewer nodes are waited for: the same word covers them."""
+    meta = ctx.tables.meta
+    if meta.holding:
+        return f"{'behind' if meta.behind else 'recovering'}-{meta.generation}"
+    held = [*((vm.uuid, str(vm.held)) for vm in held_vms(ctx)), *((node.name, "drain") for node in held_nodes(ctx))]
+    return f"held-{hashlib.blake2b(repr(held).encode(), digest_size=8).hexdigest()}" if held else ""
+
+
+def settle_vm(facts: Facts, vm: r.Vm) -> None:
+    """What need not be asked is not held: its owner says that it does not run."""
+    report = facts.report(vm)
+    if vm.held == Held.STOP and report is not None and report.observed in OFF:
+        confirm_vm(facts.ctx, vm)
+
+
+def settle_node(facts: Facts, node: r.Node) -> None:
+    """A drain that stops nothing need not be asked for."""
+    session = facts.sessions.get(node.name)
+    if not node.held or session is None or not facts.in_session(node.name):
+        return
+    if all(report.observed in OFF for report in session.reports.values()):
+        confirm_node(facts.ctx, node)
+
+
+def confirm_vm(ctx: Context, vm: r.Vm) -> None:
+    """What the database wants of the VM, which is held, counts again."""
+    ctx.tables.vms.put(msgspec.structs.replace(vm, held=Held.NOTHING, revision=ctx.bump(vm.node)))
+    release = ctx.tables.releases.get(vm.node, vm.uuid)
+    if release is not None:  # it was held back, and comes with a revision that is later than what the agent has
+        ctx.tables.releases.put(msgspec.structs.replace(release, revision=ctx.bump(vm.node)))
+    sync_alarm(ctx)
+
+
+def confirm_node(ctx: Context, node: r.Node) -> None:
+    """What the database wants of the node, which is held, counts again."""
+    ctx.tables.nodes.put(msgspec.structs.replace(node, held=False))
+    ctx.bump(node.name)
+    sync_alarm(ctx)
+
+
+def confirm_all(ctx: Context) -> None:
+    """A person wants everything that the restored database says."""
+    for vm in held_vms(ctx):
+        confirm_vm(ctx, vm)
+    for node in held_nodes(ctx):
+        confirm_node(ctx, node)
+
+
+def sync_alarm(ctx: Context) -> None:
+    """The alarm is there while something waits for a person and no node is waited for."""
+    tables = ctx.tables
+    vms = sum(tables.vms.count_by("held", what) for what in IN_WORDS)
+    nodes = tables.nodes.count_by("held", True)
+    text = (
+        f"{vms} VMs and {nodes} nodes wait for a person's word: the restored database may be wrong about them "
+        "(chime-tool recovery show)"
+    )
+    waits, code = bool(vms or nodes) and not tables.meta.holding, AlarmCode.RECOVERY_HELD
+    wanted = {code: (ALARMS[code].severity or Severity.WARNING, text)} if waits else {}
+    ctx.sync_alarms(behind.SERVER, wanted, frozenset({code}))

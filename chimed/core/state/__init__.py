@@ -1,0 +1,1 @@
+"""What the server's core holds: rows and tables, sessions, who is heard, and the turn that changes them."""

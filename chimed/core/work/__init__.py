@@ -1,0 +1,1 @@
+"""Long work: operations and their steps, rebuilds, migrations with their attempts, imports."""
