@@ -2,7 +2,7 @@
 
 Rules: commit before send; messages are drained before deadlines are judged; when the store cannot record, the turn did
 not happen and the server grants nothing until it can again. A key's frames are counted before they are looked at; nodes
-are served before operators, of whom each has its turn, and a turn is short. Nothing is decided here.
+are served before operators, who take turns, and before large messages; a turn is short. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from wire.verbs import Role
 
 BUDGET = 100  # messages of one turn; many more fall out of the processor's cache before they are answered
 OPERATORS_S = 0.01  # of one turn, for operators' requests
+LARGE_BYTES = transport.LARGE_BYTES  # a node's message of more waits for the others; one is handled in a turn
+REST_TIMES, REST_MAX_S = 4.0, 1.0  # a key rests for so many times as long as its large message took
 FLOODED_S = 5.0  # deadlines are judged after all messages, but under a flood at least so often
 PROBE_S = 2.0
 LOOK_S = 2.0  # whether the database is still where it was
@@ -58,7 +60,7 @@ class Daemon:
     ) -> None:  # fmt: skip
         self._core, self._store, self._router, self._pinger = core, store, router, pinger
         self._retention, self._clock, self._limits = retention, clock, limits
-        self._waiting = Waiting()
+        self._waiting, self._large = Waiting(), Waiting()
         self._wake: WakeUp | None = None
         self._last_tick = clock()
         self._stopping = False
@@ -95,7 +97,9 @@ class Daemon:
 
     def next_deadline(self) -> float:
         """When the next turn is due, if nothing comes before."""
-        return min(self._core.next_deadline(), self._next_probe, self._next_look, self._next_prune)
+        return min(
+            self._core.next_deadline(), self._large.due(), self._next_probe, self._next_look, self._next_prune
+        )  # fmt: skip
 
     def turn(self) -> bool:
         """Handles what is there. Returns whether another turn is due at once."""
@@ -104,9 +108,13 @@ class Daemon:
         for refused in self._router.refusals():
             self._refuse(refused)
         events, self._pending = self._pending, []
+        any_large = bool(self._large)
         for message in incoming:
             if message.waits:
-                self._let_wait(message)
+                self._let_wait(self._waiting, message)
+            elif len(message.payload) > LARGE_BYTES or (any_large and self._large.holds(message)):
+                any_large = True
+                self._let_wait(self._large, message)
             else:
                 events.append(self._event(message))
         events += [fx.PingAnswered(self._tokens[r.token]) for r in self._pinger.read() if r.token in self._tokens]
@@ -116,11 +124,12 @@ class Daemon:
             events.append(fx.Tick())
         self._handle(events, now)
         self._serve_operators(now)
+        self._serve_large(now)
         self._housekeeping(now)
         return not drained or bool(self._pending) or bool(self._waiting)
 
-    def _let_wait(self, message: Incoming) -> None:
-        if not self._waiting.add(message):
+    def _let_wait(self, waiting: Waiting, message: Incoming) -> None:
+        if not waiting.add(message):
             self._refuse(Refused(message.routing_id, message.user_id, message.payload[: transport.HEAD_BYTES]))
 
     def _serve_operators(self, now: float) -> None:
@@ -133,6 +142,15 @@ class Daemon:
             yield self._event(self._waiting.take())
             if self._clock() >= until:
                 return
+
+    def _serve_large(self, now: float) -> None:
+        """One message. Who sends many of them has a part of the server's time, however little it has to do."""
+        message = self._large.take_rested(now)
+        if message is not None:
+            began = time.thread_time()
+            self._handle([self._event(message)], now)
+            took_s = time.thread_time() - began
+            self._large.rest(message.user_id, now + min(REST_MAX_S, (1.0 + REST_TIMES) * took_s))
 
     def _refuse(self, refused: Refused) -> None:
         """Answers a frame that was not decoded."""

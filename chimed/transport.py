@@ -48,7 +48,10 @@ CURVE_OVERHEAD_BYTES = 64
 """libzmq's limit is for the encrypted frame, 33 bytes longer than the payload; the codec has the exact
 limit."""
 BACKLOG = 4096
-TURN_BYTES = 1 << 20
+TURN_BYTES = 256 << 10
+LARGE_BYTES = 32 << 10
+"""A frame of more counts as that much in a turn: it is copied now, and looked at when the others are answered."""
+MONITORED = 500  # events of libzmq's monitor in one turn
 RECEIVE_BUFFER_BYTES = 512 << 10  # of the kernel; left alone it grows to several MiB for each connection
 MEMORY_LOOK_S = 0.1
 MEMORY_STEP_BYTES = 24 << 20
@@ -188,8 +191,8 @@ class Router:
         return {fd for fd in ready if isinstance(fd, int)}
 
     def receive(self, budget: int = 1000, max_bytes: int = TURN_BYTES) -> list[Incoming]:
-        """Messages that are there: up to `budget`, and until they hold `max_bytes`. `more` says whether others may
-        wait: large ones take long to look at, and the ROUTER lets the peers take turns."""
+        """Messages that are there: up to `budget`, and until they hold `max_bytes`, where a large one counts as
+        `LARGE_BYTES`. `more` says whether others may wait: the ROUTER lets the peers take turns."""
         found: list[Incoming] = []
         receive, routes, now = self._socket.recv, self._connections.by_route, time.monotonic()
         taken = size = 0
@@ -213,7 +216,7 @@ class Router:
                     self._refuse(peer, frame, now)
                 else:
                     account.due = due
-                    size += length
+                    size += length if length < LARGE_BYTES else LARGE_BYTES
                     found.append(Incoming(routing_id, user_id, frame.bytes, frame, account.waits))
         except zmq.Again:
             self.more = False
@@ -386,7 +389,7 @@ class Router:
         self._authenticator.answer()
         seen, receive, now = self.counters, self._monitor.recv_multipart, time.monotonic()
         with contextlib.suppress(zmq.Again):
-            while True:
+            for _ in range(MONITORED):
                 kind, value = _EVENT.unpack(receive(_NOW)[0])
                 if kind == _ACCEPTED:
                     self._cut(self._connections.opened(value, _peer_of(value), now))

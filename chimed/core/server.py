@@ -122,7 +122,8 @@ class ServerCore:
         alive = min(self.liveness.next_deadline(), self.sessions.next_deadline(), self.ctx.meeting.next_deadline())
         if self.ctx.read_only:
             return alive
-        return min(alive, self._next_sweep, self._health.next_deadline(), self._overuse.next_deadline())
+        unsettled = self._last_now if self.sessions.unsettled() else NEVER
+        return min(alive, unsettled, self._next_sweep, self._health.next_deadline(), self._overuse.next_deadline())
 
     def _received(self, event: fx.Received, now: float) -> None:
         body = event.body
@@ -202,6 +203,7 @@ class ServerCore:
         self._agents.recovers()
         self._health.tick(now)
         self._agents.met_all()
+        self._agents.settle_rest(now)
         self._overuse.tick(now)
         if now >= self._next_sweep:
             self._sweep(now)
@@ -298,6 +300,7 @@ class ServerCore:
         """Forgets what this turn has changed and wanted to send so far."""
         self.tables.rollback()
         self._overuse.untold()
+        self.sessions.untaken()
         self.ctx.touched.clear()
         self.ctx.out = []
 

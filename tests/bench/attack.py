@@ -1,9 +1,10 @@
 """One key at full speed, as a process of its own: `python -m tests.bench.attack KIND KEY_FILE SECONDS`.
 
 KIND: `frames` (as large as allowed, on 150 connections), `parts` (messages of a thousand frames each), `reports` (as
-many VMs as a frame holds, other ones each time), `faults` (heartbeats with other faults each time), `events`,
-`connections`, `handshakes` (connections without a word), `forbidden`, `requests` (an operator's, on 16 connections),
-`deaf` (the same without reading an answer). It prints how much it sent. Whatever it is answered it goes on.
+many VMs as a frame holds, other ones each time), `copies` (reports of VMs that others own), `faults` (heartbeats with
+other faults each time), `events`, `connections`, `handshakes` (connections without a word), `forbidden`, `requests` (an
+operator's, on 16 connections), `deaf` (the same without reading an answer). It prints how much it sent. Whatever it is
+answered it goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from wire.types import Observed, Severity
 ADDRESS = "127.0.0.66"  # its own, as an attacker has
 CONNECTIONS = 150
 MESSAGES_OF_PARTS = 1000
-VMS = 2000
+VMS, VMS_EACH = 2000, 20
 EVENTS = 5000
 
 
@@ -107,6 +108,21 @@ def parts(attacker: Attacker) -> None:
 
 def reports(attacker: Attacker) -> None:
     """Also what cannot be told apart from honest work, but for how often it comes."""
+    _report_vms(attacker, lambda seq, i: str(uuid.UUID(int=(seq << 64) + i)))
+
+
+def copies(attacker: Attacker) -> None:
+    """It claims to run what the others run, now the one half and now the other."""
+    half = VMS // VMS_EACH
+    _report_vms(attacker, lambda seq, i: vm_uuid(seq % 2 * half + i // VMS_EACH, i % VMS_EACH))
+
+
+def vm_uuid(node: int, index: int) -> str:
+    """The VM of that number of the node of that number (`tests.bench.fleet`)."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, f"vm-{node:04}-{index:02}"))
+
+
+def _report_vms(attacker: Attacker, name: Callable[[int, int], str]) -> None:
     one, welcome, _ = attacker.session()
     seq = 0
 
@@ -114,8 +130,8 @@ def reports(attacker: Attacker) -> None:
         nonlocal seq
         seq += 1
         vms = tuple(
-            m.VmReport(uuid=str(uuid.UUID(int=(seq << 64) + i)), epoch=1, revision=0, observed=Observed.RUNNING,
-                       name="n" * 100, problem="io-error", detail="d" * 200)
+            m.VmReport(uuid=name(seq, i), epoch=1, revision=0, observed=Observed.RUNNING, name="n" * 100,
+                       problem="io-error", detail="d" * 200)
             for i in range(VMS)
         )  # fmt: skip
         return codec.encode(_report(welcome, seq, vms=vms))
@@ -203,8 +219,10 @@ def deaf(attacker: Attacker) -> None:
 
 KINDS: dict[str, Callable[[Attacker], None]] = {
     kind.__name__: kind
-    for kind in (nothing, frames, parts, faults, events, connections, handshakes, forbidden, requests, deaf, reports)
-}
+    for kind in (
+        nothing, frames, parts, faults, events, connections, handshakes, forbidden, requests, deaf, reports, copies
+    )
+}  # fmt: skip
 
 if __name__ == "__main__":
     os.nice(10)  # it would have a machine of its own

@@ -1,8 +1,9 @@
 """H6: one key at full speed costs the others nothing: a real chimed, real sockets, an attacker that is a process.
 
 What is judged strictly does not depend on what else this machine does: memory, the trail, that every heartbeat and
-every request is answered. The times of a quiet machine are figures of `make bench BENCH='--only overload'`; here they
-are printed, and bounded so that a machine that does much else passes.
+every request is answered, and for how long chimed's loop works while a heartbeat waits, by its own processor clock. The
+times of a quiet machine are figures of `make bench BENCH='--only overload'`; here they are printed, and bounded so that
+a machine that does much else passes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 
 from tests.bench.attack import KINDS
 from tests.bench.fleet import Agents
-from tests.bench.overload import MEMORY_MIB, REVOKED, Scene
+from tests.bench.overload import HEARTBEAT_MS, MEMORY_MIB, REVOKED, Scene
 from wire import messages as m
 
 NODES = 200
@@ -37,6 +38,7 @@ def test_h6_one_key_at_full_speed_costs_the_others_nothing(attacked: tuple[Scene
     print(kind, json.dumps(seen.detail()))
     assert (seen.error, seen.missing) == ("", 0)
     assert seen.memory_mib < MEMORY_MIB
+    assert 1000 * max(seen.work) < HEARTBEAT_MS
     assert max(seen.beats) < SLOWEST_HEARTBEAT_S
     assert max(seen.asks) < SLOWEST_REQUEST_S
     there, must = scene.trail()
@@ -49,7 +51,8 @@ def test_h6_what_the_hostile_node_did_is_told(attacked: tuple[Scene, Agents]) ->
     with scene.server.client() as client:
         actions = {line["action"] for line in client.request(m.EventList(subject=scene.hostile, limit=1000))["items"]}
         nodes = {row["name"]: row["health"] for row in client.items(m.NodeList())}
-    assert {"requests-forbidden", "messages-over-budget"} <= actions
+    assert "requests-forbidden" in actions
+    assert actions & {"messages-over-budget", "events-dropped", "changes-refused"}
     assert {health for name, health in nodes.items() if name != scene.hostile} == {"normal"}
     log = scene.server.log.read_text()
     assert "Traceback" not in log

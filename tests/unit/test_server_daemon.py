@@ -7,8 +7,9 @@ from typing import Any
 from chimed.core.state import rows as r
 from chimed.core.state.budgets import Accounts
 from chimed.core.state.turn import Policy
-from chimed.daemon import Daemon, make_core
+from chimed.daemon import LARGE_BYTES, REST_MAX_S, Daemon, make_core
 from chimed.history import Retention
+from chimed.transport import Incoming, SendOutcome
 from tests.fakes.store import FakeDisk, FakeStore
 from wire import messages as m
 from wire.types import OperationState
@@ -40,6 +41,57 @@ def daemon_with_history() -> tuple[Daemon, Any, FakeStore, list[float]]:
     core = make_core(store, Policy(), "secret", lambda: clock[0])  # type: ignore[arg-type]
     parts: Any = (core, store, silent, silent)
     return Daemon(*parts, Retention(operations=0), clock=lambda: clock[0]), core, store, clock
+
+
+class Talking(Silent):
+    """A router with these messages, that notes who is answered."""
+
+    def __init__(self, *messages: Incoming) -> None:
+        self.inbox, self.sent = list(messages), list[bytes]()
+
+    def receive(self, _limit: int) -> list[Any]:
+        taken, self.inbox = self.inbox, []
+        return taken
+
+    def send(self, route: bytes, _frame: bytes) -> SendOutcome:
+        self.sent.append(route)
+        return SendOutcome.SENT
+
+
+def of(key: str, route: bytes, size: int = 10) -> Incoming:
+    no_frame: Any = None
+    return Incoming(route, key, bytes(size), no_frame)
+
+
+def daemon_with(*messages: Incoming) -> tuple[Daemon, Talking, list[float]]:
+    """The messages are no frames: each is answered with an error."""
+    router, clock = Talking(*messages), [1000.0]
+    core = make_core(FakeStore(FakeDisk()), Policy(), "secret", lambda: clock[0])  # type: ignore[arg-type]
+    parts: Any = (core, FakeStore(FakeDisk()), router, Silent())
+    return Daemon(*parts, Retention(), clock=lambda: clock[0]), router, clock
+
+
+def test_h6_large_messages_are_handled_after_the_others_and_one_in_a_turn() -> None:
+    large = LARGE_BYTES + 1
+    daemon, router, _ = daemon_with(
+        of("busy", b"1", large), of("busy", b"1", large), of("big", b"2", large), of("n3", b"3"), of("n4", b"4")
+    )
+    daemon.turn()
+    assert router.sent == [b"3", b"4", b"1"]
+    router.inbox = [of("n3", b"3"), of("busy", b"1")]
+    daemon.turn()
+    assert router.sent[3:] == [b"3", b"2"], "what comes later on the same connection does not overtake"
+
+
+def test_h6_a_key_rests_after_a_large_message_and_the_loop_knows_until_when() -> None:
+    large = LARGE_BYTES + 1
+    daemon, router, clock = daemon_with(of("busy", b"1", large), of("busy", b"1", large))
+    daemon.turn()
+    daemon.turn()
+    assert router.sent == [b"1"] and 1000.0 < daemon.next_deadline() <= 1000.0 + REST_MAX_S
+    clock[0] = daemon.next_deadline()
+    daemon.turn()
+    assert router.sent == [b"1", b"1"] and daemon.next_deadline() > clock[0]
 
 
 def test_old_history_is_removed_from_disk_and_memory() -> None:

@@ -8,6 +8,7 @@ agent's higher epoch only during the recovery after a restore, and only with pro
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -24,16 +25,46 @@ from wire.messages import VmReport
 from wire.types import Desired, Observed
 from wire.words import Problem
 
+OTHERS_AT_ONCE = 100
+"""VMs of other nodes that are looked at in one turn. A node that comes back may have copies of many, and who has its
+key may claim to have all there are: each may take an alarm and a release."""
 _UNDECIDED = (Verdict.WAIT, Verdict.ASK)
 
 
 def reconcile(facts: Facts, session: Session, uuids: Iterable[str]) -> None:
     """Compares what the node of `session` reports of these VMs with what should be. What the others have said of them
-    may mean something else now."""
+    may mean something else now. Beyond `OTHERS_AT_ONCE` it is done in later turns (`settle_rest`): it is no
+    more than what a later report would do. A recovery ends by what is found here: then nothing is left for later."""
     all_heard = functools.cache(alarms.all_are_heard)  # there may be many, of VMs and of nodes
+    room = sys.maxsize if facts.ctx.tables.meta.recovering else OTHERS_AT_ONCE
+    later: set[str] = set()
     for uuid in sorted(uuids):
+        if _means_nothing(facts, uuid):
+            continue
+        vm = facts.ctx.tables.vms.get(uuid)
+        room -= vm is not None and vm.node != session.node
+        if room < 0 and vm is not None and vm.node != session.node:
+            later.add(uuid)
+            continue
         settle = functools.partial(_settle, facts, session, uuid, all_heard)
         facts.ctx.contained(f"what {session.node} says of {uuid}", settle)
+    facts.sessions.settle_later(session, later)
+
+
+def settle_rest(facts: Facts) -> str:
+    """Goes on with what was left for later, of one node. Returns its name."""
+    session, uuids = facts.sessions.take_unsettled()
+    reconcile(facts, session, uuids)
+    return session.node
+
+
+def _means_nothing(facts: Facts, uuid: str) -> bool:
+    """Whether all that `_settle` does would change nothing: for a VM that nobody knows and one node invents, of which
+    there may be thousands."""
+    if facts.ctx.tables.vms.get(uuid) is not None:
+        return False
+    seen_on = facts.sessions.seen_on(uuid)
+    return (seen_on == 0 or (seen_on == 1 and alarms.are_many(facts.ctx))) and not alarms.is_raised(facts.ctx, uuid)
 
 
 def _settle(facts: Facts, session: Session, uuid: str, all_heard: Callable[[Facts], bool]) -> None:

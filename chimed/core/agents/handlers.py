@@ -7,6 +7,7 @@ that changes nothing changes no row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import msgspec
@@ -288,6 +289,16 @@ class Agents:
         self._progress(node_name, now)
         return m.ReportAck(session=body.session, seq=body.seq)
 
+    def settle_rest(self, now: float) -> None:
+        """Goes on with a report that named too many VMs of others for one turn."""
+        if not self._sessions.unsettled():
+            return
+        before, self._ctx.of_node = self._ctx.tables.pending, True
+        node_name = copies.settle_rest(self._facts)
+        self._progress(node_name, now)
+        self._overuse.changed(node_name, self._ctx.tables.pending - before, now)
+        self._ctx.of_node = False
+
     def _check_size(self, session: Session, body: m.Report) -> None:
         """What the server keeps of a session is bounded, whatever its reports add up to."""
         policy = self._ctx.policy
@@ -317,9 +328,10 @@ class Agents:
         if first:
             self._ctx.meeting.met(node_name)
             copies.come_home(self._facts, node_name)
+            all_heard = functools.cache(alarms.all_are_heard)
             for alarm in self._ctx.tables.alarms.by("cleared", None):
                 if alarm.code in alarms.VM_CODES:
-                    alarms.sync_vm(self._facts, alarm.subject)
+                    alarms.sync_vm(self._facts, alarm.subject, all_heard)
         if recovery.no_longer_waits_for(self._ctx, [node_name]):
             self.recovered()
         meta = self._ctx.tables.meta

@@ -102,9 +102,9 @@ def sync_vm(facts: Facts, uuid: str, all_heard: Callable[[Facts], bool] = all_ar
     sightings = [(s, report) for s, report in sessions.sightings(uuid) if _heard(ctx, s.node)]
     if vm is None:
         wanted = _unknown(ctx, uuid, sightings)
-        if wanted and ctx.tables.alarms.count_by("cleared", None) >= UNKNOWN_MAX and not _is_raised(ctx, uuid):
+        if wanted and are_many(ctx) and not is_raised(ctx, uuid):
             return
-        if wanted or (_is_raised(ctx, uuid) and all_heard(facts) and _is_clear(facts, uuid)):
+        if wanted or (is_raised(ctx, uuid) and all_heard(facts) and _is_clear(facts, uuid)):
             ctx.sync_alarms(uuid, wanted, VM_CODES)
         return
     owner_is_seen = _is_seen(ctx, sessions, vm.node, uuid)
@@ -120,7 +120,13 @@ def sync_vm(facts: Facts, uuid: str, all_heard: Callable[[Facts], bool] = all_ar
     ctx.sync_alarms(uuid, wanted, frozenset(codes))
 
 
-def _is_raised(ctx: Context, subject: str) -> bool:
+def are_many(ctx: Context) -> bool:
+    """Whether no further `vm-unknown` is raised."""
+    return ctx.tables.alarms.count_by("cleared", None) >= UNKNOWN_MAX
+
+
+def is_raised(ctx: Context, subject: str) -> bool:
+    """Whether there is an alarm about it now."""
     return any(alarm.cleared is None for alarm in ctx.tables.alarms.by("subject", subject))
 
 

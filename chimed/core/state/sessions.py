@@ -58,6 +58,8 @@ class Sessions:
         self._by_node: dict[str, Session] = {}
         self._challenges: dict[str, Challenge] = {}
         self._seen_on: dict[str, tuple[str, ...]] = {}
+        self._unsettled: dict[str, set[str]] = {}
+        self._taken: tuple[str, set[str]] = ("", set())
 
     def get(self, node: str) -> Session | None:
         """The node's session, if it has one in this life of the server."""
@@ -67,6 +69,7 @@ class Sessions:
         """Ends the node's session, and what it reported."""
         session = self._by_node.pop(node, None)
         self._challenges.pop(node, None)
+        self._unsettled.pop(node, None)
         if session is not None:
             self._unsee(node, session.reports)
 
@@ -148,6 +151,34 @@ class Sessions:
     def sightings(self, uuid: str) -> list[tuple[Session, VmReport]]:
         """Which nodes report the VM, and what they say."""
         return [((s := self._by_node[node]), s.reports[uuid]) for node in self._seen_on.get(uuid, ())]
+
+    # --- what of it is looked at later --------------------------------------------------------------------------------
+
+    def settle_later(self, session: Session, uuids: set[str]) -> None:
+        """What the session reports of these VMs is looked at in later turns."""
+        if uuids:
+            self._unsettled[session.node] = self._unsettled.get(session.node, set()) | uuids
+
+    def unsettled(self) -> bool:
+        """Whether there is some of that."""
+        return bool(self._unsettled)
+
+    def take_unsettled(self) -> tuple[Session, set[str]]:
+        """The node whose turn it is, and the VMs."""
+        node = next(iter(self._unsettled))
+        self._taken = (node, self._unsettled.pop(node))
+        return self._by_node[node], self._taken[1]
+
+    def untaken(self) -> None:
+        """The turn that took them did not happen. What was settled before is looked at once more."""
+        node, uuids = self._taken
+        self._taken = ("", set())
+        if node in self._by_node:
+            self.settle_later(self._by_node[node], uuids)
+
+    def seen_on(self, uuid: str) -> int:
+        """How many nodes report the VM."""
+        return len(self._seen_on.get(uuid, ()))
 
     def _unsee(self, node: str, uuids: Iterable[str]) -> None:
         for uuid in uuids:

@@ -31,14 +31,23 @@ KEYS: dict[type[r.Row], tuple[str, tuple[str, ...]]] = {
 """Table name and key columns of each row type. Events are appended, never read back here."""
 
 
-class Table(Generic[R]):
-    """Rows by key. `journal` remembers the row that each changed key had before the turn."""
+class Journal:
+    """The row that each changed key had before the turn, or before the part of it that is under way."""
 
-    def __init__(self, kind: type[R], journal: dict[tuple[type[r.Row], Key], r.Row | None]) -> None:
+    __slots__ = ("rows",)
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[type[r.Row], Key], r.Row | None] = {}
+
+
+class Table(Generic[R]):
+    """Rows by key. `journal` remembers what they were."""
+
+    def __init__(self, kind: type[R], journal: Journal) -> None:
         self._kind = kind
         self._key_fields = KEYS[kind][1]
         self._rows: dict[Key, R] = {}
-        self._journal: Any = journal
+        self._journal = journal
         self._indexes: dict[str, dict[Any, dict[Key, R]]] = {}
         self._sparse: set[str] = set()
         self._watcher: Callable[[R | None, R | None], None] | None = None
@@ -104,8 +113,8 @@ class Table(Generic[R]):
         self._set(key, row)
 
     def _remember(self, key: Key) -> None:
-        if (self._kind, key) not in self._journal:
-            self._journal[(self._kind, key)] = self._rows.get(key)
+        if (self._kind, key) not in self._journal.rows:
+            self._journal.rows[(self._kind, key)] = self._rows.get(key)
 
     def _set(self, key: Key, row: R | None) -> None:
         old = self._rows.pop(key, None) if row is None else self._rows.get(key)
@@ -127,7 +136,7 @@ class Tables:
     """All durable state of the server."""
 
     def __init__(self) -> None:
-        self._journal: dict[tuple[type[r.Row], Key], r.Row | None] = {}
+        self._journal = Journal()
         self._metas: Table[r.Meta] = Table(r.Meta, self._journal)
         self.nodes: Table[r.Node] = Table(r.Node, self._journal)
         self.vms: Table[r.Vm] = Table(r.Vm, self._journal)
@@ -205,27 +214,27 @@ class Tables:
     @property
     def pending(self) -> int:
         """How many rows and lines this turn has touched."""
-        return len(self._journal) + len(self._events)
+        return len(self._journal.rows) + len(self._events)
 
     @property
     def dirty(self) -> bool:
         """Whether this turn has something to save."""
         return bool(self._events) or any(
-            self._by_kind[kind].get(*key) is not old for (kind, key), old in self._journal.items()
+            self._by_kind[kind].get(*key) is not old for (kind, key), old in self._journal.rows.items()
         )
 
     def changes(self) -> tuple[list[r.Change], list[r.Event]]:
         """What this turn changed, for the store to save in one transaction."""
         changes = []
-        for kind, key in self._journal:
+        for (kind, key), old in self._journal.rows.items():
             row = self._by_kind[kind].get(*key)
-            if row is not self._journal[(kind, key)]:
+            if row is not old:
                 changes.append(r.Change(KEYS[kind][0], key, row))
         return changes, list(self._events)
 
     def committed(self) -> None:
         """The turn is saved."""
-        self._journal.clear()
+        self._journal.rows.clear()
         self._events.clear()
 
     def rollback(self) -> None:
@@ -235,9 +244,10 @@ class Tables:
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
-        """A part of the turn that may fail: what it has changed is taken back when an exception leaves it."""
-        before, events = dict(self._journal), len(self._events)
-        self._journal.clear()
+        """A part of the turn that may fail: what it has changed is taken back when an exception leaves it. There may be
+        thousands in a turn: one costs what it changes itself."""
+        before, events = self._journal.rows, len(self._events)
+        self._journal.rows = {}
         try:
             yield
         except BaseException:
@@ -245,9 +255,11 @@ class Tables:
             del self._events[events:]
             raise
         finally:
-            self._journal.update(before)  # what the turn had before the part, it had before the turn
+            for key, row in self._journal.rows.items():
+                before.setdefault(key, row)  # what the turn had before the part, it had before the turn
+            self._journal.rows = before
 
     def _undo_journal(self) -> None:
-        for (kind, key), row in reversed(self._journal.items()):
+        for (kind, key), row in reversed(self._journal.rows.items()):
             self._by_kind[kind].restore(key, row)
-        self._journal.clear()
+        self._journal.rows.clear()

@@ -19,8 +19,9 @@ from chimed.core.state import rows as r
 from chimed.core.state.meeting import Meeting
 from chimed.core.state.tables import Tables
 from wire.types import Severity
-from wire.words import AlarmCode
+from wire.words import ALARMS, AlarmCode, AlarmSubject
 
+_OF_VMS = frozenset(code for code, info in ALARMS.items() if info.subject is AlarmSubject.VM)
 EPOCHS_PER_GENERATION = 1_000_000_000
 ALARM_TEXT_CHARS = 1000
 """A node chooses parts of it, and all that were cleared lately are kept in memory."""
@@ -115,8 +116,11 @@ class Context:
 
     # --- audit --------------------------------------------------------------------------------------------------------
 
-    def audit(self, actor: str, action: str, subject: str, text: str = "", source_id: str = "") -> None:
-        """A line of the audit trail, caused by the operation at hand if there is one, else perhaps by a node's word."""
+    def audit(
+        self, actor: str, action: str, subject: str, text: str = "", source_id: str = "", of_node: bool = False
+    ) -> None:
+        """A line of the audit trail, caused by the operation at hand if there is one, else perhaps by a node's word
+        (`of_node`: by what nodes have said before, whatever is at hand)."""
         event = r.Event(
             time=self.wall(),
             actor=actor,
@@ -125,7 +129,7 @@ class Context:
             text=text,
             operation=self.cause,
             source_id=source_id,
-            of_node=self.of_node and self.cause is None,
+            of_node=(self.of_node or of_node) and self.cause is None,
         )
         self.tables.append(event)
 
@@ -158,7 +162,8 @@ class Context:
         for code, alarm in active.items():
             if code not in wanted:
                 self.tables.alarms.put(msgspec.structs.replace(alarm, cleared=self.wall()))
-                self.audit("chimed", "alarm-cleared", subject, f"{code}: {alarm.text}")
+                follows = code in _OF_VMS  # from what nodes say
+                self.audit("chimed", "alarm-cleared", subject, f"{code}: {alarm.text}", of_node=follows)
         for code, (severity, text) in wanted.items():
             known, text = active.get(code), text[:ALARM_TEXT_CHARS]
             if known is None:
