@@ -260,8 +260,8 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "new-owner-not-told",
         "chimed.core.rules.ownership",
-        "    revision = ctx.bump(target)\n    moved =",
-        "    revision = vm.revision\n    moved =",
+        "    revision, epoch = ctx.bump(target), ctx.next_epoch(vm)\n",
+        "    revision, epoch = vm.revision, ctx.next_epoch(vm)\n",
         "L1: its agent never pulls the VM",
     ),
     # --- releases -----------------------------------------------------------------------------------------------------

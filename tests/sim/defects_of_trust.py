@@ -136,6 +136,28 @@ OF_TRUST: tuple[Mutant, ...] = (
         "S1: a database was put back, and the old owner starts the VM before the new one is heard",
     ),
     Mutant(
+        "who-waits-is-forgotten",
+        "chimed.core.agents.handlers",
+        "        if fresh and self._facts.has_met_all():\n",
+        "        if fresh:\n",
+        "S1: the server dies while an old owner waits for the others, and lets it start when it is back",
+    ),
+    Mutant(
+        "an-old-departure-counts",
+        "chimed.core.rules.arrivals",
+        "    return left(report) if report is not None and report.epoch >= vm.since else None\n",
+        "    return left(report)\n",
+        "S1: an agent's state is put back from when the VM had left, and the VM came back since",
+        also=(("agentd.core.inventory", "    if left is not None and vm.since > left.epoch:\n", "    if False:\n"),),
+    ),
+    Mutant(
+        "settled-before-the-owner-is-known",
+        _RECOVERY,
+        "    report = facts.report(vm) if not facts.ctx.tables.meta.holding else None\n",
+        "    report = facts.report(vm)\n",
+        "an old owner says that the VM is off, and then it is stopped where it runs",
+    ),
+    Mutant(
         "behind-and-takes-orders",
         "chimed.core.operators.checks",
         "        if meta.behind:\n",

@@ -127,8 +127,7 @@ class Agents:
         begins anew starts what the database says, and waits until everybody was met who may know better."""
         node, point, meta = self._node(node_name), body.newest, self._ctx.tables.meta
         goes_on = point is not None and (point.generation, point.history) == (meta.generation, meta.history)
-        goes_on = goes_on and body.boot_id == node.boot_id and not node.fresh
-        if not goes_on and not self._facts.has_met_all():
+        if not (goes_on and body.boot_id == node.boot_id) and not self._facts.has_met_all():
             self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=True))
 
     def met_all(self) -> None:
