@@ -175,10 +175,11 @@ class Oracle:
         self._attempts[uuid].add(attempt)
 
     def agent_hands_over(self, host: Host, uuid: str, left: Left) -> None:
-        """The agent lets the copy on the target run: it has recorded that the VM is gone, and it is."""
+        """The agent lets the copy on the target run: it has recorded that the VM is gone, and it is. One that is paused
+        here came by another attempt: it is on its way back."""
         if uuid not in host.disk.load()[0].left:
             raise Violation("S3", f"{host.name} hands {uuid} over, and has not recorded that it left", uuid)
-        here = uuid in host.hypervisor.alive() or uuid in host.hypervisor.creating
+        here = host.hypervisor.processes_of(uuid) > 0 or uuid in host.hypervisor.creating
         if here and uuid not in host.hypervisor.by_hand | self.excused:
             raise Violation("S1", f"{host.name} hands {uuid} over by {left.attempt}, which is there", uuid)
 
