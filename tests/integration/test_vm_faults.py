@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def whole(needs_hosts: None) -> Iterator[Chime]:
-    with Chime(("n1", "n2")) as chime:
+    with Chime(("n1", "n2"), agent_config={"vm_allow": ["qemu-arguments"]}) as chime:  # a second monitor is one
         yield chime
 
 
@@ -132,7 +132,7 @@ def test_a_crash_loop_ends_in_failed(chime: Chime) -> None:
 def test_a_qemu_that_a_person_quits_runs_again(chime: Chime, short_dir: Path) -> None:
     """Row 6, as far as the embedded libvirt allows: a person ends it on purpose, behind libvirt's back."""
     name = unique("quit")
-    uuid = chime.create(name, monitored(short_dir / "qmp"))
+    uuid = chime.create(name, monitored(short_dir / "qmp"), allow_unsafe=True)
     first = chime.process(uuid)
     qmp(short_dir / "qmp", "quit")
     chime.other_process(uuid, first)
@@ -188,7 +188,7 @@ def test_a_person_starts_a_vm_that_is_released(chime: Chime) -> None:
 def test_a_vm_that_a_person_pauses_is_left_alone(chime: Chime, short_dir: Path) -> None:
     """Row 9: paused is not crashed."""
     name = unique("paused")
-    uuid = chime.create(name, monitored(short_dir / "qmp"))
+    uuid = chime.create(name, monitored(short_dir / "qmp"), allow_unsafe=True)
     first = chime.process(uuid)
     qmp(short_dir / "qmp", "stop")
     chime.observed(name, "paused")
