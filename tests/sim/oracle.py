@@ -155,9 +155,10 @@ class Oracle:
                 raise Violation("S3", f"{act.uuid} is rebooted more often than anyone asked", act.uuid)
 
     def agent_took_over(self, host: Host, uuid: str) -> None:
-        """A person's VM is Chime's from now on."""
+        """A person's VM is Chime's from now on, but for a process that they have beside libvirt's."""
         self._taken_over.add(uuid)
-        host.hypervisor.by_hand.discard(uuid)
+        if not any(process.uuid == uuid for process in host.hypervisor.outside):
+            host.hypervisor.by_hand.discard(uuid)
 
     # --- S1, R1, S3: live migration -----------------------------------------------------------------------------------
 
@@ -486,7 +487,10 @@ class Oracle:
         rows: Iterable[r.Vm] = disk.tables["vms"].values()  # type: ignore[assignment]
         refused = {row.uuid for row in rows if row.adopt} - self._taken_over  # an import whose end nobody has awaited
         unsure = {vm.node for vm in vms if AWAY in vm.detail or vm.uuid in self.excused | refused}
-        unsure |= {name for name, host in self.hosts.items() if host.hypervisor.alive() & doubtful}
+        unsure |= {vm.node for vm in vms if set(self.running_on(vm.uuid)) - by_name.keys()}
+        for name, host in self.hosts.items():
+            if (host.hypervisor.alive() | host.disk.load()[0].left.keys()) & doubtful:
+                unsure.add(name)
         liars = self.trust.liars
         honest = [node for node in by_name.values() if node.name not in liars]
         wrong = [text for node in honest for text in self._node_wrong(node, node.name in unsure)]
@@ -494,7 +498,7 @@ class Oracle:
         wrong += [text for vm in judged for text in self._vm_wrong(vm, by_name)]
         for uuid in self.managed - shown - lost - self.excused:
             wrong += [f"{uuid} is deleted, but runs on {name}" for name in self.running_on(uuid)]
-        for host in (host for name, host in self.hosts.items() if name not in liars):
+        for host in (host for name, host in self.hosts.items() if name in by_name and name not in liars):
             left = host.hypervisor.handed_over - doubtful
             wrong += [f"a paused copy of {uuid} is left on {host.name}" for uuid in sorted(left)]
         releases: list[Any] = [row for row in disk.tables["releases"].values() if row.node not in liars]  # type: ignore[attr-defined]
@@ -503,8 +507,8 @@ class Oracle:
         return wrong
 
     def _node_wrong(self, node: m.NodeView, unsure: bool) -> list[str]:
-        """`unsure`: a person has migrated one of its VMs away, which may run anywhere, or it runs one that the restored
-        database does not know: that is no evidence."""
+        """`unsure`: a person has migrated one of its VMs away, which may run anywhere, also where no node is, or it has
+        or had one that the restored database does not know: that is no evidence."""
         wrong = []
         if node.health != "normal":
             wrong.append(f"{node.name} is {node.health} {node.reasons}")
