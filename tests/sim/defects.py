@@ -60,6 +60,7 @@ DEFECTS: tuple[Mutant, ...] = (
         "    if durable.order.hold:\n",
         "    if False:\n",
         "S1: a restored database gives a VM to a node that lost it since",
+        also=(("agentd.core.planner", "    if durable.order.hold or held.vm.hold:\n", "    if held.vm.hold:\n"),),
     ),
     Mutant(
         "guard-not-asked-again",
@@ -368,6 +369,7 @@ DEFECTS: tuple[Mutant, ...] = (
         " or body.session != self.session or body.nonce != self._nonce or now >= self._answer_by:\n",
         " or body.session != self.session:\n",
         "S1: an answer to an earlier question takes a drain back",
+        also=(("agentd.core.inventory", "    if revision < durable.revision:\n", "    if False:\n"),),
     ),
     Mutant(
         "late-inventory-believed",
@@ -756,6 +758,13 @@ DEFECTS: tuple[Mutant, ...] = (
         "        _settle_unknown(facts, uuid)\n",
         "        pass\n",
         "S1: after a restore two nodes run a VM that was created and moved since the backup",
+        also=(
+            (
+                "agentd.core.inventory",
+                "    if full:\n        durable = _only_named(",
+                "    if False:\n        durable = _only_named(",
+            ),
+        ),
     ),
     Mutant(
         "ignored-for-ever",
