@@ -34,7 +34,7 @@ def test_the_same_seed_is_the_same_run() -> None:
 def test_a_defect_is_found_shortened_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that starts what runs already."""
     monkeypatch.setattr(guard, "_alive", lambda facts: None)
-    text = "nodes n1\nvm web on n1\nvm db on n1\nat 30 kill qemu db\nat 31 qemu of web by hand on n1\n" \
+    text = "seed 2\nnodes n1\nvm web on n1\nvm db on n1\nat 30 kill qemu db\nat 31 qemu of web by hand on n1\n" \
            "at 40 kill qemu web\nat 45 wall clock 5\nat 60 kill agentd n1\n"  # fmt: skip
     whole = scenario.parse(text)
     found = shrink.failure(whole)
@@ -88,4 +88,4 @@ def test_an_error_in_a_core_is_a_failure_with_its_story(monkeypatch: pytest.Monk
     told: list[str] = []
     runner.explain(1, told.append)
     text = "\n".join(told)
-    assert "make sim SCENARIO=FILE" in text and "agentd starts" in text and "RuntimeError: a bug" in text
+    assert "make sim SCENARIO=FILE" in text and "connected to fake" in text and "RuntimeError: a bug" in text

@@ -119,8 +119,8 @@ class RequestParts:
         if waiting:
             raise ChimeError(
                 "recovering",
-                f"the database was restored: until {', '.join(waiting[:10])} have reported, no VM may change its owner "
-                "(or attest with: chime-tool recovery confirm)",
+                "the database was restored: nothing is started, stopped or moved until every node has reported; "
+                f"awaited: {', '.join(waiting[:10])} (chime-tool recovery show)",
             )
 
     def all_met(self) -> None:

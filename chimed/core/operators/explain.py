@@ -49,7 +49,7 @@ def vm_lines(ctx: Context, facts: Facts, views: Views, vm: r.Vm) -> list[str]:
         lines.append(f"Detail: {view.detail}.")
     node = ctx.tables.nodes.get(vm.node)
     if node is not None and vm.desired == Desired.RUNNING and view.observed != Observed.RUNNING:
-        lines += _why_not_running(facts, node, view.observed)
+        lines += _why_not_running(facts, node, view.observed, vm.held != r.Held.NOTHING)
     if vm.spec.storage == Storage.LOCAL:
         lines.append("It has local disks: it cannot be rebuilt on another node.")
     lines += _whereabouts(ctx, facts, vm)
@@ -80,7 +80,7 @@ def _whereabouts(ctx: Context, facts: Facts, vm: r.Vm) -> list[str]:
     return lines
 
 
-def _why_not_running(facts: Facts, node: r.Node, observed: Observed) -> list[str]:
+def _why_not_running(facts: Facts, node: r.Node, observed: Observed, held: bool) -> list[str]:
     if not facts.is_live(node.name):
         return [f"{node.name} is not heard ({node.health}): whether the VM runs cannot be told."]
     if node.admin_state == AdminState.DRAINED:
@@ -89,6 +89,8 @@ def _why_not_running(facts: Facts, node: r.Node, observed: Observed) -> list[str
         return ["It failed: mend the cause, then `chime-tool vm start` tries again."]
     if observed == Observed.PAUSED:
         return ["It is paused: nobody resumes it but a person (virsh resume on its node)."]
+    if held or node.held or facts.ctx.tables.meta.holding:
+        return ["Nothing is started or stopped here for now: see `chime-tool recovery show`."]
     if observed == Observed.UNKNOWN:
         return ["Its agent cannot tell whether it runs: nothing is started before that is known."]
     return ["Its agent is about to start it."]

@@ -77,7 +77,13 @@ class Queries:
             "recovery": recovery.at_hand(self._ctx),
             "waiting_for": list(meta.waiting_for) if meta.recovering else self._absent(),
             "held_vms": [
-                {"name": vm.name, "uuid": vm.uuid, "node": vm.node, "wants": vm.held, "why": recovery.IN_WORDS[vm.held]}
+                {
+                    "name": vm.name,
+                    "uuid": vm.uuid,
+                    "node": vm.node,
+                    "wants": recovery.wants(vm),
+                    "why": recovery.IN_WORDS[vm.held],
+                }
                 for vm in recovery.held_vms(self._ctx)[:MAX_HELD]
             ],
             "held_nodes": [node.name for node in recovery.held_nodes(self._ctx)[:MAX_HELD]],

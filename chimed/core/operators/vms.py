@@ -41,6 +41,7 @@ class VmRequests:
     def _vm_create(self, body: m.VmCreate, actor: str, now: float) -> Done:
         if body.desired == Desired.DELETED:
             raise ChimeError("invalid", "desired must be running or stopped")
+        self._parts.settled()
         check_name(body.name, body.uuid)
         check_spec(body.spec)
         unsafe = check_reach(body.name, body.spec, body.allow_unsafe)
@@ -135,7 +136,6 @@ class VmRequests:
     def _check_unknown(self, uuid: str, node_name: str) -> None:
         """A node may have a VM with this UUID that the database does not know, since a backup was restored: it can be
         taken over on that node alone."""
-        self._parts.settled()
         self._parts.all_met()
         nodes = self._facts.holders(uuid, node_name)
         is_seen = bool(self._facts.sessions.sightings(uuid))
@@ -166,6 +166,7 @@ class VmRequests:
     def _vm_stop(self, body: m.VmStop, actor: str, now: float) -> Done:
         vm = find_vm(self._ctx, body.vm)
         self._parts.commandable(vm)
+        self._parts.settled()
         graceful_s = 0.0 if body.force else body.graceful_s
         how = f", within {graceful_s:g} s, then by force" if graceful_s else " by force"
         plan = [f"stops {vm.name} on {vm.node}{how}"]

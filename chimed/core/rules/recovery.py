@@ -110,6 +110,12 @@ def held_nodes(ctx: Context) -> list[r.Node]:
     return sorted(ctx.tables.nodes.by("held", True), key=lambda node: node.name)
 
 
+def wants(vm: r.Vm) -> str:
+    """What a person's word does with a VM that is held: `stop`, `delete`, `start`, or `stop` for one that is off and
+    stays off."""
+    return _WANTS[vm.desired] or Held.START
+
+
 def at_hand(ctx: Context) -> str:
     """A name for what waits for a person's word now, for a word to say what it is about; empty: nothing. While it
     recovers fewer and fewer nodes are waited for: the same word covers them."""

@@ -359,7 +359,6 @@ def test_e7_the_list_is_whole_and_in_order() -> None:
     world.agents["n2"].kill()
     world.restore(saved)
     world.start("n1")
-    world.do(m.VmStop, vm="app")
     assert ALARM not in world.alarms(), "until the recovery is over the list is not whole"
     world.restore(saved)
     world.start()
