@@ -110,6 +110,7 @@ def test_e2_a_state_directory_is_put_back_and_the_network_is_down(lab: Lab) -> N
     stays_there(lab, seen, own)
     assert "an older state was put back" in n1.journal(AGENT)
     lab.kill(own)
+    lab.wait(lambda: not lab.processes().get(own.uuid), "its process is gone")
     stays_there(lab, seen, nothing_on="n1")
     n1.heal()
     assert lab.other_process(uuids[kept], own).host == "n1", "it is started when the server has said that it is there"
@@ -152,7 +153,7 @@ def test_e4_a_database_is_put_back_by_cp(lab: Lab) -> None:
     assert "recovery show" in alarm["text"] or "nothing is started" in alarm["text"], alarm
     lab.wait(lambda: past.status(lab)["waiting_for"] == ["n1"], "the others are heard")
     assert past.status(lab)["recovering"] and BEHIND in lab.actions("server")
-    lab.do(m.VmStop, wait=False, vm=other, force=True)
+    assert lab.refused(m.VmStop, vm=other, force=True) == "recovering"
     stays_there(lab, seen, there, nothing_on="n1")
     lab.host("n1").power_on()
     past.wait_generation(lab, before + 1)
@@ -211,7 +212,7 @@ def test_e5_the_old_server_runs_on_after_a_restore_elsewhere(lab: Lab) -> None:
         is_behind(lab)
         lab.wait(lambda: BEHIND in lab.node("n1")["reasons"], "the node says what it refuses")
         assert BEHIND in str(lab.local("n1", "status")["faults"])
-        lab.do(m.VmStop, wait=False, vm=name, force=True)
+        assert lab.refused(m.VmStop, vm=name, force=True) == "recovering"
         stays_there(lab, seen)
         past.flip(lab, "n1")
         second.wait_nodes(*lab.names)
