@@ -25,7 +25,7 @@ from chimed.core.operators.views import Views
 from chimed.core.rules.known import Facts
 from chimed.core.state import effects as fx
 from chimed.core.state import rows as r
-from chimed.core.state.liveness import NEVER, Liveness, Phase
+from chimed.core.state.liveness import NEVER, Liveness
 from chimed.core.state.sessions import Sessions
 from chimed.core.state.tables import Tables
 from chimed.core.state.turn import Context, Policy
@@ -196,8 +196,7 @@ class ServerCore:
         if self.ctx.read_only:
             return
         for name in changed:
-            if self.liveness.phase(name) is not Phase.ALIVE:
-                self.ctx.meeting.met(name)
+            self.ctx.meeting.met(name)
         if changed:
             self._health.sync(changed, now)
         self._agents.recovers()

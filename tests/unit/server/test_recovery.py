@@ -414,6 +414,7 @@ def test_e7_an_owner_that_does_not_follow_is_given_an_epoch_and_no_start() -> No
     world = to_start()
     assert row(world).epoch > EPOCHS_PER_GENERATION and "epoch-raised" in world.actions(WEB)
     assert world.agents["n1"].held[WEB].hold and not world.agents["n1"].running
+    assert "recovery show" in str(world.ask(m.Explain(kind="vm", name="web"))["lines"][1:])
 
 
 def test_e7_one_that_should_be_off_is_given_an_epoch_and_held_too() -> None:
@@ -429,6 +430,8 @@ def test_e7_one_that_should_be_off_is_given_an_epoch_and_held_too() -> None:
     world.run(40)
     assert row(world).epoch > EPOCHS_PER_GENERATION and row(world).held == r.Held.START
     assert not world.agents["n1"].running
+    (held,) = world.ask(m.ServerStatus())["held_vms"]
+    assert held["wants"] == "stop", "it stays off"
     assert "leaves off" in world.do(m.RecoveryConfirm, dry_run=True, comment="looked")["plan"][0]
     assert "may be on a node" in world.do(m.VmStart, vm="web")["warnings"][0]
     world.settle()
