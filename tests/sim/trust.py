@@ -40,6 +40,7 @@ class Trust:
         self._spoil = spoil
         self.liars: set[str] = set()
         self.theirs: set[str] = set()
+        self._sent: set[tuple[str, str]] = set()
 
     def begins_to_lie(self, node: str, disk: FakeDisk, owned: Iterable[str]) -> None:
         """Somebody has the node's key from now on. `owned`: what it owned at any time before."""
@@ -48,11 +49,13 @@ class Trust:
         here = [vm.uuid for vm in rows["vms"].values() if vm.node == node]
         coming = [row.uuid for row in rows["migrations"].values() if node in (row.target, row.source)]
         left = [row.uuid for row in rows["releases"].values() if row.node == node]
-        for uuid in (*here, *coming, *left, *owned):
+        sent = [uuid for name, uuid in self._sent if name == node]
+        for uuid in sorted({*here, *coming, *left, *owned, *sent}):
             self.sent(node, uuid)
 
     def sent(self, node: str, uuid: str) -> None:
         """Somebody who may has sent the VM to the node."""
+        self._sent.add((node, uuid))
         if node in self.liars and uuid not in self.theirs:
             self.theirs.add(uuid)
             self._spoil(uuid)
