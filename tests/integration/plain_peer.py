@@ -173,6 +173,7 @@ class Agent(threading.Thread):
         self._outstanding: Body | None = None  # the pull
         self._pages: list[Body] = []
         self._report_sent: Body | None = None
+        self._next_report = 0.0
         self._full = True
         self._beats: dict[str, float] = {}
         self._beat_seq = self._report_seq = 0
@@ -236,6 +237,9 @@ class Agent(threading.Thread):
             self.errors.append(body["code"])
             if body["code"] == "stale-session":
                 self._session, self._next_hello = "", 0.0
+            elif self._session and body["code"] == "overloaded":  # it says it again later
+                self._report_sent, self._full = None, True
+                self._next_report = time.monotonic() + body["details"].get("retry_after_s", 1.0)
             elif not self._session:
                 wait_s = body["details"].get("retry_after_s", 0.2) if body["retriable"] else 60.0
                 self._next_hello = time.monotonic() + wait_s
@@ -336,7 +340,7 @@ class Agent(threading.Thread):
     # --- reports ------------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
-        if self._report_sent is not None or self._outstanding is not None:
+        if self._report_sent is not None or self._outstanding is not None or time.monotonic() < self._next_report:
             return
         vms = self.vm_reports()
         drain = None
