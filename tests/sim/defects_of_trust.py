@@ -55,7 +55,9 @@ OF_TRUST: tuple[Mutant, ...] = (
         _SEAL_FITS,
         "    return True\n",
         "S7: long after a restore a node gets a VM by a later epoch",
-        also=((_COPIES, "    if report.epoch > vm.epoch and not ctx.tables.meta.recovering:\n", "    if False:\n"),),
+        also=(
+            (_COPIES, "    elif report.epoch > vm.epoch and not ctx.tables.meta.recovering:\n", "    elif False:\n"),
+        ),
     ),
     Mutant(
         "sighting-raises-the-owners-epoch",

@@ -116,9 +116,11 @@ def _look_at_others(facts: Facts, uuid: str, node_name: str) -> None:
 
 def _look(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     ctx = facts.ctx
-    if report.epoch > vm.epoch and not ctx.tables.meta.recovering:
+    if _is_invented(ctx, vm, node_name, report):
+        ctx.counters["impossible-epochs"] += 1
+    elif report.epoch > vm.epoch and not ctx.tables.meta.recovering:
         _newer(facts, vm, node_name, report)
-    elif report.epoch > _highest(ctx) or _is_invented(ctx, vm, node_name, report):
+    elif report.epoch > _highest(ctx):
         ctx.counters["impossible-epochs"] += 1
     elif vm.node == node_name:
         _from_owner(ctx, vm, report)
@@ -135,18 +137,16 @@ def _highest(ctx: Context) -> int:
 def _is_invented(ctx: Context, vm: r.Vm, node_name: str, report: VmReport) -> bool:
     """An epoch of this generation that this database has not seen is one that another server with its key has given,
     and shows that, or is none."""
-    before = (ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
-    return report.epoch > max(vm.epoch, before) and not proofs.was_given(ctx, node_name, report)
+    is_new = report.epoch > vm.epoch and _of_this_generation(ctx, report.epoch)
+    return is_new and not proofs.was_given(ctx, node_name, report)
 
 
 def _newer(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     """An epoch that this database has not seen, and no restore is being recovered from. One of an earlier generation is
-    of a history that was undone: its copy has to go. One of this generation that a server with this key has given shows
-    that this database is behind; without that it is a lie, or the word of an owner about its own VM."""
-    ctx, before = facts.ctx, (facts.ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
-    if _is_invented(ctx, vm, node_name, report):
-        ctx.counters["impossible-epochs"] += 1
-    elif report.epoch > before:
+    of a history that was undone: its copy has to go. One of this generation, which a server with this key has given,
+    shows that this database is behind."""
+    ctx = facts.ctx
+    if _of_this_generation(ctx, report.epoch):
         text = f"{node_name} was given {vm.name} in epoch {report.epoch}, and this database knows only {vm.epoch}"
         behind.noted(ctx, ctx.tables.meta.generation, text)
     elif vm.node == node_name:
@@ -164,14 +164,15 @@ def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
     for vm in ctx.tables.vms.by("node", session.node):
         report = session.reports.get(vm.uuid)
         held = report is not None and (report.revision > 0 or arrivals.left(report) is not None)
-        if not held and vm.revision <= revision and vm.desired != Desired.DELETED and not _of_this_generation(ctx, vm):
+        follows = held or _of_this_generation(ctx, vm.epoch)
+        if not follows and vm.revision <= revision and vm.desired != Desired.DELETED:
             vm = msgspec.structs.replace(vm, held=r.Held.START)
             ownership.raise_epoch(ctx, vm, ctx.next_epoch(vm), "its owner does not follow the restored epoch")
             recovery.sync_alarm(ctx)
 
 
-def _of_this_generation(ctx: Context, vm: r.Vm) -> bool:
-    return vm.epoch > (ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
+def _of_this_generation(ctx: Context, epoch: int) -> bool:
+    return epoch > (ctx.tables.meta.generation - 1) * EPOCHS_PER_GENERATION
 
 
 def _from_owner(ctx: Context, vm: r.Vm, report: VmReport) -> None:
@@ -247,8 +248,8 @@ def _from_other(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> Non
     if vm.desired == Desired.DELETED and report.epoch <= vm.epoch:
         if not (_is_given_back(ctx, vm) and arrivals.mark(report)):
             ownership.release(ctx, node_name, vm, report.epoch)
-    elif report.epoch > vm.epoch and (_of_this_generation(ctx, vm) or vm.desired == Desired.DELETED):
-        ctx.counters["impossible-epochs"] += _of_this_generation(ctx, vm)
+    elif report.epoch > vm.epoch and (_of_this_generation(ctx, vm.epoch) or vm.desired == Desired.DELETED):
+        ctx.counters["impossible-epochs"] += _of_this_generation(ctx, vm.epoch)
     elif report.epoch <= vm.epoch or arrivals.mark(report):
         _from_copy(facts, vm, node_name, report)
     elif _is_owners(ctx, node_name, report):

@@ -121,7 +121,8 @@ class VmRequests:
         changed = msgspec.structs.replace(
             vm, desired=Desired.RUNNING, start_serial=vm.start_serial + 1, revision=self._ctx.bump(vm.node)
         )
-        gone = self._facts.said(vm.node, vm.uuid) if arrivals.gone(vm, self._facts.said(vm.node, vm.uuid)) else None
+        report = self._facts.said(vm.node, vm.uuid)
+        gone = report if arrivals.gone(vm, report) else None
         if gone is not None:  # its node takes the present epoch for gone, until it hears that this is known
             changed = msgspec.structs.replace(changed, epoch=self._ctx.next_epoch(vm), arrival="")
         self._ctx.tables.vms.put(changed)

@@ -23,8 +23,7 @@ def was_given(ctx: Context, node_name: str, report: VmReport) -> bool:
 
 def is_ours(ctx: Context, report: VmReport, nodes: list[str]) -> bool:
     """Whether the VM was given to any of the `nodes` in the epoch that is reported: a copy bears its owner's seal."""
-    epoch, uuid = report.epoch, report.uuid
-    return any(seals.fits(report.seal, seals.of_assignment(ctx.seal_key, uuid, epoch, node)) for node in nodes)
+    return any(was_given(ctx, node, report) for node in nodes)
 
 
 def speaks_for(ctx: Context, vm: r.Vm | None, node_name: str, report: VmReport) -> bool:
