@@ -25,6 +25,7 @@ import msgspec
 from chimed import rights
 from chimed.core.rules import recovery
 from chimed.core.state import rows as r
+from chimed.core.state.mark import Mark
 from chimed.database import (
     Lock,
     StoreError,
@@ -86,13 +87,13 @@ def _restore(original: sqlite3.Connection, backup: Path, path: Path, lock: Lock)
     part = _part_of(path)
     try:
         _copy(original, backup, part)
-        generation = _renew(part, max(lock.generation(), _present_generation(path)))
+        mark = _renew(part, max(lock.noted().generation, _present_generation(path)))
         _sync(part)
         _swap(part, path)
     finally:
         remove_files(part)
-    lock.note_generation(generation)
-    return generation
+    lock.note(mark)
+    return mark.generation
 
 
 def _to_read(source: Path) -> sqlite3.Connection:
@@ -116,7 +117,7 @@ def _copy(original: sqlite3.Connection, source: Path, part: Path) -> None:
         inspect(copy, source, "full")
 
 
-def _renew(part: Path, present: int) -> int:
+def _renew(part: Path, present: int) -> Mark:
     """Brings the copy to this version's tables and marks it as restored."""
     with closing(connect(part)) as connection:
         migrate(connection)
@@ -129,7 +130,7 @@ def _renew(part: Path, present: int) -> int:
         _change(connection, "nodes", "name", r.Node, recovery.held_node)
         _change(connection, "vms", "uuid", r.Vm, recovery.held_vm)
         connection.execute("COMMIT")
-    return meta.generation
+    return Mark(meta.generation, meta.history)
 
 
 def _change(connection: sqlite3.Connection, table: str, key: str, kind: type[R], change: Callable[[R], R]) -> None:

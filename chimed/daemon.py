@@ -334,7 +334,8 @@ def make_core(
     tables = Tables()
     tables.load(store.load())
     _name_history(store, tables)
-    return ServerCore(tables, policy, random.SystemRandom(), time.time, clock(), seals.key_from(secret_key))
+    seal_key = seals.key_from(secret_key)
+    return ServerCore(tables, policy, random.SystemRandom(), time.time, clock(), seal_key, store.put_back)
 
 
 def _name_history(store: Store, tables: Tables) -> None:

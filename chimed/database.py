@@ -6,6 +6,7 @@ refused and left as it is. Rows and transactions are in `store.py`, copies and r
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -14,12 +15,14 @@ from typing import Literal
 
 from sqlite_utils import Database
 
+from chimed.core.state.mark import Mark
 from chimed.schema import APPLICATION_ID, migrations
 from wire import files
 
 Check = Literal["none", "quick", "full"]
 
 BUSY_TIMEOUT_MS = 2_000
+_NOTE_BYTES = 128
 RESTORE = "chimed restore FILE"
 
 
@@ -34,11 +37,11 @@ class StoreConflict(StoreError):
 
 
 class Lock:
-    """Exclusive use of a database, by a lock on `<path>.lock`, which also remembers the generation last
-    opened."""
+    """Exclusive use of a database, by a lock on `<path>.lock`, which also remembers how far the newest
+    database in this place had come."""
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(f"{path}.lock")
+        self.path, self._synced = Path(f"{path}.lock"), -1
         try:
             self._fd = files.open_own(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
@@ -59,21 +62,22 @@ class Lock:
         """Whether who asks for the lock would find this one."""
         return identity(self.path) == identity(self._fd)
 
-    def generation(self) -> int:
-        """The generation last noted, 0 if none."""
-        text = os.pread(self._fd, 32, 0).strip()
-        return int(text) if text.isdigit() else 0
+    def noted(self) -> Mark:
+        """The newest mark of a database in this place that was noted; one of generation 0 if none."""
+        words = os.pread(self._fd, _NOTE_BYTES, 0).decode("ascii", "replace").split()
+        if not words or any(not _is_number(word) for word in words[:2]):
+            return Mark()
+        return Mark(int(words[0]), words[2] if len(words) > 2 else "", int(words[1]) if len(words) > 1 else 0)
 
-    def note_generation(self, generation: int) -> None:
-        """Remembers `generation`, for a restore that cannot read the database. Best effort: the disk may be
-        full."""
-        if generation == self.generation():
-            return
-        try:
-            os.pwrite(self._fd, b"%-31d\n" % generation, 0)
-            os.fsync(self._fd)
-        except OSError:
-            return
+    def note(self, mark: Mark) -> None:
+        """Remembers it. Best effort: the disk may be full. The number of turns is not synced: one that is too small
+        after a crash is true as well."""
+        text = f"{mark.generation} {mark.turn} {mark.history}"
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, text.ljust(_NOTE_BYTES - 1).encode() + b"\n", 0)
+            if mark.generation != self._synced:
+                os.fsync(self._fd)
+                self._synced = mark.generation
 
     def __enter__(self) -> Lock:
         return self
@@ -125,6 +129,13 @@ def generation_of(connection: sqlite3.Connection) -> int:
     return row[0]
 
 
+def mark_of(connection: sqlite3.Connection) -> Mark:
+    """How far a database of this version has come. Raises StoreError when it does not say its generation."""
+    history = connection.execute("SELECT max(json_extract(row, '$.history')) FROM meta").fetchone()[0]
+    turn = connection.execute("SELECT max(turn) FROM turns").fetchone()[0]
+    return Mark(generation_of(connection), str(history or ""), turn or 0)
+
+
 def identity(file: Path | int) -> tuple[int, int] | None:
     """Tells a file from every other one; None when there is none, or it cannot be looked at."""
     try:
@@ -170,6 +181,10 @@ def unusable(path: Path, error: sqlite3.Error) -> StoreError:
         f"{path} is damaged ({error}): it was left as it is; "
         f"restore a backup with `{RESTORE}` (the damaged file is kept)"
     )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def _uri_path(path: Path) -> str:

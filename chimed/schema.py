@@ -148,3 +148,10 @@ def event_rings(db: Database) -> None:
     db.execute("CREATE INDEX events_of_nodes ON events (of_node)")
     for table in ("nodes", "vms"):
         db.execute(f"CREATE INDEX {table}_last_operation ON {table} (json_extract(row, '$.last_operation'))")
+
+
+@migrations(name="0004_turns")
+def turns(db: Database) -> None:
+    """Commits are counted."""
+    db.execute("CREATE TABLE turns (one INTEGER PRIMARY KEY CHECK (one = 1), turn INTEGER NOT NULL) STRICT")
+    db.execute("INSERT INTO turns VALUES (1, 0)")

@@ -22,6 +22,7 @@ import msgspec
 from chimed import history, rights
 from chimed.backup import back_up
 from chimed.core.state import rows as r
+from chimed.core.state.mark import Mark, PutBack, put_back
 from chimed.core.state.tables import KEYS
 from chimed.database import (
     RESTORE,
@@ -30,11 +31,11 @@ from chimed.database import (
     StoreConflict,
     StoreError,
     connect,
-    generation_of,
     identity,
     inspect,
     make_private,
     make_private_file,
+    mark_of,
     migrate,
     remove_files,
     sync_directory,
@@ -76,10 +77,15 @@ _ADD_EVENT = (
 _OLDEST_EVENTS = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE of_node = ? ORDER BY id LIMIT ?)"
 
 
+_NEXT_TURN = "UPDATE turns SET turn = turn + 1"
+
+
 class Store:
     """The open database. Use `create` or `open`; close it, or its lock stays until the process ends."""
 
-    def __init__(self, path: Path, lock: Lock, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, lock: Lock, connection: sqlite3.Connection, mark: Mark, newest: Mark
+    ) -> None:  # fmt: skip
         self.path = path
         self._lock = lock
         self._connection = connection
@@ -96,6 +102,10 @@ class Store:
         self._written = PRUNE_STEP
         """Rows since `prune` last found nothing more to remove."""
         self._passed = Passed()
+        self._mark, self._newest = mark, newest
+        self.put_back: PutBack | None = put_back(mark, newest)
+        """What is known of a newer database that was in this place; None: this is the newest."""
+        self._note()
 
     @classmethod
     def create(cls, path: Path | str) -> Store:
@@ -105,8 +115,9 @@ class Store:
         if path.exists():
             raise StoreError(f"{path} exists already: it was left as it is")
         try:
-            with rights.of_owner(path.parent), Lock(path):
+            with rights.of_owner(path.parent), Lock(path) as lock:
                 _create(fresh, path)
+                lock.note(Mark(generation=1))
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{path} cannot be created: {error}") from error
         return cls.open(path, check="none")
@@ -133,14 +144,14 @@ class Store:
             inspect(connection, path, check)
             connection.execute("PRAGMA journal_mode = WAL")
             migrate(connection)
-            lock.note_generation(generation_of(connection))
+            mark, newest = mark_of(connection), lock.noted()
         except BaseException as error:
             connection.close()
             lock.release()
             if isinstance(error, sqlite3.Error):
                 raise unusable(path, error) from error
             raise
-        return cls(path, lock, connection)
+        return cls(path, lock, connection, mark, newest)
 
     def close(self) -> None:
         """Moves the log into the database file and gives up the lock. A second call does nothing."""
@@ -195,8 +206,22 @@ class Store:
                 before = connection.total_changes
                 connection.executemany(_ADD_EVENT, part)
                 added[of_node] += connection.total_changes - before
+            connection.execute(_NEXT_TURN)
+        self._come_further(changes)
         self._events = {of_node: count + added[of_node] for of_node, count in self._events.items()}
         self._written += len(changes) + len(lines)
+
+    def _come_further(self, changes: list[r.Change]) -> None:
+        """A turn is on disk."""
+        meta = next((c.row for c in changes if isinstance(c.row, r.Meta)), self._mark)
+        self._mark = Mark(meta.generation, meta.history, self._mark.turn + 1)
+        self._note()
+
+    def _note(self) -> None:
+        """The newest mark stays noted, until this database is the newest."""
+        if put_back(self._mark, self._newest) is None:
+            self._newest = self._mark
+            self._lock.note(self._mark)
 
     def writable(self) -> bool:
         """Whether a change can be saved now: really writes 64 KiB and syncs them."""

@@ -22,10 +22,12 @@ from chimed.core.operators.checks import RequestParts
 from chimed.core.operators.queries import Queries
 from chimed.core.operators.requests import Requests
 from chimed.core.operators.views import Views
+from chimed.core.rules import behind
 from chimed.core.rules.known import Facts
 from chimed.core.state import effects as fx
 from chimed.core.state import rows as r
 from chimed.core.state.liveness import NEVER, Liveness
+from chimed.core.state.mark import PutBack
 from chimed.core.state.sessions import Sessions
 from chimed.core.state.tables import Tables
 from chimed.core.state.turn import Context, Policy
@@ -50,7 +52,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 class ServerCore:
     """One life of the server. `now` is monotonic seconds; `wall` gives the time of day for the audit trail; `seal_key`
-    is the key of its seals (`wire.seals.key_from`)."""
+    is the key of its seals (`wire.seals.key_from`); `put_back`: a newer database was in this one's place."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class ServerCore:
         wall: Callable[[], float],
         now: float,
         seal_key: bytes,
+        put_back: PutBack | None = None,
     ) -> None:
         self.tables, self.policy = tables, policy
         self.ctx = Context(tables, policy, rng, wall, seal_key, now)
@@ -83,6 +86,7 @@ class ServerCore:
         self._next_sweep = NEVER
         self._rests: dict[str, float] = {}  # operations that were tripped over and cannot end yet, and until when
         self._last_now = now
+        self._put_back = put_back
         for node in tables.nodes:
             if node.health != Health.UNKNOWN:
                 self.liveness.watch(node.name, now)
@@ -110,6 +114,8 @@ class ServerCore:
         """One event, and what follows from it."""
         self._last_now = self.ctx.now = now
         self.ctx.cause, self.ctx.of_node = None, False
+        if self._put_back is not None:
+            behind.found_put_back(self.ctx, self._put_back)
         if type(event) is fx.Received:
             self._received(event, now)
         else:

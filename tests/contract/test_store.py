@@ -9,36 +9,61 @@ from typing import Any
 import pytest
 
 from chimed.core.state import rows as r
+from chimed.core.state.mark import PutBack
 from chimed.core.state.tables import Tables
 from chimed.database import StoreConflict
 from chimed.history import Retention
 from chimed.store import Store
 from tests.fakes.rows import alarm, answer, change, deletion, event, migration, node, operation, vm
 from tests.fakes.store import FakeDisk, FakeStore
+from tests.sim.database import copied, put
 from wire.messages import MigrationOptions
 
 Reopen = Callable[[], Any]
 NOW = 1_000_000.0
 
 
-@pytest.fixture(params=["sqlite", "fake"])
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
-    """Gives a store; called again, the same one after a restart."""
-    held: list[Any] = []
-    disk = FakeDisk()
-    path = tmp_path / "chime.db"
+class Place:
+    """Where a store is kept."""
 
-    def opened() -> Any:
-        if held:
-            held.pop().close()
-        if request.param == "fake":
-            held.append(FakeStore(disk))
+    def __init__(self, kind: str, directory: Path) -> None:
+        self._disk = FakeDisk() if kind == "fake" else None
+        self._path, self._held = directory / "chime.db", []  # type: ignore[var-annotated]
+
+    def __call__(self) -> Any:
+        """Gives the store; called again, the same one after a restart."""
+        self.close()
+        if self._disk is not None:
+            self._held.append(FakeStore(self._disk))
         else:
-            held.append(Store.open(path) if path.exists() else Store.create(path))
-        return held[0]
+            self._held.append(Store.open(self._path) if self._path.exists() else Store.create(self._path))
+        return self._held[0]
 
-    yield opened
-    held.pop().close()
+    def close(self) -> None:
+        """Nobody has it open."""
+        if self._held:
+            self._held.pop().close()
+
+    def copy(self) -> Any:
+        """What `cp` makes of the database while nobody has it open."""
+        self.close()
+        return copied(self._disk, NOW) if self._disk is not None else self._path.read_bytes()
+
+    def put_back(self, content: Any) -> None:
+        """The copy takes the database's place; what lies beside it stays."""
+        self.close()
+        if self._disk is not None:
+            put(self._disk, content)
+        else:
+            self._path.write_bytes(content)
+
+
+@pytest.fixture(params=["sqlite", "fake"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Gives a store; called again, the same one after a restart."""
+    place = Place(request.param, tmp_path)
+    yield place
+    place.close()
 
 
 def rows(store: Any) -> list[r.Row]:
@@ -210,3 +235,40 @@ def test_the_tables_of_the_core_come_back(reopen: Reopen) -> None:
     again.load(reopen().load())
     assert (list(again.nodes), list(again.vms)) == (list(tables.nodes), list(tables.vms))
     assert again.meta == tables.meta
+
+
+def test_a_database_that_was_not_put_back_is_the_newest(reopen: Place) -> None:
+    assert reopen().put_back is None
+    store = reopen()
+    store.commit([change(node("n1"))])
+    store.commit([], [event("n1")])
+    store.commit([])
+    assert reopen().put_back is None
+
+
+def test_a_copy_that_is_put_back_is_told_from_the_newest_until_a_recovery(reopen: Place) -> None:
+    reopen().commit([change(r.Meta(history="one")), change(node("n1"))])
+    old = reopen.copy()
+    store = reopen()
+    store.commit([change(node("n2"))])
+    store.commit([], [event("n2")])
+    reopen.put_back(old)
+    told = PutBack(1, "it was put back: 3 changes were saved in its place, and it has 1 of them")
+    assert reopen().put_back == told
+    reopen().commit([change(node("n3"))])
+    assert reopen().put_back == PutBack(1, told.text.replace("it has 1", "it has 2"))
+    reopen().commit([change(r.Meta(generation=2, history="two"))])
+    assert reopen().put_back is None
+    reopen.put_back(old)
+    told = PutBack(2, "it was put back: one of generation 2 was in its place, and it is of generation 1")
+    assert reopen().put_back == told
+
+
+def test_a_database_of_another_history_is_told_from_the_newest(reopen: Place) -> None:
+    store = reopen()
+    store.commit([change(r.Meta(generation=2, history="one"))])
+    old = reopen.copy()
+    store = reopen()
+    store.commit([change(r.Meta(generation=3, history="two"))])
+    reopen.put_back(old)
+    assert reopen().put_back.generation == 3

@@ -11,6 +11,7 @@ from typing import Any
 
 from chimed.core.rules import recovery
 from chimed.core.state import rows as r
+from chimed.core.state.mark import Mark, put_back
 from chimed.core.state.tables import KEYS
 from chimed.database import StoreConflict, StoreError
 from chimed.history import Retention
@@ -33,6 +34,20 @@ class FakeDisk:
         self.fault = ""
         self.astray = ""
         self.commits = 0
+        self.turn = 0
+        self.noted = Mark()
+
+    @property
+    def mark(self) -> Mark:
+        """How far the database has come."""
+        meta = self.tables["meta"][()]
+        assert isinstance(meta, r.Meta)
+        return Mark(meta.generation, meta.history, self.turn)
+
+    def note(self) -> None:
+        """As `chimed.store.Store` does it after each commit."""
+        if put_back(self.mark, self.noted) is None:
+            self.noted = self.mark
 
     def restore(self, tables: dict[str, dict[Any, r.Row]], history: str = "restored") -> None:
         """As `chimed.backup.restore` puts a backup in the place of what is here."""
@@ -45,7 +60,9 @@ class FakeDisk:
         for key, vm in vms.items():
             vms[key] = recovery.held_vm(vm)  # type: ignore[arg-type]
         names = sorted(name for (name,) in nodes)
-        self.tables["meta"][()] = recovery.begun(meta, present.generation, names, history)
+        before = max(present.generation, self.noted.generation)
+        self.tables["meta"][()] = recovery.begun(meta, before, names, history)
+        self.noted = self.mark
 
 
 class FakeStore:
@@ -55,6 +72,8 @@ class FakeStore:
         self.disk = disk
         self.broken = ""
         self._seen: dict[Any, float] = {}  # answers, and when `prune` first saw each
+        self.put_back = put_back(disk.mark, disk.noted)
+        disk.note()
 
     def close(self) -> None:
         """Nothing to give up."""
@@ -79,6 +98,8 @@ class FakeStore:
                 _put(tables[change.table], change.key, row)
             raise
         self.disk.commits += 1
+        self.disk.turn += 1
+        self.disk.note()
         for event in events:
             self._append(event)
 

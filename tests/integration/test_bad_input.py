@@ -410,6 +410,33 @@ def test_backup_and_restore(stopped: Server) -> None:
     assert files(stopped.dir) == before
 
 
+def test_a_database_that_is_put_back_by_cp(stopped: Server) -> None:
+    """It is known before any node is heard, nothing is decided by it, and a person's word begins the recovery."""
+    stopped.start()
+    with stopped.new_peer() as peer:
+        stopped.add_node(peer, "n1")
+    stopped.stop()
+    old = stopped.database.read_bytes()
+    stopped.start()
+    with stopped.new_peer() as peer:
+        stopped.add_node(peer, "n2")
+    stopped.stop()
+    stopped.database.write_bytes(old)
+    stopped.start()
+    try:
+        found = msgspec.json.decode(stopped.tool("alarm", "list", "-o", "json").stdout)
+        assert [a["code"] for a in found if a["severity"] == "critical"] == ["server-behind"]
+        assert "were saved in its place" in stopped.tool("recovery", "show").stdout
+        refused(stopped.tool("vm", "create", "web", *SOME), 3, "this database is behind: it was put back")
+        word = ("--yes", "--comment", "no other server runs, n1 is off")
+        assert stopped.tool("recovery", "confirm", *word).returncode == 0
+        status = msgspec.json.decode(stopped.tool("status", "-o", "json").stdout)
+        assert status["generation"] == 2
+        assert not status["behind"]
+    finally:
+        stopped.stop()
+
+
 def test_a_second_server(server: Server, tmp_path: Path) -> None:
     """On the same database, on the same port, and a restore under a running server."""
     before = server.rows()

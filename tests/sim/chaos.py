@@ -187,6 +187,7 @@ MORE: dict[str, list[tuple[Callable[[Deck], str], float]]] = {
         (lambda d: "put back database", 2),
         (lambda d: (lambda n: f"cut {n}; put back database; power {n} off; power {n} on")(d.node()), 1),
         (lambda d: f"cut {d.node()}; put back database", 1),
+        (lambda d: "put back server", 1),
         (lambda d: "snapshot server", 3),
         (lambda d: "revert server", 1.5),
         (lambda d: "backup", 2),

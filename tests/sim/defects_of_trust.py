@@ -131,6 +131,13 @@ OF_TRUST: tuple[Mutant, ...] = (
         also=(("agentd.core.inventory", "    if revision < durable.revision:\n", "    if False:\n"),),
     ),
     Mutant(
+        "mark-beside-the-database-not-read",
+        "chimed.core.rules.behind",
+        "    if not ctx.read_only and ctx.tables.meta.generation <= found.generation:\n",
+        "    if False:\n",
+        "S1: a database was put back by a copy, and the old owner starts the VM while the new one is not heard",
+    ),
+    Mutant(
         "first-come-starts",
         "chimed.core.rules.known",
         "        return self.ctx.meeting.is_over()\n",

@@ -114,7 +114,11 @@ class Oracle:
             name for name in self.running_on(uuid)
             if uuid not in self.hosts[name].hypervisor.by_hand and name not in self.lies
         ]  # fmt: skip
-        if len(by_chime) > 1 and uuid not in self.excused:
+        if len(by_chime) < 2 or uuid in self.excused:
+            return
+        if self._server is not None and self._server.ahead:
+            self.spoil(uuid)  # a person has put an older server in place, and nobody who knows better is heard
+        else:
             raise Violation("S1", f"two qemus of one VM: {uuid} on {' and '.join(by_chime)}", uuid)
 
     def started(self, host: Host, uuid: str, looked_at: float) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from chimed.core.rules import arrivals
 from chimed.core.server import ServerCore
+from chimed.core.state.mark import put_back
 from chimed.core.state.sessions import Session
 from chimed.core.state.tables import Tables
 from chimed.core.state.turn import Policy
@@ -46,7 +47,10 @@ class Process:
         tables = Tables()
         store = Store(world.disk, self)
         tables.load(store.load())
-        self.core = ServerCore(tables, world.policy, self.engine.rng, world.clock.wall, world.clock.now(), SEAL_KEY)
+        clock = world.clock
+        self.core = ServerCore(
+            tables, world.policy, self.engine.rng, clock.wall, clock.now(), SEAL_KEY, store.put_back
+        )  # fmt: skip
         self.router, self._pinger = Router(world.network, self), Pinger(self)
         self.daemon = Daemon(self.core, store, self.router, self._pinger, Retention(), world.clock.now)  # type: ignore[arg-type]
         self.daemon.allow_keys()
@@ -223,11 +227,18 @@ class ServerHost:
         return True
 
     def put_back_database(self) -> bool:
-        """The newest copy stands where the database was, and the server is started: it cannot know. False: there is no
+        """The newest copy stands where the database was, and the server is started: nobody tells it. False: there is no
         copy."""
         if not self.copies:
             return False
         self._replace(self.copies[-1], lambda old: database.put(self.disk, old))
+        return True
+
+    def put_back_directory(self) -> bool:
+        """As `put_back_database`, with all that lies beside the database."""
+        if not self.copies:
+            return False
+        self._replace(self.copies[-1], lambda old: database.put_with_its_place(self.disk, old))
         return True
 
     def freeze(self) -> None:
@@ -242,7 +253,7 @@ class ServerHost:
         if self._image is None:
             return False
         disk, process, reading = self._image
-        self._replace(disk, lambda old: database.put(self.disk, old), start=False)
+        self._replace(disk, lambda old: database.put_with_its_place(self.disk, old), start=False)
         self.clock.rewind(reading)
         self.process = process.frozen()
         self.network.server_up(self.process, self.name)
@@ -257,7 +268,8 @@ class ServerHost:
         self.wanted = False
         self.kill()
         replace(old)
-        self.ahead = self.oracle.ahead_of(self.disk) or None
+        is_told = put_back(self.disk.mark, self.disk.noted) is not None
+        self.ahead = None if is_told else self.oracle.ahead_of(self.disk) or None
         self.oracle.restored(old.taken)
         self.oracle.forget_unheard(self.disk)
         self.tell(f"its database is that of {old.taken:.0f} s")

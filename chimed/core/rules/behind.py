@@ -1,4 +1,5 @@
-"""Whether this database is the newest: agents show what they were given, and it may be more than is known here.
+"""Whether this database is the newest: agents show what they were given, and it may be more than is known here. The
+mark beside the database (`state.mark`) may tell it as well, before any agent is heard.
 
 That happens when the database was put back by a copy, when the server's host was reverted, when a second server with
 the same key gives orders, or when the database was made anew. Rules: only what bears a seal of this server's key
@@ -11,6 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from chimed.core.state import rows as r
+from chimed.core.state.mark import PutBack
 from chimed.core.state.turn import Context
 from wire import seals
 from wire.messages import Point
@@ -66,6 +68,13 @@ def noted(ctx: Context, generation: int, text: str) -> None:
         ctx.log("error", f"this database is behind: {text}")
         ctx.touched.update(node.name for node in ctx.tables.nodes)
     sync_alarm(ctx)
+
+
+def found_put_back(ctx: Context, found: PutBack) -> None:
+    """A newer database was in this one's place before chimed started. Where that cannot be saved now, it is noted
+    when it can be; the recovery ends it."""
+    if not ctx.read_only and ctx.tables.meta.generation <= found.generation:
+        noted(ctx, found.generation, found.text)
 
 
 def sync_alarm(ctx: Context) -> None:

@@ -63,6 +63,12 @@ def _put_back_database(c: Cluster) -> None:
     c.server.put_back_database()
 
 
+@_word("put back server")
+def _put_back_server(c: Cluster) -> None:
+    """As `put back database`, but its whole directory, or its machine, is as it was at the newest copy."""
+    c.server.put_back_directory()
+
+
 @_word("snapshot server")
 def _freeze(c: Cluster) -> None:
     """The server's virtual machine is snapshotted, with its memory."""

@@ -12,6 +12,7 @@ import pytest
 
 from chimed.core.rules import behind
 from chimed.core.state import rows as r
+from chimed.core.state.mark import Mark
 from tests.unit.server.migration.steps import migrate, owner, state
 from tests.unit.server.world import SEAL_KEY, Refused, World, running, seal_of, uuid_of
 from wire import messages as m
@@ -392,6 +393,58 @@ def test_e4_one_node_alone_is_enough_when_its_report_shows_it() -> None:
     assert owner(world) == ("n1", epoch) and agent.running == {WEB}
 
 
+# --- the mark beside the database ------------------------------------------------------------------------------------
+
+
+def put_back_unheard(world: World) -> None:
+    """The database of then is put back by a copy, and the mark beside it stays; nobody who knows better is heard."""
+    saved, turn = world.saved(), world.disk.turn
+    _rebuild(world)
+    world.deaf |= {"n2", "n3"}
+    world.run(60)
+    world.disk.turn = turn
+    world.put_back(saved)
+
+
+def test_e4_the_mark_tells_before_anybody_is_heard(world: World) -> None:
+    put_back_unheard(world)
+    world.turn()
+    assert is_behind(world) and "changes were saved in its place" in world.ask(m.ServerStatus())["behind"]
+    world.agents["n1"].boot_again()
+    world.run(200)
+    assert not world.agents["n1"].running
+    world.deaf.clear()
+    world.run(120)
+    assert not world.tables().meta.holding and world.tables().meta.generation == 2
+    assert owner(world)[0] != "n1" and not is_behind(world)
+
+
+def test_e4_what_the_mark_tells_is_noted_when_it_can_be_saved(world: World) -> None:
+    put_back_unheard(world)
+    world.disk.fault = "disk full"
+    world.agents["n1"].boot_again()
+    world.run(200)
+    assert not world.agents["n1"].running and not is_behind(world)
+    world.recover_storage()
+    world.run(200)
+    assert is_behind(world) and not world.agents["n1"].running
+
+
+def test_e4_the_mark_tells_after_each_start_until_a_recovery(world: World) -> None:
+    put_back_unheard(world)
+    world.turn()
+    world.crash()
+    world.run(5)
+    assert is_behind(world)
+    world.deaf.clear()
+    world.agents["n1"].boot_again()
+    world.run(120)
+    assert world.tables().meta.generation == 2
+    world.crash()
+    world.run(60)
+    assert not is_behind(world) and world.tables().meta.generation == 2
+
+
 # --- whole stories ----------------------------------------------------------------------------------------------------
 
 
@@ -416,7 +469,7 @@ def _restored_twice(world: World) -> None:
     world.start()
     world.run(30)
     _rebuild(world)
-    world.disk.tables["meta"][()] = saved["meta"][()]  # the new machine of the first restore is lost
+    world.disk.tables["meta"][()], world.disk.noted = saved["meta"][()], Mark()  # the first new machine is lost
     world.restore(saved, "two")
     world.disk.tables["meta"][()] = msgspec.structs.replace(
         world.disk.tables["meta"][()], waiting_for=()  # type: ignore[arg-type]

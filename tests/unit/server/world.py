@@ -87,10 +87,11 @@ class World:
 
     def _boot(self) -> ServerCore:
         tables = Tables()
+        self.store = FakeStore(self.disk)
         tables.load(self.store.load())
         return ServerCore(
             tables, self.policy, random.Random(self.rng.random()), lambda: WALL + self.now + self.wall_shift, self.now,
-            SEAL_KEY,
+            SEAL_KEY, self.store.put_back,
         )
 
     def crash(self) -> None:

@@ -1,0 +1,42 @@
+"""How far a database has come: it tells one that was put back in the place of a newer one.
+
+The newest mark is kept beside the database, in a file that a copy which is put back does not bring along. It follows
+each commit and is never ahead of it, so a crash can only leave one that says too little.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Mark(Struct, frozen=True):
+    """`turn`: commits since the database was made. `history` is empty where none is known."""
+
+    generation: int = 0
+    history: str = ""
+    turn: int = 0
+
+
+class PutBack(Struct, frozen=True):
+    """A newer database was here before: of which generation, and how that is known."""
+
+    generation: int
+    text: str
+
+
+def put_back(mine: Mark, newest: Mark) -> PutBack | None:
+    """What is known of a database that is newer than the one with the mark `mine`; None: it is the newest."""
+    text = _newer(mine, newest)
+    return PutBack(newest.generation, f"it was put back: {text}") if text else None
+
+
+def _newer(mine: Mark, newest: Mark) -> str:
+    if newest.generation != mine.generation:
+        if newest.generation < mine.generation:
+            return ""
+        return f"one of generation {newest.generation} was in its place, and it is of generation {mine.generation}"
+    if newest.history and mine.history and newest.history != mine.history:
+        return f"one of another history with the same generation {mine.generation} was in its place"
+    if newest.turn > mine.turn:
+        return f"{newest.turn} changes were saved in its place, and it has {mine.turn} of them"
+    return ""
