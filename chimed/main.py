@@ -51,7 +51,7 @@ from wire import curve, keys
 from wire.errors import ChimeError
 from wire.local import logs, notify
 from wire.local.usage import say, usage_line
-from wire.text import escaped_json
+from wire.text import counted, escaped_json
 from wire.types import IN_WORDS, NAME_PATTERN
 
 
@@ -107,7 +107,7 @@ def _run(config: Config) -> int:
             daemon.allow_keys()
             endpoint = router.bind(config.endpoint)
             nodes, vms = len(core.tables.nodes), len(core.tables.vms)
-            log.info(f"chimed {__version__} listens at {endpoint}: {nodes} nodes, {vms} VMs")
+            log.info(f"chimed {__version__} listens at {endpoint}: {counted(nodes, 'node')}, {counted(vms, 'VM')}")
             if not pinger.available:
                 log.warning(f"{pinger.reason}: a silent node will be shown as agent-lost, never as unreachable")
             daemon.run(notifier)

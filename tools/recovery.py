@@ -15,6 +15,7 @@ from tools.render import facts, show_document, table
 from tools.session import Row, Session, body
 from tools.usage import Command
 from wire import messages as m
+from wire.text import counted
 
 ATTEST = ("you attest what is said here; if it is wrong, VMs can run twice and data is lost, or VMs are stopped "
           "that are needed")  # fmt: skip
@@ -62,7 +63,8 @@ def in_words(status: Row) -> str:
     if state == "recovering":
         return f"yes, waiting for {waiting or 'nodes'} ({SHOW})"
     if state == "held":
-        return f"no, but {len(status['held_vms'])} VMs and {len(status['held_nodes'])} nodes are held ({SHOW})"
+        vms, nodes = counted(len(status["held_vms"]), "VM"), counted(len(status["held_nodes"]), "node")
+        return f"no, but {vms} and {nodes} are held ({SHOW})"
     return "no"
 
 

@@ -11,6 +11,7 @@ from agentd.local.running import ask_agent, node_status, refused_by_person, some
 from agentd.local_socket import Question
 from wire.errors import ChimeError
 from wire.local.usage import say
+from wire.text import counted
 from wire.words import FaultCode
 
 FOLLOW_S = 0.3
@@ -20,7 +21,7 @@ def drain(config: Config, args: dict[str, Any], graceful_s: float, timeout_s: fl
     """Asks, drains, waits for the end; returns the exit code."""
     status = node_status(config)
     running = _alive(status)
-    plan = f"stops {len(running)} VMs on {status['node']}" + (f": {some(running)}" if running else "")
+    plan = f"stops {counted(len(running), 'VM')} on {status['node']}" + (f": {some(running)}" if running else "")
     say(plan)
     say("nothing is started here again until the node is enabled at the server")
     if args["--dry-run"]:
@@ -69,7 +70,7 @@ def _follow(config: Config, timeout_s: float) -> list[str]:
         if status.get("drain_clean") or (seen and not left and not status["agent_running"]):
             return []
         if left != shown:
-            say(f"{len(left)} left: {some(left)}" if left else "being verified")
+            say(f"{counted(len(left), 'VM')} left: {some(left)}" if left else "being verified")
             shown = left
         if time.monotonic() >= deadline:
             return left or ["not verified yet"]

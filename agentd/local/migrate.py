@@ -20,6 +20,7 @@ from agentd.snapshot import SnapshotError
 from wire.errors import ChimeError
 from wire.local.usage import say
 from wire.messages import MigrationOptions, MigrationOrder
+from wire.text import counted
 from wire.types import MigrationPhase
 from wire.words import FaultCode
 
@@ -71,7 +72,8 @@ def migrate(config: Config, wanted: Wanted) -> int:
     status = _status(config, wanted)
     chosen, outcomes = _choose(status, wanted)
     problems, notes = _check(config, wanted, list(chosen))[:2] if chosen else ((), ())
-    say(f"migrates {len(chosen)} VMs to {wanted.address} over {wanted.interface}: {some(list(chosen.values()))}")
+    what, names = counted(len(chosen), "VM"), some(list(chosen.values()))
+    say(f"migrates {what} to {wanted.address} over {wanted.interface}: {names}")
     for outcome in outcomes:
         say(f"{outcome.name or outcome.uuid}: {outcome.outcome}: {outcome.detail}")
     for line in (*notes, *(f"problem: {problem}" for problem in problems)):

@@ -32,7 +32,7 @@ SAYS = {
 IN_STATUS = {
     "behind": "this database is behind: n2 has an inventory of generation 4 (chime-tool recovery show)",
     "recovering": "yes, waiting for n3 (chime-tool recovery show)",
-    "held": "no, but 1 VMs and 1 nodes are held (chime-tool recovery show)",
+    "held": "no, but 1 VM and 1 node are held (chime-tool recovery show)",
     "settled": "recovering  no\n",
 }
 

@@ -127,8 +127,8 @@ class RequestParts:
         """Raises `ChimeError` recovering until every node has reported, or was judged, since the server's start."""
         if not self.facts.has_met_all():
             names = ", ".join(self.ctx.meeting.unmet()[:10])
-            text = f"the server has just started, and {names} may have such a VM: wait until they have reported"
-            raise ChimeError("recovering", f"{text}, or are judged not to be heard")
+            text = f"the server has just started, and {names} may have such a VM: wait until every node has reported"
+            raise ChimeError("recovering", f"{text}, or is judged not to be heard")
 
     def confirmed(self, vm: r.Vm) -> None:
         """Raises `ChimeError` recovering while a person has to confirm what a restored database wants of the VM."""

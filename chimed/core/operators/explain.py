@@ -8,6 +8,7 @@ from chimed.core.rules import arrivals, evidence
 from chimed.core.rules.known import Facts
 from chimed.core.state import rows as r
 from chimed.core.state.turn import Context
+from wire.text import counted
 from wire.types import AdminState, Desired, Health, Observed, Storage
 
 
@@ -37,7 +38,8 @@ def _drain_lines(ctx: Context, node: r.Node) -> list[str]:
     waiting = ctx.tables.releases.count_by("node", node.name)
     lines = [f"Rebuild is possible: evidence {node.evidence} {node.evidence_comment}".rstrip() + "."]
     if waiting:
-        lines.append(f"{waiting} VMs that were moved away will be removed from it when it comes back.")
+        moved = counted(waiting, "VM that was", "VMs that were")
+        lines.append(f"{moved} moved away will be removed from it when it comes back.")
     return lines
 
 

@@ -19,6 +19,7 @@ from chimed.core.state import rows as r
 from chimed.core.work import migration, operations, progress, rebuild
 from wire import messages as m
 from wire.errors import ChimeError
+from wire.text import counted
 from wire.types import AdminState, Desired, Evidence, Health, Observed, StepState
 from wire.words import OperationKind
 
@@ -77,9 +78,10 @@ class NodeRequests:
         plan = [f"removes node {node.name}; its key is refused from now on"]
         warnings = []
         if releases:
+            moved = counted(len(releases), "moved VM")
             warnings = [
-                f"{node.name} never confirmed the removal of {len(releases)} moved VMs: a node of this name that is "
-                "added again is told to remove them"
+                f"{node.name} never confirmed the removal of {moved}: a node of this name that is added again is told "
+                "to remove what is left"
             ]
         if body.dry_run:
             return Done(plan, warnings=warnings)
@@ -91,17 +93,19 @@ class NodeRequests:
         self._parts.unlocked(node)
         coming = self._ctx.tables.migrations.by("target", node.name)
         if coming:
-            raise ChimeError("locked", f"{len(coming)} VMs are being migrated to {node.name}: wait for them")
+            moving = counted(len(coming), "VM is", "VMs are")
+            raise ChimeError("locked", f"{moving} being migrated to {node.name}: wait for that")
         vms = self._ctx.tables.vms.by("node", node.name)
         if vms:
-            owned = f"owns {len(vms)} VMs ({names_of(vms)})"
-            raise ChimeError("refused-unsafe", f"{node.name} {owned}: rebuild or delete them first")
+            owned = f"owns {counted(len(vms), 'VM')} ({names_of(vms)})"
+            raise ChimeError("refused-unsafe", f"{node.name} {owned}: rebuild the node or delete its VMs first")
         if node.health != Health.UNKNOWN and (node.admin_state != AdminState.DRAINED or node.evidence is None):
             raise ChimeError("refused-unsafe", f"drain {node.name} first: {evidence.missing(node)}")
         open_copies = copies.undecided(self._facts, node.name)
         if open_copies:
-            there = f"has copies of {len(open_copies)} VMs ({names_of(open_copies)}) that may have been migrated to it"
-            todo = "wait until the nodes that own them are heard, or rebuild those"
+            copied = f"{counted(len(open_copies), 'VM')} ({names_of(open_copies)})"
+            there = f"may have a copy, by a migration, of {copied}"
+            todo = "wait until every node that owns one of them is heard, or rebuild it"
             raise ChimeError("refused-unsafe", f"{node.name} {there}: {todo}")
 
     def _forget(self, node: r.Node) -> None:
@@ -133,7 +137,7 @@ class NodeRequests:
             self._parts.settled()
             vms = [vm for vm in self._ctx.tables.vms.by("node", node.name) if vm.desired == Desired.RUNNING]
             if vms:
-                plan.append(f"starts {len(vms)} VMs on {node.name}: {names_of(vms)}")
+                plan.append(f"starts {counted(len(vms), 'VM')} on {node.name}: {names_of(vms)}")
         if not body.dry_run:
             evidence.opened(self._ctx, node, state)
             recovery.sync_alarm(self._ctx)
@@ -190,7 +194,7 @@ class NodeRequests:
         vms = self._ctx.tables.vms.by("node", node.name)
         if live:
             on = [vm for vm in vms if self._views.vm(vm).observed in (Observed.RUNNING, Observed.PAUSED)]
-            what = f"stops {len(on)} running VMs on {node.name}" + (f": {names_of(on)}" if on else "")
+            what = f"stops {counted(len(on), 'running VM')} on {node.name}" + (f": {names_of(on)}" if on else "")
             return [f"sets {node.name} to drained: nothing is started there", what], []
         plan = [f"sets {node.name} to drained: when it comes back it starts nothing"]
         if given is not None:

@@ -153,7 +153,7 @@ class Requests:
             self._ctx.audit(actor, "recovery-confirmed", "server", f"without {names}: {body.comment}")
             recovery.no_longer_waits_for(self._ctx, meta.waiting_for)
             self._parts.recovered()
-        return Done([f"ends the recovery though {names} have not reported: you attest that they run no VM that the "
+        return Done([f"ends the recovery without a report of {names}: you attest that no VM runs there that the "
                      "restored database gives to another node"])  # fmt: skip
 
     def _recovery_begin(self, body: m.RecoveryConfirm, actor: str) -> Done:

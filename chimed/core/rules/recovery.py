@@ -19,6 +19,7 @@ from chimed.core.rules.known import Facts
 from chimed.core.state import rows as r
 from chimed.core.state.rows import Held
 from chimed.core.state.turn import Context
+from wire.text import counted
 from wire.types import AdminState, Desired, Severity
 from wire.words import ALARMS, AlarmCode
 
@@ -172,10 +173,8 @@ def sync_alarm(ctx: Context) -> None:
     tables = ctx.tables
     vms = sum(tables.vms.count_by("held", what) for what in IN_WORDS)
     nodes = tables.nodes.count_by("held", True)
-    text = (
-        f"{vms} VMs and {nodes} nodes wait for a person's word: the restored database may be wrong about them "
-        "(chime-tool recovery show)"
-    )
+    held = f"{counted(vms, 'VM')} and {counted(nodes, 'node')}"
+    text = f"{held} wait for a person's word: the restored database may be wrong about them (chime-tool recovery show)"
     waits, code = bool(vms or nodes) and not tables.meta.holding, AlarmCode.RECOVERY_HELD
     wanted = {code: (ALARMS[code].severity or Severity.WARNING, text)} if waits else {}
     ctx.sync_alarms(behind.SERVER, wanted, frozenset({code}))

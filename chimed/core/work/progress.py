@@ -17,6 +17,7 @@ from chimed.core.state.turn import Context
 from chimed.core.work import imports, migration, rebuild
 from chimed.core.work.operations import OPEN_STEPS, Failure, cancel, fail, succeed
 from wire import messages as m
+from wire.text import counted
 from wire.types import AdminState, Desired, Observed, StepState
 from wire.words import OperationKind, Problem
 
@@ -102,7 +103,7 @@ def _left(facts: Facts, node: r.Node) -> str:
     session = facts.sessions.get(node.name)
     reports = session.reports if session else {}
     left = sorted(facts.ctx.vm_name(uuid) for uuid, report in reports.items() if report.observed not in OFF)
-    return f"{len(left)} VMs left: {', '.join(left[:10])}" if left else "being verified"
+    return f"{counted(len(left), 'VM')} left: {', '.join(left[:10])}" if left else "being verified"
 
 
 def _show_step(ctx: Context, op: r.Operation, detail: str) -> None:

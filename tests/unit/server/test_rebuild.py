@@ -32,7 +32,7 @@ def lose(world: World, name: str = "n1", drain: bool = True, evidence: bool = Fa
 
 def test_a_drain_is_proven_by_the_agent(world: World) -> None:
     answer = world.do(m.NodeDrain, name="n1")
-    assert answer["plan"][1] == "stops 1 running VMs on n1: web"
+    assert answer["plan"][1] == "stops 1 running VM on n1: web"
     assert world.node("n1")["operation"] == answer["operation"]["id"]
     assert world.refuse(m.NodeRebuild, name="n1").code == "locked"
     world.settle()
@@ -172,7 +172,7 @@ def test_rebuild_moves_what_can_be_moved(world: World) -> None:
     assert len(world.tables().releases.by("node", "n1")) == 2
     world.settle()
     op = world.op(answer)
-    assert op["state"] == "succeeded" and op["outcome"] == "2 rebuilt, 1 left where they are"
+    assert op["state"] == "succeeded" and op["outcome"] == "2 rebuilt, 1 left in place"
     assert sorted((s["name"], s["state"]) for s in op["steps"]) == [
         ("off", "done"),
         ("pet", "skipped"),
@@ -319,7 +319,7 @@ def test_a_drain_on_the_node_itself_is_adopted(world: World) -> None:
 def test_enable_starts_again(world: World) -> None:
     world.do(m.NodeDrain, name="n1")
     world.settle()
-    assert "starts 1 VMs on n1: web" in world.do(m.NodeEnable, name="n1")["plan"]
+    assert "starts 1 VM on n1: web" in world.do(m.NodeEnable, name="n1")["plan"]
     world.settle()
     assert world.vm("web")["observed"] == "running"
 

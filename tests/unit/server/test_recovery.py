@@ -112,7 +112,7 @@ def test_e7_what_is_held_is_shown(world: World, what: r.Held) -> None:
     assert status["held_nodes"] == [] and status["recovering"] is False
     assert f"held until a person confirms: {words}" in str(world.vm("web"))
     (alarm,) = [a for a in world.ask(m.AlarmList())["items"] if a["code"] == "recovery-held"]
-    assert alarm["severity"] == "warning" and alarm["text"].startswith("1 VMs and 0 nodes wait for a person's word")
+    assert alarm["severity"] == "warning" and alarm["text"].startswith("1 VM and 0 nodes wait for a person's word")
 
 
 def test_e7_a_crash_forgets_nothing_of_it(world: World, what: r.Held) -> None:
@@ -367,7 +367,7 @@ def test_e7_the_list_is_whole_and_in_order() -> None:
     assert [vm["name"] for vm in status["held_vms"]] == ["app", "db"]
     world.do(m.VmStop, vm="db")
     (alarm,) = [a for a in world.ask(m.AlarmList())["items"] if a["code"] == "recovery-held"]
-    assert alarm["text"].startswith("1 VMs and 0 nodes"), "it says what is so now"
+    assert alarm["text"].startswith("1 VM and 0 nodes"), "it says what is so now"
 
 
 def test_e7_no_alarm_of_it_while_the_recovery_lasts() -> None:
@@ -465,7 +465,7 @@ def removed() -> World:
     world.do(m.NodeRebuild, name="n1")
     world.settle()
     assert owner(world)[0] == "n2"
-    assert "never confirmed the removal of 1 moved VMs" in world.do(m.NodeRemove, name="n1")["warnings"][0]
+    assert "never confirmed the removal of 1 moved VM" in world.do(m.NodeRemove, name="n1")["warnings"][0]
     return world
 
 
