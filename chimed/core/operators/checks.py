@@ -112,16 +112,9 @@ class RequestParts:
 
     def settled(self) -> None:
         """Raises `ChimeError` recovering after a restore until all nodes have reported."""
-        meta = self.ctx.tables.meta
-        if meta.behind:
-            raise ChimeError("recovering", f"this database is behind: {meta.ahead_text} (chime-tool recovery show)")
-        waiting = meta.waiting_for
-        if waiting:
-            raise ChimeError(
-                "recovering",
-                "the database was restored: nothing is started, stopped or moved until every node has reported; "
-                f"awaited: {', '.join(waiting[:10])} (chime-tool recovery show)",
-            )
+        why = recovery.why_holding(self.ctx)
+        if why:
+            raise ChimeError("recovering", why)
 
     def all_met(self) -> None:
         """Raises `ChimeError` recovering until every node has reported, or was judged, since the server's start."""
@@ -151,6 +144,12 @@ class RequestParts:
         owner = tables.nodes.first("public_key", public_key) or tables.operators.first("public_key", public_key)
         if owner is not None:
             raise ChimeError("exists", f"this public key belongs to {owner.name} already")
+
+
+def check_comment(text: str) -> None:
+    """Raises `ChimeError` invalid when nothing is to be read there."""
+    if not text.strip():
+        raise ChimeError("invalid", "the comment is empty: say how you know, or what is being done")
 
 
 def names_of(vms: list[r.Vm]) -> str:

@@ -41,7 +41,8 @@ class NodeRequests:
 
     def _node_add(self, body: m.NodeAdd, actor: str, now: float) -> Done:
         if self._ctx.tables.nodes.get(body.name):
-            raise ChimeError("exists", f"node {body.name} exists already")
+            text = f"node {body.name} exists already: chime-tool node rekey {body.name} gives it a new key"
+            raise ChimeError("exists", text)
         self._parts.new_key(body.public_key)
         plan = [f"adds node {body.name}"]
         if body.dry_run:
@@ -188,17 +189,18 @@ class NodeRequests:
             return Done([f"{node.name} is drained already ({known})"], changed=False, warnings=warnings)
         if not body.dry_run:
             self._attest(node, actor, body.comment)
-        return Done([f"records your word that {node.name} runs none of its VMs"])
+        return Done([f"records your word that {node.name} runs none of its VMs"], warnings=evidence.doubts(node))
 
     def _drain_plan(self, node: r.Node, live: bool, given: Evidence | None) -> tuple[list[str], list[str]]:
         vms = self._ctx.tables.vms.by("node", node.name)
         if live:
             on = [vm for vm in vms if self._views.vm(vm).observed in (Observed.RUNNING, Observed.PAUSED)]
             what = f"stops {counted(len(on), 'running VM')} on {node.name}" + (f": {names_of(on)}" if on else "")
-            return [f"sets {node.name} to drained: nothing is started there", what], []
+            waits = [f"nothing is stopped now: {why}"] if (why := recovery.why_holding(self._ctx)) else []
+            return [f"sets {node.name} to drained: nothing is started there", what], waits
         plan = [f"sets {node.name} to drained: when it comes back it starts nothing"]
         if given is not None:
-            return [*plan, f"records your word that {node.name} runs none of its VMs"], []
+            return [*plan, f"records your word that {node.name} runs none of its VMs"], evidence.doubts(node)
         return plan, [evidence.missing(node)]
 
     def _check_evidence(self, node: r.Node, given: Evidence | None) -> None:
@@ -230,6 +232,8 @@ class NodeRequests:
         steps = rebuild.steps_for(vms)
         plan = self._rebuild_plan(node, vms, steps, body.evidence)
         warnings = [step.detail for step in steps if step.state == StepState.SKIPPED]
+        if node.evidence is None:
+            warnings += evidence.doubts(node)
         if body.dry_run or not vms:
             return Done(plan, changed=bool(vms), warnings=warnings)
         if node.evidence is None:

@@ -77,6 +77,19 @@ def begin(ctx: Context, why: str) -> None:
     behind.sync_alarm(ctx)
 
 
+def why_holding(ctx: Context) -> str:
+    """Why nothing is started, stopped or moved now, in words; empty: it may be."""
+    meta = ctx.tables.meta
+    if meta.behind:
+        return f"this database is behind: {meta.ahead_text} (chime-tool recovery show)"
+    if not meta.recovering:
+        return ""
+    return (
+        "the database was restored: nothing is started, stopped or moved until every node has reported; "
+        f"awaited: {', '.join(meta.waiting_for[:10])} (chime-tool recovery show)"
+    )
+
+
 # --- how it ends ------------------------------------------------------------------------------------------------------
 
 

@@ -562,3 +562,25 @@ def test_several_vms_that_fit_nowhere_wait_together(world: World) -> None:
     world.do(m.NodeEnable, name="n2")
     world.run(20)
     assert world.op(answer)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("how", ["answers", "silent", "no ping"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_word_for_a_host_that_answers_ping_is_doubted(world: World, how: str, dry_run: bool) -> None:
+    def warnings(kind: type[m.Mutation]) -> str:
+        return "\n".join(world.do(kind, name="n1", evidence="operator", comment="off", dry_run=dry_run)["warnings"])
+
+    agent = world.agents["n1"]
+    if how == "silent":
+        agent.power_off()
+    else:
+        agent.up = False
+    if how == "no ping":
+        world.unping.add("n1")
+    world.run(70)
+    doubted = how == "answers"
+    assert ("n1 ANSWERS PING" in warnings(m.NodeDrain)) is doubted
+    if dry_run:
+        world.do(m.NodeDrain, name="n1")
+        assert ("n1 ANSWERS PING" in warnings(m.NodeDrain)) is doubted
+        assert ("n1 ANSWERS PING" in warnings(m.NodeRebuild)) is doubted
