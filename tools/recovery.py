@@ -10,7 +10,7 @@ from typing import Any
 
 from tools import columns, help
 from tools.change import change, planned
-from tools.options import Args, UsageError
+from tools.options import Args, comment
 from tools.render import facts, show_document, table
 from tools.session import Row, Session, body
 from tools.usage import Command
@@ -59,13 +59,13 @@ def in_words(status: Row) -> str:
     """The same in one line, for `chime-tool status`."""
     state, waiting = state_of(status), ", ".join(status["waiting_for"])
     if state == "behind":
-        return f"no, but this database is behind: {status['behind']} ({SHOW})"
+        return f"not begun, and this database is behind: {status['behind']} ({SHOW})"
     if state == "recovering":
-        return f"yes, waiting for {waiting or 'nodes'} ({SHOW})"
+        return f"under way, waiting for {waiting or 'nodes'} ({SHOW})"
     if state == "held":
         vms, nodes = counted(len(status["held_vms"]), "VM"), counted(len(status["held_nodes"]), "node")
-        return f"no, but {vms} and {nodes} are held ({SHOW})"
-    return "no"
+        return f"over, but {vms} and {nodes} are held ({SHOW})"
+    return "none"
 
 
 def show(session: Session, args: Args) -> int:
@@ -103,10 +103,7 @@ def _facts(status: Row, state: str) -> list[tuple[str, str]]:
 
 def confirm(session: Session, args: Args) -> int:
     """Goes on with the word of a person."""
-    comment = args["--comment"].strip()
-    if not comment:
-        raise UsageError("--comment is empty: say how you know")
-    request = session.mutation(m.RecoveryConfirm, comment=comment)
+    request = session.mutation(m.RecoveryConfirm, comment=comment(args))
     return change(session, request, "confirm recovery", ask=True, attest=ATTEST)
 
 
