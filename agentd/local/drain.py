@@ -10,7 +10,7 @@ from agentd.config import Config
 from agentd.local.running import ask_agent, node_status, refused_by_person, some
 from agentd.local_socket import Question
 from wire.errors import ChimeError
-from wire.local.usage import say
+from wire.local.usage import say, show
 from wire.text import counted
 from wire.words import FaultCode
 
@@ -26,7 +26,7 @@ def drain(config: Config, args: dict[str, Any], graceful_s: float, timeout_s: fl
     say("nothing is started here again until the node is enabled at the server")
     if args["--dry-run"]:
         if args["-o"] == "json":
-            print(json.dumps({"plan": [plan], "changed": False}))
+            show(json.dumps({"plan": [plan], "changed": False}))
         return 0
     refused = refused_by_person(args["--yes"])
     return refused if refused is not None else _finish(config, args["-o"], graceful_s, timeout_s)
@@ -52,7 +52,7 @@ def _finish(config: Config, form: str, graceful_s: float, timeout_s: float) -> i
     else:
         left = _follow(config, timeout_s)
     if form == "json":
-        print(json.dumps({"drained": not left, "still_running": left, "changed": True}))
+        show(json.dumps({"drained": not left, "still_running": left, "changed": True}))
     if left:
         say(f"chime-agent: still running after {timeout_s:g} s: {', '.join(left)}")
         return 5

@@ -18,7 +18,7 @@ from agentd.local.running import ask_agent, node_status, refused_by_person, some
 from agentd.local_socket import Question
 from agentd.snapshot import SnapshotError
 from wire.errors import ChimeError
-from wire.local.usage import say
+from wire.local.usage import say, show
 from wire.messages import MigrationOptions, MigrationOrder
 from wire.text import counted
 from wire.types import MigrationPhase
@@ -248,13 +248,13 @@ def _documents(outcomes: list[Outcome]) -> list[dict[str, str]]:
 def _planned(wanted: Wanted, chosen: dict[str, str], outcomes: list[Outcome], problems: tuple[str, ...]) -> int:
     if wanted.json:
         plan = [f"migrates {name or uuid} to {wanted.address}" for uuid, name in chosen.items()]
-        print(json.dumps({"plan": plan, "problems": problems, "vms": _documents(outcomes), "changed": False}))
+        show(json.dumps({"plan": plan, "problems": problems, "vms": _documents(outcomes), "changed": False}))
     return 3 if problems or any(outcome.outcome == "refused" for outcome in outcomes) else 0
 
 
 def _ended(wanted: Wanted, outcomes: list[Outcome]) -> int:
     if wanted.json:
-        print(json.dumps({"vms": _documents(outcomes)}))
+        show(json.dumps({"vms": _documents(outcomes)}))
     kinds = {outcome.outcome for outcome in outcomes}
     if any(outcome.open for outcome in outcomes):
         return 5
