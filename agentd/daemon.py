@@ -32,6 +32,7 @@ from agentd.workers import Workers
 from wire import messages as m
 from wire.keys import KeyFile
 from wire.local.notify import Notifier
+from wire.text import counted
 from wire.types import VirtType
 
 MAX_WAIT_S = 60.0
@@ -80,7 +81,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         known = self._core.durable
-        log.info(f"agentd {__version__}: node {known.node}, {len(known.held)} VMs in the snapshot")
+        log.info(f"agentd {__version__}: node {known.node}, {counted(len(known.held), 'VM')} in the snapshot")
         self._checks.start()
         notifier.ready(f"guards node {known.node}")
         while not self._stopping:

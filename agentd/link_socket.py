@@ -7,7 +7,9 @@ import contextlib
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from agentd.core.link import KEY_REFUSED
 from wire import codec
+from wire.client import REFUSED
 from wire.errors import ChimeError
 from wire.keys import KeyFile
 from wire.messages import Base
@@ -87,9 +89,9 @@ class LinkSocket:
         assert self.monitor is not None
         with contextlib.suppress(zmq.Again):
             while True:
-                event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))["event"]
-                if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                    why = "the server refuses this node's key"
+                event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))
+                if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH and event["value"] == REFUSED:
+                    why = KEY_REFUSED
                 else:
                     why = why or "the connection was lost"
         return why

@@ -37,8 +37,8 @@ from agentd.config import Config, load_config
 from wire import curve, keys, toml
 from wire.errors import ChimeError
 from wire.local import logs, notify
-from wire.local.usage import say, usage_line
-from wire.text import escaped, escaped_json
+from wire.local.usage import say, show, usage_line
+from wire.text import escaped_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,7 +68,7 @@ def _command(args: dict[str, Any]) -> int:
     if args["keygen"]:
         return _keygen(config, args["--force"])
     if args["check-config"]:
-        print(escaped_json(msgspec.json.format(msgspec.json.encode(config)).decode()))
+        show(escaped_json(msgspec.json.format(msgspec.json.encode(config)).decode()))
         return 0
     if args["check-host"]:
         return _check_host(config)
@@ -79,7 +79,7 @@ def _check_host(config: Config) -> int:
     from agentd.checks.once import look  # only now: the other commands do not need psutil
 
     lines, all_could_look = look(config)
-    print(escaped("\n".join(lines)))
+    show("\n".join(lines))
     return 0 if all_could_look else 1
 
 
@@ -112,13 +112,18 @@ def _join(config: Config, source: str, force: bool) -> int:
         raise ChimeError("invalid", f"{source} does not name the server")
     if bundle.secret_key is None:
         bundle = msgspec.structs.replace(bundle, secret_key=_own_secret(config, bundle))
+    _must_be_new(Path(config.key_file), force)
     Path(config.key_file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if force or not Path(config.key_file).exists():
-        _leave_state(config, bundle)
+    _leave_state(config, bundle)
     keys.save(config.key_file, bundle, overwrite=force)
     _pending(config).unlink(missing_ok=True)
     say(f"this is node {bundle.name} of the server at {bundle.endpoint}; key in {config.key_file}")
     return 0
+
+
+def _must_be_new(place: Path, force: bool) -> None:
+    if not force and os.path.lexists(place):
+        raise ChimeError("exists", f"key file {place} is there already, and was left as it is: --force replaces it")
 
 
 def _leave_state(config: Config, bundle: keys.KeyFile) -> None:
@@ -158,11 +163,12 @@ def _own_secret(config: Config, bundle: keys.KeyFile) -> str:
 
 def _keygen(config: Config, force: bool) -> int:
     place = _pending(config)
+    _must_be_new(place, force)
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     pair = curve.new_pair()
     made = keys.KeyFile(kind=keys.Kind.NODE, name="new", public_key=pair.public, secret_key=pair.secret)
     keys.save(place, made, overwrite=force)
-    print(pair.public)
+    show(pair.public)
     say(f"secret key in {place}; next: chime-tool node add NAME --public-key '{pair.public}'")
     return 0
 

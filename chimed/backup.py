@@ -46,7 +46,7 @@ def back_up(path: Path | str, destination: Path | str, overwrite: bool = False) 
     StoreError."""
     path, destination = Path(path), Path(destination)
     if destination.exists() and not overwrite:
-        raise StoreError(f"{destination} exists already: it was left as it is")
+        raise StoreError(f"{destination} exists already, and was left as it is: --overwrite replaces it")
     if not path.exists():
         raise StoreError(f"{path} does not exist")
     if destination.exists() and destination.samefile(path):
@@ -67,6 +67,17 @@ def back_up(path: Path | str, destination: Path | str, overwrite: bool = False) 
         raise StoreError(f"{path} cannot be copied to {destination}: {why}") from error
     finally:
         remove_files(part)
+
+
+def check(backup: Path | str) -> None:
+    """Raises StoreError unless `backup` is there, and is a database of chimed."""
+    backup = Path(backup)
+    if not backup.exists():
+        raise StoreError(f"{backup} does not exist")
+    try:
+        _to_read(backup).close()
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{backup} cannot be read: {error}") from error
 
 
 def restore(backup: Path | str, path: Path | str) -> int:

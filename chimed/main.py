@@ -50,8 +50,8 @@ from chimed.transport import Router, TransportError
 from wire import curve, keys
 from wire.errors import ChimeError
 from wire.local import logs, notify
-from wire.local.usage import say, usage_line
-from wire.text import escaped_json
+from wire.local.usage import say, show, usage_line
+from wire.text import counted, escaped_json
 from wire.types import IN_WORDS, NAME_PATTERN
 
 
@@ -80,7 +80,7 @@ def _command(args: dict[str, Any]) -> int:
     if args["init"]:
         return _init(config, args["--operator"], args["--operator-key"])
     if args["check-config"]:
-        print(escaped_json(msgspec.json.format(msgspec.json.encode(config)).decode()))
+        show(escaped_json(msgspec.json.format(msgspec.json.encode(config)).decode()))
         return 0
     if args["backup"]:
         backup.back_up(config.database, args["DESTINATION"], overwrite=args["--overwrite"])
@@ -107,7 +107,7 @@ def _run(config: Config) -> int:
             daemon.allow_keys()
             endpoint = router.bind(config.endpoint)
             nodes, vms = len(core.tables.nodes), len(core.tables.vms)
-            log.info(f"chimed {__version__} listens at {endpoint}: {nodes} nodes, {vms} VMs")
+            log.info(f"chimed {__version__} listens at {endpoint}: {counted(nodes, 'node')}, {counted(vms, 'VM')}")
             if not pinger.available:
                 log.warning(f"{pinger.reason}: a silent node will be shown as agent-lost, never as unreachable")
             daemon.run(notifier)
@@ -158,6 +158,7 @@ def _init(config: Config, operator: str, operator_key: str | None) -> int:
 
 
 def _restore(config: Config, source: str, yes: bool) -> int:
+    backup.check(source)
     say(f"replaces {config.database} by {source}; the present database is kept beside it")
     say("everything that was changed since the backup is forgotten by the server")
     if not yes:

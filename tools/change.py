@@ -42,6 +42,8 @@ def change(session: Session, request: Any, what: str, *, ask: bool = False, atte
     shown: dict[str, Any] = {}
     if ask and not agreed(session, request, what, attest, said, shown):
         return FAILED
+    if shown.get("about") == "":
+        return report(session, {**shown, "changed": False}, what)
     if "about" in shown:  # the word is for what was shown, and for nothing that came meanwhile
         request = msgspec.structs.replace(request, about=shown["about"])
     result = dict(session.client.request(request))
@@ -82,6 +84,8 @@ def agreed(
         terminal.say(f"warning: {warning}")
         if said is not None:
             said.append(warning)
+    if plan.get("about") == "":  # nothing waits for a word: there is nothing to attest, and nothing to ask
+        return True
     if attest:
         terminal.say(attest)
     return confirmed(session, what)

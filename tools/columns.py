@@ -33,13 +33,19 @@ def _took(row: Row) -> str:
     return units.age((row["ended"] or time.time()) - row["created"])
 
 
+def heartbeat(row: Row) -> str:
+    """How long ago it was heard; one that was heard in an earlier life of the server need not have been in this."""
+    is_known = row["last_heartbeat_age_s"] is None and row["health"] != "unknown"
+    return "not yet" if is_known else units.age(row["last_heartbeat_age_s"])
+
+
 NODES = (
     Column("NAME", lambda row: row["name"]),
     Column("ADMIN", _admin, state=True),
     Column("HEALTH", _reasons, state=True),
     Column("VMS", lambda row: f"{row['vms_running']}/{row['vms']}"),
     Column("SCHEDULABLE", lambda row: "yes" if row["schedulable"] else "no"),
-    Column("HEARTBEAT", lambda row: units.age(row["last_heartbeat_age_s"])),
+    Column("HEARTBEAT", heartbeat),
     Column("OPERATION", lambda row: row["operation"] or ""),
     Column("ADDRESS", lambda row: row["address"] or "", wide=True),
     Column("VCPUS", lambda row: _share(row, "vcpus_used", "vcpus"), wide=True),

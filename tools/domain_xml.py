@@ -86,9 +86,12 @@ def _parse(source: str, text: str) -> ET.Element:
 
 
 def _uuid(source: str, root: ET.Element) -> str | None:
-    text = (root.findtext("uuid") or "").strip()
-    if not text:
+    found = root.findtext("uuid")
+    if found is None:
         return None
+    text = found.strip()
+    if not text:
+        raise UsageError(f"{source}: <uuid> is empty: leave it out, or give the VM's")
     try:
         return str(uuid.UUID(text))
     except ValueError:

@@ -7,7 +7,7 @@ from typing import Any
 from tools import columns, help, recovery, units
 from tools.change import change
 from tools.keyout import issue
-from tools.options import Args
+from tools.options import Args, comment
 from tools.render import facts, show_document, show_list, table
 from tools.session import Session, body
 from tools.usage import Command
@@ -51,9 +51,7 @@ def list_alarms(session: Session, args: Args) -> int:
 
 def acknowledge(session: Session, args: Args) -> int:
     """Somebody is on it."""
-    request = session.mutation(
-        m.AlarmAck, id=units.whole("alarm ID", args["ID"]), comment=args["--comment"] or ""
-    )
+    request = session.mutation(m.AlarmAck, id=units.whole("alarm ID", args["ID"]), comment=comment(args))
     return change(session, request, f"acknowledge alarm {args['ID']}")
 
 
@@ -106,7 +104,7 @@ def status(session: Session, args: Args) -> int:
         ("up", units.age(result["uptime_s"])),
         ("nodes", _words(result["nodes"])),
         ("VMs", _words(result["vms"])),
-        ("recovering", recovery.in_words(result)),
+        ("recovery", recovery.in_words(result)),
         ("read only", "yes: it cannot record changes" if result["read_only"] else "no"),
         ("generation", str(result["generation"])),
     ]

@@ -279,7 +279,7 @@ ALARM_ACK = """Acknowledge an alarm: somebody is on it.
 Usage: chime-tool alarm ack ID [options]
 
 Options:
-  --comment=TEXT  why, or what is being done [default: ]
+  --comment=TEXT  why, or what is being done
 """
 
 OPERATOR_LIST = """List the operators: whose keys may use this tool.

@@ -51,8 +51,7 @@ def _facts(node: Row) -> list[tuple[str, str]]:
         ("admin state", node["admin_state"]),
         ("drained by", f"evidence: {node['drain_evidence']}" if node["drain_evidence"] else ""),
         ("health", node["health"] + (f" ({', '.join(node['reasons'])})" if node["reasons"] else "")),
-        ("heartbeat", units.age(node["last_heartbeat_age_s"])
-            + (" ago" if node["last_heartbeat_age_s"] is not None else "")),
+        ("heartbeat", _heartbeat(node)),
         ("schedulable", "yes" if node["schedulable"] else "no"),
         ("takes commands", "yes" if node["commandable"] else "no"),
         ("operation", node["operation"] or ""),
@@ -64,9 +63,16 @@ def _facts(node: Row) -> list[tuple[str, str]]:
         ("boot id", node["boot_id"] or ""),
         ("agent", node["agent_version"]),
         ("public key", node["public_key"]),
-    ]  # fmt: skip
+    ]
     pairs += [("fault", f"{fault['code']} ({fault['severity']}): {fault['text']}") for fault in node["faults"]]
     return pairs
+
+
+def _heartbeat(node: Row) -> str:
+    said = columns.heartbeat(node)
+    if said == "not yet":
+        return f"{said} since the server's start; health is what it was before"
+    return f"{said} ago" if node["last_heartbeat_age_s"] is not None else said
 
 
 def add(session: Session, args: Args) -> int:

@@ -67,6 +67,8 @@ def cancel(session: Session, args: Args) -> int:
     if session.options.dry_run:
         return change(session, request, what)
     result = dict(session.client.request(request))
+    for warning in result.get("warnings") or []:
+        session.terminal.say(f"warning: {warning}")
     operation = result.get("operation") or {}
     if operation.get("state") == "running" and session.options.wait:
         session.terminal.say(f"{args['ID']} is being cancelled")

@@ -33,11 +33,19 @@ class Options:
 
 def evidence(args: Args) -> dict[str, Any]:
     """The fields of a request for `--evidence` and `--comment`. Raises UsageError."""
-    given, comment = args["--evidence"], (args["--comment"] or "").strip()
-    if given is None and comment:
+    given, text = args["--evidence"], comment(args)
+    if given is None and text:
         raise UsageError("--comment goes with --evidence operator")
     if given is None:
         return {}
     if given != "operator":
         raise UsageError(f"--evidence {given!r}: only 'operator' can be given by hand")
-    return {"evidence": given, "comment": comment}
+    return {"evidence": given, "comment": text}
+
+
+def comment(args: Args) -> str:
+    """The value of `--comment`; empty if it is not given. Raises UsageError if nothing is to be read there."""
+    given = args["--comment"]
+    if given is not None and not given.strip():
+        raise UsageError("--comment is empty: say how you know, or what is being done")
+    return (given or "").strip()

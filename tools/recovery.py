@@ -10,11 +10,12 @@ from typing import Any
 
 from tools import columns, help
 from tools.change import change, planned
-from tools.options import Args, UsageError
+from tools.options import Args, comment
 from tools.render import facts, show_document, table
 from tools.session import Row, Session, body
 from tools.usage import Command
 from wire import messages as m
+from wire.text import counted
 
 ATTEST = ("you attest what is said here; if it is wrong, VMs can run twice and data is lost, or VMs are stopped "
           "that are needed")  # fmt: skip
@@ -58,12 +59,13 @@ def in_words(status: Row) -> str:
     """The same in one line, for `chime-tool status`."""
     state, waiting = state_of(status), ", ".join(status["waiting_for"])
     if state == "behind":
-        return f"no, but this database is behind: {status['behind']} ({SHOW})"
+        return f"not begun, and this database is behind: {status['behind']} ({SHOW})"
     if state == "recovering":
-        return f"yes, waiting for {waiting or 'nodes'} ({SHOW})"
+        return f"under way, waiting for {waiting or 'nodes'} ({SHOW})"
     if state == "held":
-        return f"no, but {len(status['held_vms'])} VMs and {len(status['held_nodes'])} nodes are held ({SHOW})"
-    return "no"
+        vms, nodes = counted(len(status["held_vms"]), "VM"), counted(len(status["held_nodes"]), "node")
+        return f"over, but {vms} and {nodes} are held ({SHOW})"
+    return "none"
 
 
 def show(session: Session, args: Args) -> int:
@@ -101,10 +103,7 @@ def _facts(status: Row, state: str) -> list[tuple[str, str]]:
 
 def confirm(session: Session, args: Args) -> int:
     """Goes on with the word of a person."""
-    comment = args["--comment"].strip()
-    if not comment:
-        raise UsageError("--comment is empty: say how you know")
-    request = session.mutation(m.RecoveryConfirm, comment=comment)
+    request = session.mutation(m.RecoveryConfirm, comment=comment(args))
     return change(session, request, "confirm recovery", ask=True, attest=ATTEST)
 
 

@@ -3,7 +3,8 @@
 A field of free text is refused when it holds control or invisible characters or is too long (`types.py`), and a
 refused report is worse than a changed word: whoever puts text from outside into a message passes it through here. So
 does whoever shows text to a person, wherever it came from: what is not seen is shown as the escape that Python has for
-it, such as `\\x1b` or `\\u202e`, and changes neither the terminal nor the order of what is read.
+it, such as `\\x1b` or `\\u202e`, and changes neither the terminal nor the order of what is read. What is counted for a
+person is said with `counted`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ def shown_value(value: Any) -> str:
         return _value.repr(value)
     except ValueError:  # an integer that was written in another base, and has too many digits in ours
         return "a number of too many digits"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with what is counted: `1 VM`, `0 VMs`. `many`: where that is more than an s: `1 VM is`, `2 VMs are`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _cut(text: str, max_chars: int) -> str:

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from agentd.checks.interface import Code, Key, Symptom
 from agentd.config import Config
+from wire.text import counted
 from wire.types import Severity
 
 DISK, FILESYSTEM = "disk-errors", "filesystem-errors"
@@ -55,7 +56,7 @@ class BlockDeviceCheck:
         for disk, count in reading.disks.items():
             new = count - earlier.get(disk, count)
             if new >= MIN_NEW or (new > 0 and Key(DISK, disk) in raised):
-                yield Symptom(DISK, disk, f"{disk}: {new} new I/O errors, {count} since it was connected")
+                yield Symptom(DISK, disk, f"{disk}: {counted(new, 'new I/O error')}, {count} since it was connected")
         for device, count in reading.filesystems.items():
             if count > 0:
                 yield Symptom(FILESYSTEM, device, f"ext4 on {device} has found errors (see the kernel log)")

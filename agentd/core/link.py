@@ -31,6 +31,8 @@ MAX_BACKOFF_S = 30.0
 REFUSED_S = 60.0  # before the next hello when an operator has to change something
 MAX_WAIT_S = 300.0
 MIN_HEARTBEAT_S = 0.05
+KEY_REFUSED = "the server refuses this node's key"
+"""Why a connection ended that the server did not let in. Nothing else is heard of that: no hello comes through."""
 KEEPS_SESSION = ("storage-unavailable", "overloaded")
 
 
@@ -90,6 +92,7 @@ class Link:
         self.pulled_revision = 0
         self.report_wanted = False
         self.last_error = ""
+        self.key_refused = False  # when the server last answered
         self._failures = 0
         self._next_hello = 0.0
         self._nonce = ""
@@ -147,6 +150,7 @@ class Link:
 
     def disconnected(self, why: str, now: float) -> list[Effect]:
         """The connection ended. While idle a new one is on its way already."""
+        self.key_refused = self.key_refused or why == KEY_REFUSED
         return [] if self.state == LinkState.IDLE else self.drop(now, why)
 
     def beat_due(self, now: float) -> bool:
@@ -193,7 +197,7 @@ class Link:
         the node lives, and no more."""
         self.session, self.heartbeat_s = body.session, max(body.heartbeat_s, MIN_HEARTBEAT_S)
         self.generation, self.history, self.newest_revision = body.generation, body.history, body.revision
-        self.last_error = ""
+        self.last_error, self.key_refused = "", False
         self._seq, self._report_seq, self._last_ack, self._next_beat = 0, 0, now, now
         if not older:
             return [Log("info", "link: session open"), *self.pull(0, now)]
@@ -349,6 +353,7 @@ class Link:
         """The server refused something: the session is of no use any more; how soon to try again depends on why."""
         if self.state == LinkState.IDLE or (correlation_id and correlation_id not in (self.session, self._nonce)):
             return []  # about a session that is over
+        self.key_refused = body.code == "unknown-key"
         if body.code in KEEPS_SESSION and self.session:
             return self._put_off(now)
         return self.drop(now, f"{body.code}: {body.message[:300]}", self._wait_after(body))

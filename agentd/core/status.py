@@ -28,7 +28,8 @@ def show(
         "node": durable.node,
         "session": link.state.value,
         "last_error": link.last_error,
-        "confirmed_in_this_boot": durable.confirmed_boot == boot_id,
+        "key_refused": link.key_refused,
+        **state(durable, boot_id),
         "admin_state": durable.order.admin_state.value,
         "local_drain": durable.local_drain,
         "drain_clean": proof.clean if proof else None,
@@ -37,6 +38,11 @@ def show(
         "vms": [_vm(report) for report in reports.values()],
         **migrations(durable, boot_id, reports, facts),
     }
+
+
+def state(durable: Durable, boot_id: str) -> dict[str, bool]:
+    """Whether the server has confirmed the agent's state since the host booted, and whether it may be an older one."""
+    return {"confirmed_in_this_boot": durable.confirmed_boot == boot_id, "put_back": durable.put_back}
 
 
 def migrations(

@@ -18,6 +18,7 @@ from agentd.core.facts import HostScan, Lifecycle, OffReason, VmFacts
 from agentd.core.planner import Stopping
 from agentd.core.reporting import Outbox
 from agentd.core.sightings import Sightings
+from wire.text import counted
 from wire.words import EventCode
 
 NEVER = float("inf")
@@ -193,7 +194,8 @@ class Vms:
         return budget
 
     def _fail(self, durable: Durable, held: Held) -> Durable:
-        text = f"restarted {self._policy.limit} times within {self._policy.window_s:g} s; start it to try again"
+        times = counted(self._policy.limit, "time")
+        text = f"restarted {times} within {self._policy.window_s:g} s; start it to try again"
         blocked = self._blocked.get(held.vm.uuid)
         if blocked is not None and blocked.why:
             text = f"{text}; last: {blocked.why}"

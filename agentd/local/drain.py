@@ -10,7 +10,8 @@ from agentd.config import Config
 from agentd.local.running import ask_agent, node_status, refused_by_person, some
 from agentd.local_socket import Question
 from wire.errors import ChimeError
-from wire.local.usage import say
+from wire.local.usage import say, show
+from wire.text import counted
 from wire.words import FaultCode
 
 FOLLOW_S = 0.3
@@ -20,12 +21,12 @@ def drain(config: Config, args: dict[str, Any], graceful_s: float, timeout_s: fl
     """Asks, drains, waits for the end; returns the exit code."""
     status = node_status(config)
     running = _alive(status)
-    plan = f"stops {len(running)} VMs on {status['node']}" + (f": {some(running)}" if running else "")
+    plan = f"stops {counted(len(running), 'VM')} on {status['node']}" + (f": {some(running)}" if running else "")
     say(plan)
     say("nothing is started here again until the node is enabled at the server")
     if args["--dry-run"]:
         if args["-o"] == "json":
-            print(json.dumps({"plan": [plan], "changed": False}))
+            show(json.dumps({"plan": [plan], "changed": False}))
         return 0
     refused = refused_by_person(args["--yes"])
     return refused if refused is not None else _finish(config, args["-o"], graceful_s, timeout_s)
@@ -51,7 +52,7 @@ def _finish(config: Config, form: str, graceful_s: float, timeout_s: float) -> i
     else:
         left = _follow(config, timeout_s)
     if form == "json":
-        print(json.dumps({"drained": not left, "still_running": left, "changed": True}))
+        show(json.dumps({"drained": not left, "still_running": left, "changed": True}))
     if left:
         say(f"chime-agent: still running after {timeout_s:g} s: {', '.join(left)}")
         return 5
@@ -69,7 +70,7 @@ def _follow(config: Config, timeout_s: float) -> list[str]:
         if status.get("drain_clean") or (seen and not left and not status["agent_running"]):
             return []
         if left != shown:
-            say(f"{len(left)} left: {some(left)}" if left else "being verified")
+            say(f"{counted(len(left), 'VM')} left: {some(left)}" if left else "being verified")
             shown = left
         if time.monotonic() >= deadline:
             return left or ["not verified yet"]

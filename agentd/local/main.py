@@ -53,11 +53,14 @@ from agentd.local.running import node_status
 from agentd.snapshot import SnapshotError
 from wire.addresses import problem
 from wire.errors import ChimeError
-from wire.local.usage import say, usage_line
-from wire.text import escaped, escaped_line
+from wire.local.usage import say, show, usage_line
+from wire.text import escaped_line
 from wire.types import UUID_PATTERN
 
 INSTALLED = Path("/etc/chime/agentd.toml")
+UNCONFIRMED = "nothing is started before the server has confirmed it"
+REFUSED = ("refused by the server: the node was removed, or has another key by now; chime-tool node rekey (or add) "
+           "makes one, agentd join --force installs it")  # fmt: skip
 MAX_SECONDS = 86_400
 MAX_MIB_S = 1_000_000
 
@@ -146,15 +149,21 @@ def _number(args: dict[str, Any], option: str, unit: str, limit: int) -> float:
 
 def _show(status: dict[str, Any], form: str) -> None:
     if form == "json":
-        print(json.dumps(status))
+        show(json.dumps(status))
         return
-    print(escaped("\n".join(_lines(status))))
+    show("\n".join(_lines(status)))
 
 
 def _lines(status: dict[str, Any]) -> list[str]:
     agent = f"agent {status.get('session', '')}" if status["agent_running"] else "agent NOT RUNNING"
     drained = ", drained on this node" if status["local_drain"] else ""
     lines = [f"node {status['node']}: {agent}, {status['admin_state']}{drained}"]
+    if status.get("put_back"):
+        lines.append(f"state: unconfirmed, and may be older than what this node has had: {UNCONFIRMED}")
+    elif status.get("confirmed_in_this_boot") is False:
+        lines.append(f"state: unconfirmed since this host booted: {UNCONFIRMED}")
+    if status.get("key_refused"):
+        lines.append(f"key: {REFUSED}")
     if status.get("last_error"):
         lines.append(f"link: {status['last_error']}")
     lines += [f"fault {fault['code']} ({fault['severity']}): {fault['text']}" for fault in status.get("faults", [])]

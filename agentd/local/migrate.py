@@ -18,8 +18,9 @@ from agentd.local.running import ask_agent, node_status, refused_by_person, some
 from agentd.local_socket import Question
 from agentd.snapshot import SnapshotError
 from wire.errors import ChimeError
-from wire.local.usage import say
+from wire.local.usage import say, show
 from wire.messages import MigrationOptions, MigrationOrder
+from wire.text import counted
 from wire.types import MigrationPhase
 from wire.words import FaultCode
 
@@ -71,7 +72,8 @@ def migrate(config: Config, wanted: Wanted) -> int:
     status = _status(config, wanted)
     chosen, outcomes = _choose(status, wanted)
     problems, notes = _check(config, wanted, list(chosen))[:2] if chosen else ((), ())
-    say(f"migrates {len(chosen)} VMs to {wanted.address} over {wanted.interface}: {some(list(chosen.values()))}")
+    what, names = counted(len(chosen), "VM"), some(list(chosen.values()))
+    say(f"migrates {what} to {wanted.address} over {wanted.interface}: {names}")
     for outcome in outcomes:
         say(f"{outcome.name or outcome.uuid}: {outcome.outcome}: {outcome.detail}")
     for line in (*notes, *(f"problem: {problem}" for problem in problems)):
@@ -246,13 +248,13 @@ def _documents(outcomes: list[Outcome]) -> list[dict[str, str]]:
 def _planned(wanted: Wanted, chosen: dict[str, str], outcomes: list[Outcome], problems: tuple[str, ...]) -> int:
     if wanted.json:
         plan = [f"migrates {name or uuid} to {wanted.address}" for uuid, name in chosen.items()]
-        print(json.dumps({"plan": plan, "problems": problems, "vms": _documents(outcomes), "changed": False}))
+        show(json.dumps({"plan": plan, "problems": problems, "vms": _documents(outcomes), "changed": False}))
     return 3 if problems or any(outcome.outcome == "refused" for outcome in outcomes) else 0
 
 
 def _ended(wanted: Wanted, outcomes: list[Outcome]) -> int:
     if wanted.json:
-        print(json.dumps({"vms": _documents(outcomes)}))
+        show(json.dumps({"vms": _documents(outcomes)}))
     kinds = {outcome.outcome for outcome in outcomes}
     if any(outcome.open for outcome in outcomes):
         return 5

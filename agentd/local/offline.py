@@ -87,6 +87,7 @@ class Offline:
         return {
             "node": self.durable.node,
             "session": "",
+            **status.state(self.durable, boot_id()),
             "admin_state": self.durable.order.admin_state.value,
             "local_drain": self.durable.local_drain,
             "faults": [] if scan.libvirt_ok else [_libvirt_fault(scan.error)],

@@ -250,6 +250,7 @@ def test_a_removed_node_is_refused(chime: Chime) -> None:
     log = chime["n2"].log / "agentd.log"
     try:
         chime.wait(lambda: "unknown-key" in log.read_text(errors="replace"), "its agent is refused")
+        assert chime.local("n2", "status")["key_refused"]
         assert [node["name"] for node in chime.tool("node", "list")] == ["n1"]
     finally:
         bundle = chime["n2"].etc / f"bundle-{unique('key')}"

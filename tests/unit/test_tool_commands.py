@@ -158,7 +158,7 @@ def test_plain_tables_are_aligned_and_never_cut() -> None:
     head, first, second = ran.out.splitlines()
     assert head.split() == ["NAME", "ADMIN", "HEALTH", "VMS", "SCHEDULABLE", "HEARTBEAT", "OPERATION"]
     assert head.index("HEALTH") == first.index("normal") == second.index("error (agent-lost)")
-    assert "3 s" in first and "never" in second and second.endswith(long)
+    assert "3 s" in first and "not yet" in second and second.endswith(long)
     assert "\x1b" not in ran.out
 
 
@@ -193,7 +193,7 @@ def test_show_texts() -> None:
     text = tool("vm show web-1", _client()).out
     assert "/srv/a.qcow2 (qcow2, shared)" in text and "bridge br0" in text and "kernel" in text
     text = tool("status", _client()).out
-    assert "2 normal, 1 unreachable" in text and "yes, waiting for n1, n2" in text and ENDPOINT in text
+    assert "2 normal, 1 unreachable" in text and "under way, waiting for n1, n2" in text and ENDPOINT in text
     assert "3 heartbeats missed" in tool("explain node n1", _client()).out
     assert "stop web-2  pending" in tool("op show op-7", _client()).out
 
@@ -219,3 +219,20 @@ def test_an_unreachable_server_is_exit_code_4() -> None:
 def test_a_bug_is_one_line_too() -> None:
     ran = tool("node list", StandIn({"node.list": {"items": [{"surprise": 1}]}}))
     assert ran.code == 1 and ran.err.count("\n") == 1 and "unexpected KeyError" in ran.err
+
+
+@pytest.mark.parametrize(("health", "age_s", "listed", "shown"), [
+    ("normal", 3.0, "3 s", "3 s ago"),
+    ("normal", None, "not yet", "not yet since the server's start; health is what it was before"),
+    ("unreachable", None, "not yet", "not yet since the server's start; health is what it was before"),
+    ("unknown", None, "never", "never"),
+])  # fmt: skip
+def test_a_node_that_was_heard_before_the_server_started_was_not_never_heard(
+    health: str, age_s: float | None, listed: str, shown: str
+) -> None:
+    row = node(health=health, last_heartbeat_age_s=age_s)
+    client = StandIn({"node.list": {"items": [row]}, "node.show": {"node": row, "vms": [], "last_operations": []}})
+    line = tool("node list", client).out.splitlines()[1]
+    assert f"  {listed}  " in line
+    facts = tool("node show n1", client).out.splitlines()
+    assert f"heartbeat       {shown}" in facts

@@ -176,6 +176,8 @@ BAD_XML = [
     ("<domain><memory>99</memory></domain>", "memory 1: expected a whole number >= 16"),
     ("<domain><memory unit='G'>1</memory><vcpu>x</vcpu></domain>", "<vcpu> 'x' is not a whole number"),
     ("<domain><memory unit='G'>1</memory><uuid>x</uuid></domain>", "<uuid> 'x' is not a UUID"),
+    ("<domain><memory unit='G'>1</memory><uuid/></domain>", "<uuid> is empty: leave it out"),
+    ("<domain><memory unit='G'>1</memory><uuid> \n</uuid></domain>", "<uuid> is empty: leave it out"),
     ("<domain><memory unit='G'>1</memory><devices><disk type='dir'><source dir='/x'/></disk></devices>"
      "</domain>",
      "<disk type='dir'>: known are file, block and network"),

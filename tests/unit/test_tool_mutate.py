@@ -201,3 +201,14 @@ def test_the_bodies_that_are_sent_are_those_that_were_planned() -> None:
     first, second = ran.sent
     assert isinstance(first, m.VmStop) and (first.vm, first.graceful_s, first.force) == ("a", 7.0, True)
     assert (second.vm, second.graceful_s, second.force) == ("a", 7.0, True)
+
+
+@pytest.mark.parametrize("line", ["op cancel op-7", "op cancel op-7 --dry-run", "op cancel op-7 -o json"])
+def test_op_cancel_says_what_stays(line: str) -> None:
+    stays = "the desired state of web-1 stays stopped: chime-tool vm start web-1 changes it"
+    ran = tool(line, StandIn({"op.cancel": mutation(operation("cancelled"), warnings=[stays])}))
+    assert ran.code == 0
+    if line.endswith("json"):
+        assert json.loads(ran.out)["warnings"] == [stays]
+    else:
+        assert ran.err == f"warning: {stays}\n"

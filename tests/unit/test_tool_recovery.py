@@ -30,10 +30,10 @@ SAYS = {
     "settled": ("nothing is waited for", "chime-tool status"),
 }
 IN_STATUS = {
-    "behind": "this database is behind: n2 has an inventory of generation 4 (chime-tool recovery show)",
-    "recovering": "yes, waiting for n3 (chime-tool recovery show)",
-    "held": "no, but 1 VMs and 1 nodes are held (chime-tool recovery show)",
-    "settled": "recovering  no\n",
+    "behind": "recovery    not begun, and this database is behind: n2 has an inventory of generation 4 (chime-tool",
+    "recovering": "recovery    under way, waiting for n3 (chime-tool recovery show)",
+    "held": "recovery    over, but 1 VM and 1 node are held (chime-tool recovery show)",
+    "settled": "recovery    none\n",
 }
 
 
@@ -65,6 +65,15 @@ def test_as_json_it_is_one_document(state: str) -> None:
 @pytest.mark.parametrize("state", CASES)
 def test_status_says_it_in_a_line(state: str) -> None:
     assert IN_STATUS[state] in tool("status", _client(state)).out
+
+
+@pytest.mark.parametrize("yes", ["", " --yes"])
+def test_where_nothing_waits_there_is_nothing_to_attest_to_agree_to_or_to_send(yes: str) -> None:
+    said = "the server is not recovering, and nothing waits for a word"
+    client = StandIn({"recovery.confirm": mutation(plan=[said], about="")})
+    ran = tool(f"recovery confirm --comment x{yes}", client)
+    assert (ran.code, ran.out, ran.err) == (0, "confirm recovery: nothing to change\n", f"{said}\n")
+    assert [body.dry_run for body in ran.sent] == [True]
 
 
 def test_nothing_is_asked_of_a_server_that_waits_for_nothing() -> None:

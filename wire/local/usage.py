@@ -1,9 +1,10 @@
-"""What programs say to people: lines on stderr, and what is wrong with a command line that docopt refused, in one. (The
-daemons' grammar is small; `chime-tool` has its own reader and its own terminal.)"""
+"""What programs say to people: results on stdout, lines on stderr, and what is wrong with a command line that docopt
+refused, in one. (The daemons' grammar is small; `chime-tool` has its own reader and its own terminal.)"""
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,17 @@ from wire.text import escaped
 def say(text: str) -> None:
     """Lines for a person, on stderr, with escapes for what is not seen."""
     print(escaped(text), file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """A result, on stdout, with escapes for what is not seen. A reader that goes away (`| head`) ends the output, not
+    the command."""
+    try:
+        print(escaped(text), flush=True)
+    except BrokenPipeError:  # what is left would be flushed at the end
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())
+        os.close(sink)
 
 
 def usage_line(text: str, grammar: str) -> str:

@@ -211,7 +211,8 @@ class OpShow(Base, frozen=True, kw_only=True):
 
 
 class OpCancel(Mutation, frozen=True, kw_only=True):
-    """Ends an operation; what it has done so far stays."""
+    """Ends an operation; what it has done so far stays, and what it asked for too: a VM's desired state, a drain.
+    `warnings` says which."""
 
     id: w.Token
 
@@ -232,7 +233,7 @@ class AlarmList(Base, frozen=True, kw_only=True):
 
 
 class AlarmAck(Mutation, frozen=True, kw_only=True):
-    """Says that a person knows of the alarm."""
+    """Says that a person knows of the alarm. A `comment` of blanks is refused (`invalid`)."""
 
     id: w.Count
     comment: w.Text = ""
@@ -268,7 +269,7 @@ class RecoveryConfirm(Mutation, frozen=True, kw_only=True):
     has not reported yet runs a VM that this database gives to another; the recovery ends. After that: what the restored
     database wants of all that is held is done. A dry run says which. `about`: of the dry run, or
     the `recovery` of the `server.status`, that the word is given for: if it is about something else by now, it is
-    refused (`conflict`); empty: whatever it is."""
+    refused (`conflict`); empty: whatever it is. A blank `comment` is refused (`invalid`)."""
 
     comment: w.Text
     about: w.Opaque = ""

@@ -25,6 +25,7 @@ from chimed.core.work import operations
 from wire import PROTOCOL_VERSION
 from wire import messages as m
 from wire.errors import ChimeError
+from wire.text import counted
 from wire.types import AdminState
 from wire.words import AlarmCode
 
@@ -304,7 +305,8 @@ class Agents:
         vms = len(body.vms) + (0 if body.full else len(session.reports))
         if vms > policy.reported_vms:
             hint = "raise reported_vms of chimed" if body.full else "send a full report"
-            raise ChimeError("invalid", f"{session.node} reports more than {policy.reported_vms} VMs: {hint}")
+            limit = counted(policy.reported_vms, "VM")
+            raise ChimeError("invalid", f"{session.node} reports more than {limit}: {hint}")
         if self._sessions.kept(session, body.vms, body.full) > policy.reported_mib << 20:
             raise ChimeError("invalid", f"{session.node} reports more than {policy.reported_mib} MiB: shorten texts")
 

@@ -112,23 +112,16 @@ class RequestParts:
 
     def settled(self) -> None:
         """Raises `ChimeError` recovering after a restore until all nodes have reported."""
-        meta = self.ctx.tables.meta
-        if meta.behind:
-            raise ChimeError("recovering", f"this database is behind: {meta.ahead_text} (chime-tool recovery show)")
-        waiting = meta.waiting_for
-        if waiting:
-            raise ChimeError(
-                "recovering",
-                "the database was restored: nothing is started, stopped or moved until every node has reported; "
-                f"awaited: {', '.join(waiting[:10])} (chime-tool recovery show)",
-            )
+        why = recovery.why_holding(self.ctx)
+        if why:
+            raise ChimeError("recovering", why)
 
     def all_met(self) -> None:
         """Raises `ChimeError` recovering until every node has reported, or was judged, since the server's start."""
         if not self.facts.has_met_all():
             names = ", ".join(self.ctx.meeting.unmet()[:10])
-            text = f"the server has just started, and {names} may have such a VM: wait until they have reported"
-            raise ChimeError("recovering", f"{text}, or are judged not to be heard")
+            text = f"the server has just started, and {names} may have such a VM: wait until every node has reported"
+            raise ChimeError("recovering", f"{text}, or is judged not to be heard")
 
     def confirmed(self, vm: r.Vm) -> None:
         """Raises `ChimeError` recovering while a person has to confirm what a restored database wants of the VM."""
@@ -151,6 +144,12 @@ class RequestParts:
         owner = tables.nodes.first("public_key", public_key) or tables.operators.first("public_key", public_key)
         if owner is not None:
             raise ChimeError("exists", f"this public key belongs to {owner.name} already")
+
+
+def check_comment(text: str) -> None:
+    """Raises `ChimeError` invalid when nothing is to be read there."""
+    if not text.strip():
+        raise ChimeError("invalid", "the comment is empty: say how you know, or what is being done")
 
 
 def names_of(vms: list[r.Vm]) -> str:

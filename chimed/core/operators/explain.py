@@ -4,19 +4,24 @@ decisions."""
 from __future__ import annotations
 
 from chimed.core.operators.views import Views
-from chimed.core.rules import arrivals, evidence
+from chimed.core.rules import arrivals, evidence, recovery
 from chimed.core.rules.known import Facts
 from chimed.core.state import rows as r
 from chimed.core.state.turn import Context
+from wire.text import counted
 from wire.types import AdminState, Desired, Health, Observed, Storage
 
 
 def node_lines(ctx: Context, facts: Facts, views: Views, node: r.Node, now: float) -> list[str]:
     """The state of a node and what it means."""
     view = views.node(node, now)
-    age = "never" if view.last_heartbeat_age_s is None else f"{view.last_heartbeat_age_s:.0f} s ago"
+    age = f"{view.last_heartbeat_age_s:.0f} s ago" if view.last_heartbeat_age_s is not None else _not_heard(node)
     reasons = f" ({', '.join(view.reasons)})" if view.reasons else ""
     lines = [f"{node.name} is {node.admin_state} and {node.health}{reasons}; last heartbeat: {age}."]
+    if holding := recovery.why_holding(ctx):
+        lines.append(f"The server decides nothing for now: {holding}.")
+    if node.held:
+        lines.append("The restored database wants it drained: a person has to confirm that (chime-tool recovery show).")
     lines += [f"Fault {fault.code} ({fault.severity}): {fault.text}" for fault in view.faults]
     why = views.why_not_schedulable(node, facts.room(node))
     lines.append(f"No new VM is placed here: it {why}." if why else "New VMs may be placed here.")
@@ -29,6 +34,10 @@ def node_lines(ctx: Context, facts: Facts, views: Views, node: r.Node, now: floa
     return lines
 
 
+def _not_heard(node: r.Node) -> str:
+    return "never" if node.health == Health.UNKNOWN else "none yet since the server's start"
+
+
 def _drain_lines(ctx: Context, node: r.Node) -> list[str]:
     if node.admin_state != AdminState.DRAINED:
         return []
@@ -37,7 +46,8 @@ def _drain_lines(ctx: Context, node: r.Node) -> list[str]:
     waiting = ctx.tables.releases.count_by("node", node.name)
     lines = [f"Rebuild is possible: evidence {node.evidence} {node.evidence_comment}".rstrip() + "."]
     if waiting:
-        lines.append(f"{waiting} VMs that were moved away will be removed from it when it comes back.")
+        moved = counted(waiting, "VM that was", "VMs that were")
+        lines.append(f"{moved} moved away will be removed from it when it comes back.")
     return lines
 
 

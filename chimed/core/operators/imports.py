@@ -93,7 +93,7 @@ class ImportRequests:
             text = f"{body.node} knows {body.uuid} as a VM of Chime's: vm create --uuid takes such a VM over"
             raise ChimeError("conflict", text)
         if nodes:
-            text = f"{', '.join(nodes)} has a VM with UUID {body.uuid} too: it must not be managed twice"
+            text = f"on {', '.join(nodes)} there is a VM with UUID {body.uuid} too: it must not be managed twice"
             raise ChimeError("conflict", text)
 
     def _vm_release(self, body: m.VmRelease, actor: str, now: float) -> Done:

@@ -14,6 +14,7 @@ from chimed.core.state import rows as r
 from chimed.core.work import migration
 from wire import messages as m
 from wire.errors import ChimeError
+from wire.text import counted
 from wire.types import AdminState, StepState
 from wire.words import OperationKind
 
@@ -64,7 +65,7 @@ class MigrationRequests:
         kept = [f"{by_uuid[s.name].name} stays: {s.detail}" for s in steps if s.state == StepState.SKIPPED]
         pending = [by_uuid[s.name] for s in steps if s.state == StepState.PENDING]
         where = f"to {moving.to}" if moving.to else "to other nodes"
-        plan = [f"migrates {len(pending)} VMs from {node.name} {where}"] if pending else []
+        plan = [f"migrates {counted(len(pending), 'VM')} from {node.name} {where}"] if pending else []
         plan += [self._line(vm, moving) for vm in pending]
         if not steps:
             return Done([f"{node.name} owns no VM: there is nothing to evacuate"], changed=False)

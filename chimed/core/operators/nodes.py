@@ -19,6 +19,7 @@ from chimed.core.state import rows as r
 from chimed.core.work import migration, operations, progress, rebuild
 from wire import messages as m
 from wire.errors import ChimeError
+from wire.text import counted
 from wire.types import AdminState, Desired, Evidence, Health, Observed, StepState
 from wire.words import OperationKind
 
@@ -40,7 +41,8 @@ class NodeRequests:
 
     def _node_add(self, body: m.NodeAdd, actor: str, now: float) -> Done:
         if self._ctx.tables.nodes.get(body.name):
-            raise ChimeError("exists", f"node {body.name} exists already")
+            text = f"node {body.name} exists already: chime-tool node rekey {body.name} gives it a new key"
+            raise ChimeError("exists", text)
         self._parts.new_key(body.public_key)
         plan = [f"adds node {body.name}"]
         if body.dry_run:
@@ -77,9 +79,10 @@ class NodeRequests:
         plan = [f"removes node {node.name}; its key is refused from now on"]
         warnings = []
         if releases:
+            moved = counted(len(releases), "moved VM")
             warnings = [
-                f"{node.name} never confirmed the removal of {len(releases)} moved VMs: a node of this name that is "
-                "added again is told to remove them"
+                f"{node.name} never confirmed the removal of {moved}: a node of this name that is added again is told "
+                "to remove what is left"
             ]
         if body.dry_run:
             return Done(plan, warnings=warnings)
@@ -91,17 +94,19 @@ class NodeRequests:
         self._parts.unlocked(node)
         coming = self._ctx.tables.migrations.by("target", node.name)
         if coming:
-            raise ChimeError("locked", f"{len(coming)} VMs are being migrated to {node.name}: wait for them")
+            moving = counted(len(coming), "VM is", "VMs are")
+            raise ChimeError("locked", f"{moving} being migrated to {node.name}: wait for that")
         vms = self._ctx.tables.vms.by("node", node.name)
         if vms:
-            owned = f"owns {len(vms)} VMs ({names_of(vms)})"
-            raise ChimeError("refused-unsafe", f"{node.name} {owned}: rebuild or delete them first")
+            owned = f"owns {counted(len(vms), 'VM')} ({names_of(vms)})"
+            raise ChimeError("refused-unsafe", f"{node.name} {owned}: rebuild the node or delete its VMs first")
         if node.health != Health.UNKNOWN and (node.admin_state != AdminState.DRAINED or node.evidence is None):
             raise ChimeError("refused-unsafe", f"drain {node.name} first: {evidence.missing(node)}")
         open_copies = copies.undecided(self._facts, node.name)
         if open_copies:
-            there = f"has copies of {len(open_copies)} VMs ({names_of(open_copies)}) that may have been migrated to it"
-            todo = "wait until the nodes that own them are heard, or rebuild those"
+            copied = f"{counted(len(open_copies), 'VM')} ({names_of(open_copies)})"
+            there = f"may have a copy, by a migration, of {copied}"
+            todo = "wait until every node that owns one of them is heard, or rebuild it"
             raise ChimeError("refused-unsafe", f"{node.name} {there}: {todo}")
 
     def _forget(self, node: r.Node) -> None:
@@ -133,7 +138,7 @@ class NodeRequests:
             self._parts.settled()
             vms = [vm for vm in self._ctx.tables.vms.by("node", node.name) if vm.desired == Desired.RUNNING]
             if vms:
-                plan.append(f"starts {len(vms)} VMs on {node.name}: {names_of(vms)}")
+                plan.append(f"starts {counted(len(vms), 'VM')} on {node.name}: {names_of(vms)}")
         if not body.dry_run:
             evidence.opened(self._ctx, node, state)
             recovery.sync_alarm(self._ctx)
@@ -184,17 +189,18 @@ class NodeRequests:
             return Done([f"{node.name} is drained already ({known})"], changed=False, warnings=warnings)
         if not body.dry_run:
             self._attest(node, actor, body.comment)
-        return Done([f"records your word that {node.name} runs none of its VMs"])
+        return Done([f"records your word that {node.name} runs none of its VMs"], warnings=evidence.doubts(node))
 
     def _drain_plan(self, node: r.Node, live: bool, given: Evidence | None) -> tuple[list[str], list[str]]:
         vms = self._ctx.tables.vms.by("node", node.name)
         if live:
             on = [vm for vm in vms if self._views.vm(vm).observed in (Observed.RUNNING, Observed.PAUSED)]
-            what = f"stops {len(on)} running VMs on {node.name}" + (f": {names_of(on)}" if on else "")
-            return [f"sets {node.name} to drained: nothing is started there", what], []
+            what = f"stops {counted(len(on), 'running VM')} on {node.name}" + (f": {names_of(on)}" if on else "")
+            waits = [f"nothing is stopped now: {why}"] if (why := recovery.why_holding(self._ctx)) else []
+            return [f"sets {node.name} to drained: nothing is started there", what], waits
         plan = [f"sets {node.name} to drained: when it comes back it starts nothing"]
         if given is not None:
-            return [*plan, f"records your word that {node.name} runs none of its VMs"], []
+            return [*plan, f"records your word that {node.name} runs none of its VMs"], evidence.doubts(node)
         return plan, [evidence.missing(node)]
 
     def _check_evidence(self, node: r.Node, given: Evidence | None) -> None:
@@ -226,6 +232,8 @@ class NodeRequests:
         steps = rebuild.steps_for(vms)
         plan = self._rebuild_plan(node, vms, steps, body.evidence)
         warnings = [step.detail for step in steps if step.state == StepState.SKIPPED]
+        if node.evidence is None:
+            warnings += evidence.doubts(node)
         if body.dry_run or not vms:
             return Done(plan, changed=bool(vms), warnings=warnings)
         if node.evidence is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from chimed.core.operators.checks import Done, RequestParts
+from chimed.core.operators.checks import Done, RequestParts, check_comment
 from chimed.core.operators.imports import ImportRequests
 from chimed.core.operators.migrations import MigrationRequests
 from chimed.core.operators.nodes import NodeRequests
@@ -93,6 +93,7 @@ class Requests:
             what = "deletion" if op.kind == OperationKind.DELETE else "release"
             raise ChimeError("conflict", f"a {what} cannot be cancelled")
         plan = [f"cancels {op.id} ({op.label}); what it has done so far stays"]
+        warnings = self._what_stays(op)
         if op.moving is not None:
             plan = [f"cancels {op.id} ({op.label}): nothing more begins, and it ends when what is under way is decided"]
         if not body.dry_run:
@@ -101,12 +102,24 @@ class Requests:
                 migration.cancel_operation(self._facts, op, actor)
             else:
                 operations.cancel(self._ctx, op, f"cancelled by {actor}")
-        return Done(plan, op)
+        return Done(plan, op, warnings=warnings)
+
+    def _what_stays(self, op: r.Operation) -> list[str]:
+        """What was asked for by the operation, and goes on to be wanted when nobody waits for it any more."""
+        vm, node = self._ctx.tables.vms.get(op.subject), self._ctx.tables.nodes.get(op.subject)
+        if op.kind == OperationKind.DRAIN and node is not None:
+            return [f"{node.name} stays {node.admin_state}: chime-tool node enable {node.name} changes that"]
+        if op.kind in (OperationKind.CREATE, OperationKind.START, OperationKind.STOP) and vm is not None:
+            verb = "start" if vm.desired == Desired.STOPPED else "stop"
+            return [f"the desired state of {vm.name} stays {vm.desired}: chime-tool vm {verb} {vm.name} changes it"]
+        return []
 
     def _alarm_ack(self, body: m.AlarmAck, actor: str, _now: float) -> Done:
         alarm = self._ctx.tables.alarms.get(body.id)
         if alarm is None:
             raise ChimeError("not-found", f"there is no alarm {body.id}")
+        if body.comment:
+            check_comment(body.comment)
         if not body.dry_run:
             self._ctx.tables.alarms.put(msgspec.structs.replace(alarm, acked_by=actor, comment=body.comment))
             self._ctx.audit(actor, "alarm-acked", alarm.subject, f"{alarm.code}: {body.comment}".rstrip(": "))
@@ -134,6 +147,7 @@ class Requests:
         return Done([f"removes operator {body.name}; its key is refused from now on"])
 
     def _recovery_confirm(self, body: m.RecoveryConfirm, actor: str, _now: float) -> Done:
+        check_comment(body.comment)
         about = recovery.at_hand(self._ctx)
         if body.about and body.about != about:
             text = "what waits for a word is not what this one was given for any more: look again"
@@ -153,7 +167,7 @@ class Requests:
             self._ctx.audit(actor, "recovery-confirmed", "server", f"without {names}: {body.comment}")
             recovery.no_longer_waits_for(self._ctx, meta.waiting_for)
             self._parts.recovered()
-        return Done([f"ends the recovery though {names} have not reported: you attest that they run no VM that the "
+        return Done([f"ends the recovery without a report of {names}: you attest that no VM runs there that the "
                      "restored database gives to another node"])  # fmt: skip
 
     def _recovery_begin(self, body: m.RecoveryConfirm, actor: str) -> Done:

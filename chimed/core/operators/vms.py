@@ -147,8 +147,8 @@ class VmRequests:
         if nodes not in ([], [node_name]):
             raise ChimeError(
                 "conflict",
-                f"{', '.join(nodes)} has a VM with UUID {uuid} which this database does not know: create it there "
-                f"(--node {nodes[0]}) to take it over",
+                f"on {', '.join(nodes)} there is a VM with UUID {uuid} which this database does not know: create it "
+                f"there (--node {nodes[0]}) to take it over",
             )
 
     def _check_away(self, vm: r.Vm, given: Evidence | None) -> bool:

@@ -13,7 +13,7 @@ from chimed.core.state import rows as r
 from chimed.core.state.sessions import Session, Sessions
 from chimed.core.state.turn import Context
 from wire import messages as m
-from wire.text import clean_text
+from wire.text import clean_text, counted
 from wire.types import Health, Observed, Severity
 from wire.words import ALARM_OF, ALARMS, AlarmCode, AlarmSubject, FaultCode
 
@@ -83,7 +83,7 @@ def sync_mass(ctx: Context) -> bool:
     lost = nodes.count_by("health", Health.UNREACHABLE)
     heard_of = len(nodes) - nodes.count_by("health", Health.UNKNOWN)
     mass = lost >= policy.mass_min and lost > policy.mass_fraction * heard_of
-    text = f"{lost} of {heard_of} nodes are unreachable together: look at the server's own network first"
+    text = f"{lost} of {counted(heard_of, 'node')} unreachable together: look at the server's own network first"
     code = AlarmCode.MASS_UNREACHABLE
     ctx.sync_alarms(SERVER, raised(code, text) if mass else {}, frozenset({code}))
     return mass

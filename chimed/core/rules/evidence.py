@@ -15,7 +15,7 @@ from chimed.core.state.turn import Context
 from wire.errors import ChimeError
 from wire.messages import DrainProof
 from wire.types import AdminState, Evidence, Observed
-from wire.words import OperationKind
+from wire.words import FaultCode, OperationKind
 
 OFF = frozenset({Observed.STOPPED, Observed.FAILED, Observed.CRASHED})
 """Observed states that say: no process."""
@@ -109,6 +109,16 @@ def check_attestable(node: r.Node, lost: bool) -> None:
             f"the agent of {node.name} is alive, or was a moment ago: it proves the drain itself when nothing runs "
             f"there any more (chime-tool node show {node.name}); your word is for nodes that cannot be heard",
         )
+
+
+def doubts(node: r.Node) -> list[str]:
+    """What speaks against a person's word for the node, to be said before it is given."""
+    if FaultCode.AGENT_LOST not in node.reasons or FaultCode.PING_UNAVAILABLE in node.reasons:
+        return []
+    return [
+        f"{node.name} ANSWERS PING: its host is not powered off, and its VMs may run. Give your word only if it was "
+        "drained on the node itself (chime-agent drain): else VMs can run twice and data is lost"
+    ]
 
 
 def attest(ctx: Context, node: r.Node, actor: str, comment: str) -> r.Node:

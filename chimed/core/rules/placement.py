@@ -14,6 +14,7 @@ from msgspec import Struct
 from chimed.core.state import rows as r
 from chimed.core.state.turn import Policy
 from wire.messages import VmSpec
+from wire.text import counted
 from wire.types import AdminState, Health, VirtType
 
 
@@ -61,7 +62,8 @@ def objection(node: r.Node, room: Room, in_session: bool, spec: VmSpec) -> str |
     if spec.memory_mib > room.memory_mib - room.memory_used_mib:
         return f"has {max(0, room.memory_mib - room.memory_used_mib)} MiB of memory left, {spec.memory_mib} are needed"
     if spec.vcpus > room.vcpus - room.vcpus_used:
-        return f"has {max(0, room.vcpus - room.vcpus_used)} vCPUs left, {spec.vcpus} are needed"
+        left = counted(max(0, room.vcpus - room.vcpus_used), "vCPU")
+        return f"has {left} left, {counted(spec.vcpus, 'is', 'are')} needed"
     return None
 
 

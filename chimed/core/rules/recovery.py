@@ -19,6 +19,7 @@ from chimed.core.rules.known import Facts
 from chimed.core.state import rows as r
 from chimed.core.state.rows import Held
 from chimed.core.state.turn import Context
+from wire.text import counted
 from wire.types import AdminState, Desired, Severity
 from wire.words import ALARMS, AlarmCode
 
@@ -74,6 +75,19 @@ def begin(ctx: Context, why: str) -> None:
     ctx.audit("chimed", "recovery-begun", behind.SERVER, f"generation {tables.meta.generation}: {why}")
     ctx.log("warning", f"recovery begins in generation {tables.meta.generation}: {why}")
     behind.sync_alarm(ctx)
+
+
+def why_holding(ctx: Context) -> str:
+    """Why nothing is started, stopped or moved now, in words; empty: it may be."""
+    meta = ctx.tables.meta
+    if meta.behind:
+        return f"this database is behind: {meta.ahead_text} (chime-tool recovery show)"
+    if not meta.recovering:
+        return ""
+    return (
+        "the database was restored: nothing is started, stopped or moved until every node has reported; "
+        f"awaited: {', '.join(meta.waiting_for[:10])} (chime-tool recovery show)"
+    )
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------------
@@ -172,10 +186,8 @@ def sync_alarm(ctx: Context) -> None:
     tables = ctx.tables
     vms = sum(tables.vms.count_by("held", what) for what in IN_WORDS)
     nodes = tables.nodes.count_by("held", True)
-    text = (
-        f"{vms} VMs and {nodes} nodes wait for a person's word: the restored database may be wrong about them "
-        "(chime-tool recovery show)"
-    )
+    held = f"{counted(vms, 'VM')} and {counted(nodes, 'node')}"
+    text = f"{held} wait for a person's word: the restored database may be wrong about them (chime-tool recovery show)"
     waits, code = bool(vms or nodes) and not tables.meta.holding, AlarmCode.RECOVERY_HELD
     wanted = {code: (ALARMS[code].severity or Severity.WARNING, text)} if waits else {}
     ctx.sync_alarms(behind.SERVER, wanted, frozenset({code}))

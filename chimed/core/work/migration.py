@@ -17,6 +17,7 @@ from chimed.core.work import attempts, imports
 from chimed.core.work.operations import OPEN_STEPS, cancel, fail, succeed
 from wire import messages as m
 from wire.errors import ChimeError
+from wire.text import counted
 from wire.types import AdminState, Desired, Observed, StepState, Storage, VirtType
 from wire.words import OperationKind, Problem
 
@@ -232,10 +233,10 @@ def _busy(ctx: Context, node_name: str) -> str | None:
     """Why another migration cannot begin there now, or None."""
     rows = ctx.tables.migrations
     if len(rows) >= ctx.policy.migrations_per_cluster:
-        return f"waits for its turn: {len(rows)} migrations are under way"
+        return f"waits for its turn: {counted(len(rows), 'migration is', 'migrations are')} under way"
     count = rows.count_by("source", node_name) + rows.count_by("target", node_name)
     if count >= ctx.policy.migrations_per_node:
-        return f"waits for its turn: {count} migrations of {node_name} are under way"
+        return f"waits for its turn: {counted(count, 'migration')} of {node_name} under way"
     return None
 
 
@@ -253,7 +254,7 @@ def _end(ctx: Context, op: r.Operation) -> None:
         moved = sum(step.end == r.StepEnd.MOVED for step in done)
         parts = [f"{len(done) - moved} migrated"]
         parts += [f"{moved} moved (stopped)"] if moved else []
-        parts += [f"{len(kept)} left where they are: {', '.join(kept[:10])}"] if kept else []
+        parts += [f"{len(kept)} left in place: {', '.join(kept[:10])}"] if kept else []
         parts += [f"{len(failed)} failed: {', '.join(failed[:10])}"] if failed else []
         outcome = ", ".join(parts)
     end = cancel if is_cancelled else fail if failed else succeed

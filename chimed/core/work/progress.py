@@ -17,6 +17,7 @@ from chimed.core.state.turn import Context
 from chimed.core.work import imports, migration, rebuild
 from chimed.core.work.operations import OPEN_STEPS, Failure, cancel, fail, succeed
 from wire import messages as m
+from wire.text import counted
 from wire.types import AdminState, Desired, Observed, StepState
 from wire.words import OperationKind, Problem
 
@@ -83,9 +84,11 @@ def _progress_drain(facts: Facts, op: r.Operation) -> None:
     if node is None or node.admin_state != AdminState.DRAINED or node.drain_serial != op.serial:
         cancel(facts.ctx, op, "the node is not drained any more")
     elif node.evidence is not None:
-        succeed(facts.ctx, op, f"no VM runs on {node.name} (evidence: {node.evidence})")
+        succeed(facts.ctx, _show_step(facts.ctx, op, ""), f"no VM runs on {node.name} (evidence: {node.evidence})")
     elif facts.is_lost(node):
         fail(facts.ctx, op, unheard(node), code="node-unreachable")
+    elif facts.ctx.tables.meta.holding:
+        _show_step(facts.ctx, op, "waits for the recovery to end (chime-tool recovery show)")
     elif facts.in_session(node.name):
         _show_step(facts.ctx, op, _left(facts, node))
 
@@ -102,13 +105,15 @@ def _left(facts: Facts, node: r.Node) -> str:
     session = facts.sessions.get(node.name)
     reports = session.reports if session else {}
     left = sorted(facts.ctx.vm_name(uuid) for uuid, report in reports.items() if report.observed not in OFF)
-    return f"{len(left)} VMs left: {', '.join(left[:10])}" if left else "being verified"
+    return f"{counted(len(left), 'VM')} left: {', '.join(left[:10])}" if left else "being verified"
 
 
-def _show_step(ctx: Context, op: r.Operation, detail: str) -> None:
+def _show_step(ctx: Context, op: r.Operation, detail: str) -> r.Operation:
     if op.steps[0].detail != detail:
         step = msgspec.structs.replace(op.steps[0], detail=detail)
-        ctx.tables.operations.put(msgspec.structs.replace(op, steps=(step, *op.steps[1:])))
+        op = msgspec.structs.replace(op, steps=(step, *op.steps[1:]))
+        ctx.tables.operations.put(op)
+    return op
 
 
 _PROGRESS: dict[OperationKind, Callable[[Facts, r.Operation], None]] = {

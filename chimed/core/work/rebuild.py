@@ -176,7 +176,7 @@ def _end_rebuild(ctx: Context, op: r.Operation) -> None:
     count = {state: sum(step.state == state for step in op.steps) for state in StepState}
     parts = [f"{count[StepState.DONE]} rebuilt"]
     if count[StepState.SKIPPED]:
-        parts.append(f"{count[StepState.SKIPPED]} left where they are")
+        parts.append(f"{count[StepState.SKIPPED]} left in place")
     if count[StepState.FAILED]:
         failed = [ctx.vm_name(step.name) for step in op.steps if step.state == StepState.FAILED]
         fail(ctx, op, f"{', '.join(parts)}, {len(failed)} failed: {', '.join(failed[:10])}")

@@ -9,7 +9,7 @@ import pytest
 
 from agentd.core import effects as fx
 from agentd.core import reporting
-from agentd.core.link import LinkState
+from agentd.core.link import KEY_REFUSED, LinkState
 from tests.unit.agent.server import VM_1, VM_2, assignment
 from tests.unit.agent.world import World
 from wire import codec
@@ -366,3 +366,32 @@ def test_node_in_trouble_does_not_spin(running: World, trouble: str) -> None:
     running.run(600.0)
     assert running.ticks - before <= 1800
     assert running.agent.link.state in LinkState
+
+
+# --- a key that is refused --------------------------------------------------------------------------------
+
+
+def key_refused(world: World) -> bool:
+    world.give(fx.Asked(1, "status"))
+    return bool(world.answers[-1]["key_refused"])
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_key_that_is_not_let_in_is_told_until_the_server_welcomes_it(running: World, idle: bool) -> None:
+    assert not key_refused(running)
+    running.server.deaf = True
+    if idle:  # the new connection fails before the next hello
+        running.give(fx.Disconnected("the connection was lost"))
+    running.give(fx.Disconnected(KEY_REFUSED))
+    assert key_refused(running)
+    running.run(30.0)
+    assert running.agent.link.last_error == "no answer to hello" and key_refused(running)
+    running.server.deaf = False
+    running.run_until(lambda: running.ready)
+    assert not key_refused(running)
+
+
+def test_a_key_that_is_revoked_in_a_session_is_told(running: World) -> None:
+    running.server.refusals[m.Heartbeat] = [error("unknown-key", retriable=False)]
+    running.run_until(lambda: not running.ready)
+    assert key_refused(running)

@@ -178,7 +178,7 @@ def test_a_vm_that_a_node_knows_as_chimes_is_refused(world: World, state: str) -
     agent = world.agents["n2"]
     agent.strays[UUID] = (3, state)
     agent.report()
-    assert "n2 has a VM with UUID" in refused(world).message
+    assert "on n2 there is a VM with UUID" in refused(world).message
     assert "vm create --uuid" in refused(world, node="n2").message
 
 

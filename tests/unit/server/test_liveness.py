@@ -221,6 +221,16 @@ def test_a_wall_clock_that_jumps_changes_nothing(world: World) -> None:
     assert world.alarms(all=True) == []
 
 
+def test_a_node_that_was_heard_before_the_server_started_is_not_called_never_heard(world: World) -> None:
+    def said(name: str) -> str:
+        return str(world.ask(m.Explain(kind="node", name=name))["lines"][0])
+
+    world.do(m.NodeAdd, name="new", public_key=key_of("new"))
+    world.crash()
+    assert said("n1") == "n1 is enabled and normal; last heartbeat: none yet since the server's start."
+    assert said("new").endswith("last heartbeat: never.")
+
+
 def test_a_node_never_heard_stays_unknown_without_alarm() -> None:
     world = World("n1")
     world.run(600)

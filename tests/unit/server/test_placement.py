@@ -26,7 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, int], bool]] =
     "has no KVM": ({}, {"virt_type": VirtType.KVM}, (0, 0), True),
     "has 1023 MiB of memory left, 1024 are needed": ({}, {}, (0, 3073), True),
     "has 0 MiB of memory left, 1024 are needed": ({}, {}, (0, 9000), True),
-    "has 1 vCPUs left, 2 are needed": ({}, {}, (1, 0), True),
+    "has 1 vCPU left, 2 are needed": ({}, {}, (1, 0), True),
     "has 0 vCPUs left, 2 are needed": ({}, {}, (3, 0), True),
 }
 

@@ -72,7 +72,7 @@ def test_what_a_rebuild_waits_for_and_leaves_behind_is_explained(world: World) -
     epoch = world.vm("web")["epoch"]
     world.agents["n1"].power_off()
     world.do(m.NodeRebuild, name="n1")
-    assert "1 VMs that were moved away will be removed from it when it comes back." in explained(world, "node", "n1")
+    assert "1 VM that was moved away will be removed from it when it comes back." in explained(world, "node", "n1")
     assert f"n1 has not yet confirmed that it removed epoch {epoch}." in explained(world, "vm", "web")
 
 

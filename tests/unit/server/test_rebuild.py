@@ -32,7 +32,7 @@ def lose(world: World, name: str = "n1", drain: bool = True, evidence: bool = Fa
 
 def test_a_drain_is_proven_by_the_agent(world: World) -> None:
     answer = world.do(m.NodeDrain, name="n1")
-    assert answer["plan"][1] == "stops 1 running VMs on n1: web"
+    assert answer["plan"][1] == "stops 1 running VM on n1: web"
     assert world.node("n1")["operation"] == answer["operation"]["id"]
     assert world.refuse(m.NodeRebuild, name="n1").code == "locked"
     world.settle()
@@ -172,7 +172,7 @@ def test_rebuild_moves_what_can_be_moved(world: World) -> None:
     assert len(world.tables().releases.by("node", "n1")) == 2
     world.settle()
     op = world.op(answer)
-    assert op["state"] == "succeeded" and op["outcome"] == "2 rebuilt, 1 left where they are"
+    assert op["state"] == "succeeded" and op["outcome"] == "2 rebuilt, 1 left in place"
     assert sorted((s["name"], s["state"]) for s in op["steps"]) == [
         ("off", "done"),
         ("pet", "skipped"),
@@ -319,7 +319,7 @@ def test_a_drain_on_the_node_itself_is_adopted(world: World) -> None:
 def test_enable_starts_again(world: World) -> None:
     world.do(m.NodeDrain, name="n1")
     world.settle()
-    assert "starts 1 VMs on n1: web" in world.do(m.NodeEnable, name="n1")["plan"]
+    assert "starts 1 VM on n1: web" in world.do(m.NodeEnable, name="n1")["plan"]
     world.settle()
     assert world.vm("web")["observed"] == "running"
 
@@ -562,3 +562,25 @@ def test_several_vms_that_fit_nowhere_wait_together(world: World) -> None:
     world.do(m.NodeEnable, name="n2")
     world.run(20)
     assert world.op(answer)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("how", ["answers", "silent", "no ping"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_word_for_a_host_that_answers_ping_is_doubted(world: World, how: str, dry_run: bool) -> None:
+    def warnings(kind: type[m.Mutation]) -> str:
+        return "\n".join(world.do(kind, name="n1", evidence="operator", comment="off", dry_run=dry_run)["warnings"])
+
+    agent = world.agents["n1"]
+    if how == "silent":
+        agent.power_off()
+    else:
+        agent.up = False
+    if how == "no ping":
+        world.unping.add("n1")
+    world.run(70)
+    doubted = how == "answers"
+    assert ("n1 ANSWERS PING" in warnings(m.NodeDrain)) is doubted
+    if dry_run:
+        world.do(m.NodeDrain, name="n1")
+        assert ("n1 ANSWERS PING" in warnings(m.NodeDrain)) is doubted
+        assert ("n1 ANSWERS PING" in warnings(m.NodeRebuild)) is doubted

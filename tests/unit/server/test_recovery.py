@@ -112,7 +112,7 @@ def test_e7_what_is_held_is_shown(world: World, what: r.Held) -> None:
     assert status["held_nodes"] == [] and status["recovering"] is False
     assert f"held until a person confirms: {words}" in str(world.vm("web"))
     (alarm,) = [a for a in world.ask(m.AlarmList())["items"] if a["code"] == "recovery-held"]
-    assert alarm["severity"] == "warning" and alarm["text"].startswith("1 VMs and 0 nodes wait for a person's word")
+    assert alarm["severity"] == "warning" and alarm["text"].startswith("1 VM and 0 nodes wait for a person's word")
 
 
 def test_e7_a_crash_forgets_nothing_of_it(world: World, what: r.Held) -> None:
@@ -367,7 +367,7 @@ def test_e7_the_list_is_whole_and_in_order() -> None:
     assert [vm["name"] for vm in status["held_vms"]] == ["app", "db"]
     world.do(m.VmStop, vm="db")
     (alarm,) = [a for a in world.ask(m.AlarmList())["items"] if a["code"] == "recovery-held"]
-    assert alarm["text"].startswith("1 VMs and 0 nodes"), "it says what is so now"
+    assert alarm["text"].startswith("1 VM and 0 nodes"), "it says what is so now"
 
 
 def test_e7_no_alarm_of_it_while_the_recovery_lasts() -> None:
@@ -465,7 +465,7 @@ def removed() -> World:
     world.do(m.NodeRebuild, name="n1")
     world.settle()
     assert owner(world)[0] == "n2"
-    assert "never confirmed the removal of 1 moved VMs" in world.do(m.NodeRemove, name="n1")["warnings"][0]
+    assert "never confirmed the removal of 1 moved VM" in world.do(m.NodeRemove, name="n1")["warnings"][0]
     return world
 
 
@@ -576,3 +576,55 @@ def test_a_word_counts_for_what_it_was_given_for() -> None:
     world.do(m.RecoveryConfirm, comment="it is to be stopped", about=held)
     world.settle()
     assert not world.agents["n1"].running and world.ask(m.ServerStatus())["recovery"] == ""
+
+
+# --- what is said meanwhile -------------------------------------------------------------------------------------------
+
+
+def recovering() -> World:
+    """A restored database that waits for n2."""
+    world = running("n1", "n2")
+    world.agents["n2"].power_off()
+    world.restore(world.saved())
+    world.start("n1")
+    assert world.tables().meta.waiting_for == ("n2",)
+    return world
+
+
+def test_a_drain_says_that_it_waits_for_the_recovery() -> None:
+    world = recovering()
+    dry = world.do(m.NodeDrain, name="n1", dry_run=True)
+    assert dry["warnings"][0].startswith("nothing is stopped now: the database was restored: ")
+    answer = world.do(m.NodeDrain, name="n1")
+    assert world.op(answer)["steps"][0]["detail"] == "waits for the recovery to end (chime-tool recovery show)"
+    world.start("n2")
+    world.settle()
+    assert world.op(answer)["state"] == "succeeded" and world.op(answer)["steps"][0]["detail"] == ""
+
+
+def test_a_node_is_explained_with_what_the_server_waits_for() -> None:
+    def said(world: World) -> str:
+        return "\n".join(world.ask(m.Explain(kind="node", name="n1"))["lines"])
+
+    world = recovering()
+    assert "The server decides nothing for now: the database was restored: " in said(world)
+    assert "awaited: n2 (chime-tool recovery show)." in said(world)
+    world.start("n2")
+    world.run(5)
+    assert "decides nothing" not in said(world)
+    meta = msgspec.structs.replace(world.tables().meta, ahead=9, ahead_text="n2 has an inventory of generation 9")
+    world.disk.tables["meta"][()] = meta
+    world.crash()
+    assert "this database is behind: n2 has an inventory of generation 9 (chime-tool recovery show)." in said(world)
+
+
+def test_a_node_whose_drain_is_held_is_explained() -> None:
+    world = running("n1", "n2")
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    saved = world.saved()
+    world.do(m.NodeEnable, name="n1")
+    world.settle()
+    world = come_back(world, saved)
+    assert node(world).held
+    assert any("a person has to confirm that" in line for line in world.ask(m.Explain(kind="node", name="n1"))["lines"])

@@ -239,3 +239,44 @@ def test_a_dry_run_of_the_operators_word_is_not_the_word() -> None:
     assert world.node("dead")["drain_evidence"] is None
     world.do(m.NodeDrain, **word)
     assert world.node("dead")["drain_evidence"] == "operator"
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(("kind", "fields", "stays"), [
+    (m.VmCreate, {"name": "web", "spec": SPEC, "node": "n1"}, "the desired state of web stays running: chime-tool"),
+    (m.VmStop, {"vm": "db"}, "the desired state of db stays stopped: chime-tool vm start db changes it"),
+    (m.VmStart, {"vm": "db"}, "the desired state of db stays running: chime-tool vm stop db changes it"),
+    (m.NodeDrain, {"name": "n1"}, "n1 stays drained: chime-tool node enable n1 changes that"),
+    (m.VmReboot, {"vm": "db"}, ""),
+])  # fmt: skip
+def test_what_a_cancelled_operation_asked_for_stays(
+    kind: type[m.Mutation], fields: dict[str, Any], stays: str, dry_run: bool
+) -> None:
+    world = World("n1")
+    world.start()
+    world.create("db", "n1")
+    world.agents["n1"].stuck = True
+    begun = world.do(kind, **fields)["operation"]
+    assert begun["state"] == "running"
+    warnings = world.do(m.OpCancel, id=begun["id"], dry_run=dry_run)["warnings"]
+    assert len(warnings) == bool(stays) and "".join(warnings).startswith(stays)
+    if not dry_run:
+        assert world.do(m.OpCancel, id=begun["id"])["warnings"] == [], "it has ended"
+
+
+@pytest.mark.parametrize("comment", ["", " ", "\t \n"])
+def test_a_blank_comment_is_none(comment: str) -> None:
+    for kind in ("recovery.confirm", "alarm.ack"):
+        world = prepared(kind)
+        body = msgspec.structs.replace(MUTATIONS[kind](world), comment=comment)
+        if kind == "alarm.ack" and not comment:
+            assert world.ask(body)["changed"], "it says none"
+            continue
+        with pytest.raises(Refused, match="the comment is empty") as refusal:
+            world.ask(body)
+        assert refusal.value.code == "invalid"
+
+
+def test_a_node_that_is_there_already_is_given_a_new_key_by_another_request() -> None:
+    refusal = prepared().refuse(m.NodeAdd, name="n1", public_key=key_of("new"))
+    assert (refusal.code, "chime-tool node rekey n1" in refusal.message) == ("exists", True)

@@ -59,7 +59,7 @@ def test_a_node_with_a_copy_that_nobody_can_judge_is_not_removed(world: World) -
     said(world, "n2")
     for dry_run in (True, False):
         error = world.refuse(m.NodeRemove, name="n2", dry_run=dry_run)
-        assert error.code == "refused-unsafe" and "copies of 1 VMs (web)" in error.message
+        assert error.code == "refused-unsafe" and "of 1 VM (web)" in error.message
     world.do(m.NodeDrain, name="n3")
     world.settle()
     world.do(m.NodeRemove, name="n3")  # another one may go
@@ -245,7 +245,7 @@ def test_while_it_leaves_by_an_order_on_its_node(world: World) -> None:
     said(world, "n2")
     said(world, "n1")
     world.run(2)
-    assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: web")
+    assert state(world, answer) == ("succeeded", "0 migrated, 1 left in place: web")
 
 
 def test_it_has_left_by_an_order_on_its_node_before_it_heard_the_servers(world: World) -> None:

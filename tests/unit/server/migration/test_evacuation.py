@@ -42,7 +42,7 @@ def test_evacuate() -> None:
     steps = {s["name"]: s for s in world.op(answer)["steps"]}
     assert {n for n, s in steps.items() if s["state"] == "running"} == {"d", "b"}
     assert steps["off"]["state"] == "done" and steps["local"]["state"] == "skipped"
-    assert steps["a"]["detail"] == "waits for its turn: 2 migrations of n1 are under way"
+    assert steps["a"]["detail"] == "waits for its turn: 2 migrations of n1 under way"
     assert world.op(answer)["progress"] == round(2 / 6, 3)
     seen = []
     for _ in range(20):
@@ -61,7 +61,7 @@ def test_evacuate() -> None:
         said(world, "n1")
         world.run(2)
     assert sorted(seen) == ["a", "b", "c", "d"]
-    outcome = "3 migrated, 1 moved (stopped), 1 left where they are: local, 1 failed: c (the target is full)"
+    outcome = "3 migrated, 1 moved (stopped), 1 left in place: local, 1 failed: c (the target is full)"
     assert state(world, answer) == ("failed", outcome)
     assert world.node("n1")["operation"] is None
 
@@ -103,7 +103,7 @@ def test_evacuations_that_are_refused_or_have_nothing_to_do(world: World) -> Non
     answer = world.do(m.NodeEvacuate, name="n2")
     assert (answer["changed"], answer["operation"]) == (False, None)
     plan = world.do(m.NodeEvacuate, name="n1", dry_run=True)["plan"]
-    assert plan == ["migrates 1 VMs from n1 to other nodes", "migrates web, to n2 as it looks now"]
+    assert plan == ["migrates 1 VM from n1 to other nodes", "migrates web, to n2 as it looks now"]
     world.do(m.NodeDrain, name="n2")
     world.settle()
     assert world.refuse(m.NodeEvacuate, name="n2").code == "conflict"
@@ -117,7 +117,7 @@ def test_evacuations_that_are_refused_or_have_nothing_to_do(world: World) -> Non
 def test_only_local_disks(world: World) -> None:
     world.create("db", "n3", spec=LOCAL)
     answer = world.do(m.NodeEvacuate, name="n3")
-    assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: db")
+    assert state(world, answer) == ("succeeded", "0 migrated, 1 left in place: db")
 
 
 def test_the_limit_of_the_cluster_and_of_the_target() -> None:
@@ -127,7 +127,7 @@ def test_the_limit_of_the_cluster_and_of_the_target() -> None:
         world.create(name, node)
     first = migrate(world, "a", "n4")
     second = migrate(world, "b", "n4")
-    assert world.op(second)["steps"][0]["detail"] == "waits for its turn: 1 migrations of n4 are under way"
+    assert world.op(second)["steps"][0]["detail"] == "waits for its turn: 1 migration of n4 under way"
     leave(world, target="n4", vm="a")
     said(world, "n1")
     world.run(2)
@@ -201,7 +201,7 @@ def test_a_step_whose_node_is_drained_there(world: World) -> None:
     answer = waiting(world)
     world.agents["n1"].report(local_drain=True)
     world.run(2)
-    assert state(world, answer) == ("succeeded", "0 migrated, 1 left where they are: web")
+    assert state(world, answer) == ("succeeded", "0 migrated, 1 left in place: web")
 
 
 def test_a_migration_that_has_not_begun_when_its_node_is_drained() -> None:
