@@ -27,6 +27,10 @@ MAC_PATTERN = r"^([0-9a-f]{2}:){5}[0-9a-f]{2}\Z"
 Z85_PATTERN = r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z"
 ADDRESS_PATTERN = r"^[0-9A-Fa-f:.]{2,45}\Z"
 
+EPOCHS_PER_GENERATION = 1_000_000_000
+"""Generation g gives the epochs from (g - 1) times as many, plus one, to g times as many: so an epoch tells in which
+line of the database a node was given the VM."""
+
 IN_WORDS = {
     NAME_PATTERN: "of at most 63 letters, digits, '.', '_' and '-', the first a letter or digit",
     UUID_PATTERN: "that is a UUID in lower case with hyphens",

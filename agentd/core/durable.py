@@ -55,6 +55,9 @@ class Left(Struct, frozen=True, kw_only=True):
         return self.target or self.address
 
 
+DECLINED = "the server was restored, and this node did not have the VM any more: it may have moved since the backup"
+
+
 class Held(Struct, frozen=True, kw_only=True):
     """A VM that this node owns, and what happened to it under this ownership.
 
@@ -68,6 +71,8 @@ class Held(Struct, frozen=True, kw_only=True):
     `attempt`: the last try to migrate it away.
     `named`: the newest full inventory names it. One that it does not name is not started any more: what became of it
     was decided without this node. Only a release removes it.
+    `declined`: a server that was restored gave it in an epoch of before, and this node, which had followed that server,
+    did not have it: it may have moved since the backup. It is not started before a later epoch.
     """
 
     vm: Assignment
@@ -81,6 +86,7 @@ class Held(Struct, frozen=True, kw_only=True):
     detail: str = ""
     attempt: Attempt | None = None
     named: bool = True
+    declined: bool = False
 
     @property
     def halted(self) -> bool:
@@ -110,8 +116,10 @@ class Held(Struct, frozen=True, kw_only=True):
     def assigned(self, vm: Assignment) -> Held:
         """The same VM as the server wants it now, without a release in between: what happened to it counts, also in
         another epoch. Another start request clears what ended it."""
-        restarts = self.restarts if vm.epoch == self.vm.epoch else 0
-        now = msgspec.structs.replace(self, vm=vm, restarts=restarts, named=True)
+        same = vm.epoch == self.vm.epoch
+        now = msgspec.structs.replace(
+            self, vm=vm, restarts=self.restarts if same else 0, named=True, declined=self.declined and same
+        )
         if vm.start_serial == self.vm.start_serial:
             return now
         return msgspec.structs.replace(now, halted_serial=-1, failed_serial=-1, started_serial=-1, detail="")

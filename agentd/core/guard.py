@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from agentd.core import adoption
-from agentd.core.durable import Durable, Held
+from agentd.core.durable import DECLINED, Durable, Held
 from agentd.core.effects import Act, Action
 from agentd.core.facts import DomainState, OffReason, VmFacts
 from wire.types import Desired, MigrationPhase
@@ -100,6 +100,8 @@ def _not_wanted(durable: Durable, held: Held, boot_id: str) -> str | None:
         return "the server recovers from a restore, and starts nothing until all nodes have reported"
     if held.vm.hold:
         return "the server was restored, and a person has to confirm what it wants of this VM"
+    if held.declined:
+        return DECLINED
     if not held.named:
         return "the newest inventory of the server does not name it"
     if durable.drained:

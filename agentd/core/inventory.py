@@ -12,6 +12,7 @@ import msgspec
 
 from agentd.core.durable import Durable, Held, Tombstone
 from wire.messages import Assignment, Inventory, Release
+from wire.types import EPOCHS_PER_GENERATION
 
 
 def older(durable: Durable, generation: int, history: str, revision: int) -> str:
@@ -34,14 +35,15 @@ def merge(
     """The new durable state, and by VM why its assignment had to be ignored. `clear_local_drain`: the server
     already knew of the drain on the node when it answered. `full`: the pages hold everything."""
     ignored: dict[str, str] = {}
+    last = pages[-1]
+    undone = _undone_epochs(durable, last.generation)
     for page in pages:
         for release in page.releases:
             durable = _released(durable, release)
         for vm in page.vms:
-            durable, why = _assigned(durable, vm)
+            durable, why = _assigned(durable, vm, undone)
             if why:
                 ignored[vm.uuid] = why
-    last = pages[-1]
     if full:
         durable = _only_named(durable, {vm.uuid for page in pages for vm in page.vms})
     merged = msgspec.structs.replace(
@@ -57,6 +59,12 @@ def merge(
         local_drain=durable.local_drain and not clear_local_drain,
     )
     return merged, ignored
+
+
+def _undone_epochs(durable: Durable, generation: int) -> int:
+    """The server was restored since this node followed it: up to this epoch what it gives is older than what was
+    followed, and counts only for what this node has. 0: it was not restored."""
+    return (generation - 1) * EPOCHS_PER_GENERATION if 0 < durable.generation < generation else 0
 
 
 def _only_named(durable: Durable, named: set[str]) -> Durable:
@@ -85,7 +93,7 @@ def _released(durable: Durable, release: Release) -> Durable:
     return durable
 
 
-def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
+def _assigned(durable: Durable, vm: Assignment, undone: int) -> tuple[Durable, str]:
     tombstone, held, left = durable.tombstones.get(vm.uuid), durable.held.get(vm.uuid), durable.left.get(vm.uuid)
     if left is not None and vm.since > left.epoch:
         durable, left = durable.without_left(vm.uuid), None  # it came back since
@@ -95,4 +103,5 @@ def _assigned(durable: Durable, vm: Assignment) -> tuple[Durable, str]:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but released here up to epoch {tombstone.epoch}"
     if held is not None and held.vm.epoch > vm.epoch:
         return durable, f"vm {vm.name}: assigned in epoch {vm.epoch}, but held here in epoch {held.vm.epoch}"
-    return durable.with_held(Held(vm=vm) if held is None else held.assigned(vm)), ""
+    held = Held(vm=vm, declined=vm.epoch <= undone) if held is None else held.assigned(vm)
+    return durable.with_held(held), ""

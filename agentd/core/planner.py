@@ -26,7 +26,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from agentd.core import adoption, leaving
-from agentd.core.durable import Durable, Held, Tombstone
+from agentd.core.durable import DECLINED, Durable, Held, Tombstone
 from agentd.core.effects import Action
 from agentd.core.facts import Domain, DomainState, VmFacts
 from wire.types import Desired, MigrationPhase, Observed
@@ -59,6 +59,8 @@ def held_back(durable: Durable, held: Held) -> str:
         return "this node's state is older than what this boot has seen"
     if durable.order.hold or held.vm.hold:
         return "the server was restored: what it wants of the VM is not certain"
+    if held.declined:
+        return DECLINED
     return "" if held.named else "the newest inventory of the server does not name it"
 
 
@@ -230,7 +232,7 @@ def _off(durable: Durable, facts: VmFacts, held: Held | None, blocked: str) -> S
         return Sight(Observed.UNKNOWN, Problem.MIGRATED_AWAY, text)
     if not should_run(durable, held):
         return Sight(Observed.STOPPED)
-    if held.vm.hold or not held.named:
+    if held.vm.hold or held.declined or not held.named:
         return Sight(Observed.STOPPED, detail=held_back(durable, held))
     if _is_newer(facts.domain, held):
         epoch = facts.domain.epoch if facts.domain else 0

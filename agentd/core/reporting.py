@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from agentd.core import adoption, planner
-from agentd.core.durable import Attempt, Durable, Held, Left
+from agentd.core.durable import DECLINED, Attempt, Durable, Held, Left
 from agentd.core.facts import VmFacts
 from wire import messages as m
 from wire.text import clean_line, clean_text
@@ -90,6 +90,8 @@ def _held_report(
     durable: Durable, held: Held, seen: VmFacts | None, blocked: str, progress: m.MigrationProgress | None
 ) -> m.VmReport:
     facts = seen or VmFacts(held.vm.uuid, False)
+    if held.declined:
+        return _not_held(durable, facts, Problem.STALE_EPOCH, DECLINED)
     sight = planner.observe(durable, facts, blocked)
     problem, detail = adoption.problem(held, facts, blocked)
     if problem:

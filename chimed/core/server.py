@@ -125,10 +125,11 @@ class ServerCore:
 
     def next_deadline(self) -> float:
         """When `Tick` has something to do, in monotonic seconds."""
-        alive = min(self.liveness.next_deadline(), self.sessions.next_deadline(), self.ctx.meeting.next_deadline())
+        alive = min(self.liveness.next_deadline(), self.sessions.next_deadline())
         if self.ctx.read_only:
             return alive
         unsettled = self._last_now if self.sessions.unsettled() else NEVER
+        alive = min(alive, self.ctx.meeting.next_deadline())
         return min(alive, unsettled, self._next_sweep, self._health.next_deadline(), self._overuse.next_deadline())
 
     def _received(self, event: fx.Received, now: float) -> None:
@@ -198,9 +199,9 @@ class ServerCore:
                 self.ctx.emit(fx.Ping(address, name))
             else:
                 self.liveness.ping_unsent(name, "no address is known")
-        self.ctx.meeting.tick(now)
         if self.ctx.read_only:
             return
+        self.ctx.meeting.tick(now)
         for name in changed:
             self.ctx.meeting.met(name)
         if changed:
@@ -336,6 +337,7 @@ class ServerCore:
     def writable_again(self, now: float) -> list[fx.Effect]:
         """Changes can be recorded again: catch up with what happened meanwhile."""
         self.ctx.read_only = ""
+        self.ctx.meeting.goes_on(now)
         self.ctx.cause, self.ctx.of_node = None, False
         self.ctx.audit("chimed", "storage-recovered", "server", "changes can be recorded again")
         self.ctx.log("warning", "storage: changes can be recorded again")

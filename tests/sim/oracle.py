@@ -300,7 +300,8 @@ class Oracle:
         if new.epoch == old.epoch:
             raise Violation("S4", f"{new.name} changes its owner within epoch {new.epoch}", new.uuid)
         node: Any = disk.tables["nodes"].get((old.node,))
-        adopted = generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION
+        found = old.held == r.Held.START  # its node has it not, and starts it by a person's word only
+        adopted = found or (generation > 1 and old.epoch <= (generation - 1) * EPOCHS_PER_GENERATION)
         proven = _is_proven(node) or _is_proven(self._nodes_before.get(old.node))
         migrated = not proven and self._cannot_run(old)
         if not adopted and not migrated and self._server is not None and self._server.hears(old.node, new.uuid):
@@ -313,7 +314,7 @@ class Oracle:
             raise Violation("S2", f"{new.name} moves from {old.node} without a release", new.uuid)
         if not adopted and old.spec.storage == Storage.LOCAL and new.uuid not in self.excused:
             raise Violation("S2", f"{new.name} moves to {new.node}, and its disks do not", new.uuid)
-        if proven or migrated:
+        if proven or migrated or found:
             self._must_not_run(new.uuid, old.node, f"given to {new.node}")
 
     def _cannot_run(self, vm: r.Vm) -> bool:

@@ -19,10 +19,10 @@ from chimed.core.rules.evidence import OFF
 from chimed.core.rules.known import Facts
 from chimed.core.state import rows as r
 from chimed.core.state.sessions import Session
-from chimed.core.state.turn import EPOCHS_PER_GENERATION, Context
+from chimed.core.state.turn import Context
 from chimed.core.work import attempts
 from wire.messages import VmReport
-from wire.types import Desired, Observed
+from wire.types import EPOCHS_PER_GENERATION, Desired, Observed
 from wire.words import Problem
 
 OTHERS_AT_ONCE = 100
@@ -116,7 +116,11 @@ def _look_at_others(facts: Facts, uuid: str, node_name: str) -> None:
 
 def _look(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
     ctx = facts.ctx
-    if _is_invented(ctx, vm, node_name, report):
+    if _is_found(ctx, vm, node_name, report):
+        found = msgspec.structs.replace(vm, held=r.Held.NOTHING)
+        ownership.move(ctx, found, node_name, f"{node_name} was given it after the backup, and {vm.node} has it not")
+        recovery.sync_alarm(ctx)
+    elif _is_invented(ctx, vm, node_name, report):
         ctx.counters["impossible-epochs"] += 1
     elif report.epoch > vm.epoch and not ctx.tables.meta.recovering:
         _newer(facts, vm, node_name, report)
@@ -127,6 +131,13 @@ def _look(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
         _has_left(facts, report)
     else:
         _from_other(facts, vm, node_name, report)
+
+
+def _is_found(ctx: Context, vm: r.Vm, node_name: str, report: VmReport) -> bool:
+    """After a restore: whether a node that was not known then has the VM that its owner has not. Since the owner got it
+    no other node was given it, as far as the database goes; so that was later."""
+    is_sought = vm.held == r.Held.START and not ctx.tables.meta.holding and vm.desired != Desired.DELETED
+    return is_sought and node_name != vm.node and report.epoch >= vm.since and _is_owners(ctx, node_name, report)
 
 
 def _highest(ctx: Context) -> int:

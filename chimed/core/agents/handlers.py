@@ -127,17 +127,28 @@ class Agents:
         """An agent that goes on in the same boot with what it was given starts nothing that it did not have. One that
         begins anew starts what the database says, and waits until everybody was met who may know better."""
         node, point, meta = self._node(node_name), body.newest, self._ctx.tables.meta
+        begins_anew = point is None or body.boot_id != node.boot_id
+        changed = recovery.hello(node, begins_anew)
         goes_on = point is not None and (point.generation, point.history) == (meta.generation, meta.history)
-        if not (goes_on and body.boot_id == node.boot_id) and not self._facts.has_met_all():
-            self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=True))
+        if (begins_anew or not goes_on) and (meta.holding or not self._facts.has_met_all()):
+            changed = msgspec.structs.replace(changed, fresh=True)
+        if changed != node:
+            self._ctx.tables.nodes.put(changed)
 
     def met_all(self) -> None:
         """Who waited for that goes on."""
         fresh = self._ctx.tables.nodes.by("fresh", True)
         if fresh and self._facts.has_met_all():
             for node in fresh:
-                self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=False))
-                self._ctx.bump(node.name)
+                if recovery.may_settle_fresh(self._facts, node):
+                    self._settle_fresh(node)
+
+    def _settle_fresh(self, node: r.Node) -> None:
+        if node.restored:
+            recovery.hold_what_is_off(self._facts, node)
+        node = self._node(node.name)
+        self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=False, restored=False))
+        self._ctx.bump(node.name)
 
     def recovers(self) -> bool:
         """Begins a recovery if the database is behind and every node is heard. May be asked at any time: one that was

@@ -91,6 +91,9 @@ class NodeRequests:
         return Done(plan, warnings=warnings)
 
     def _removable(self, node: r.Node) -> None:
+        if why := recovery.why_holding(self._ctx):
+            todo = "wait until it is over, or answer for the nodes that cannot be heard (chime-tool recovery confirm)"
+            raise ChimeError("recovering", f"{node.name} may know what this database does not: {why}: {todo}")
         self._parts.unlocked(node)
         coming = self._ctx.tables.migrations.by("target", node.name)
         if coming:

@@ -27,9 +27,7 @@ from wire.errors import ChimeError
 from wire.types import Desired, OperationState
 from wire.words import OperationKind
 
-WHILE_BEHIND = frozenset(
-    {m.RecoveryConfirm, m.AlarmAck, m.OperatorAdd, m.OperatorRemove, m.NodeAdd, m.NodeRekey, m.NodeRemove}
-)
+WHILE_BEHIND = frozenset({m.RecoveryConfirm, m.AlarmAck, m.OperatorAdd, m.OperatorRemove, m.NodeAdd, m.NodeRekey})
 """What a database that is behind still takes: nothing that says what should become of a VM."""
 
 _encoder = msgspec.msgpack.Encoder()
@@ -183,6 +181,9 @@ class Requests:
         if not vms and not nodes:
             return Done(["the server is not recovering, and nothing waits for a word"], changed=False)
         plan = [f"{_does(vm)} {vm.name} on {vm.node}" for vm in vms]
+        if any(vm.held == r.Held.START for vm in vms):
+            plan += ["you attest that every node that was added since the backup has been added again (chime-tool node "
+                     "add) and has reported: such a VM may run there"]  # fmt: skip
         plan += [f"drains {node.name}: its VMs are stopped" for node in nodes]
         if not body.dry_run:
             names = ", ".join([*(vm.name for vm in vms), *(node.name for node in nodes)])

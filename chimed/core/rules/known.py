@@ -37,8 +37,9 @@ class Facts:
 
     def has_met_all(self) -> bool:
         """Whether every node has reported or was judged since the server's start. Before that one may be about to show
-        that the database is older than what it was given: nothing is given to another node, and none starts anew."""
-        return self.ctx.meeting.is_over()
+        that the database is older than what it was given: nothing is given to another node, and none starts anew.
+        While nothing can be recorded nobody is met."""
+        return self.ctx.meeting.is_over() and not self.ctx.read_only
 
     def report(self, vm: r.Vm) -> m.VmReport | None:
         """What the owner reports of the VM in its present epoch, while the owner is heard from."""

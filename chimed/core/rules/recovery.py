@@ -14,21 +14,25 @@ from collections.abc import Iterable
 import msgspec
 
 from chimed.core.rules import behind
+from chimed.core.rules.alarms import ALIVE
 from chimed.core.rules.evidence import OFF
 from chimed.core.rules.known import Facts
 from chimed.core.state import rows as r
 from chimed.core.state.rows import Held
 from chimed.core.state.turn import Context
 from wire.text import counted
-from wire.types import AdminState, Desired, Severity
+from wire.types import AdminState, Desired, Observed, Severity
 from wire.words import ALARMS, AlarmCode
 
 _WANTS = {Desired.STOPPED: Held.STOP, Desired.DELETED: Held.DELETE, Desired.RUNNING: Held.NOTHING}
 IN_WORDS = {
     Held.STOP: "the restored database wants it stopped",
     Held.DELETE: "the restored database wants it deleted",
-    Held.START: "its node gave it up after the backup was taken: it may be on a node that this database does not know",
+    Held.START: "since the backup its node gave it up or began anew: it may run on a node that this database does not "
+    "know (chime-tool node add, before you confirm)",
 }
+_CERTAIN = {Held.STOP: OFF, Held.START: ALIVE}
+"""What the owner says of a VM that is held, for nobody to be asked any more."""
 
 
 # --- how it begins ----------------------------------------------------------------------------------------------------
@@ -52,6 +56,7 @@ def held_vm(vm: r.Vm) -> r.Vm:
 
 def held_node(node: r.Node) -> r.Node:
     """The node's row as it counts after a restore: what was evidence when the backup was taken is none now."""
+    node = msgspec.structs.replace(node, restored=True)
     if node.admin_state != AdminState.DRAINED:
         return node
     return msgspec.structs.replace(node, held=True, evidence=None, evidence_boot_id="", evidence_comment="")
@@ -144,8 +149,39 @@ def settle_vm(facts: Facts, vm: r.Vm) -> None:
     """What need not be asked is not held: its owner says that it does not run. Who the owner is, is certain only when
     the recovery is over."""
     report = facts.report(vm) if not facts.ctx.tables.meta.holding else None
-    if vm.held == Held.STOP and report is not None and report.observed in OFF:
+    if report is not None and report.observed in _CERTAIN.get(vm.held, ()):
         confirm_vm(facts.ctx, vm)
+
+
+def hello(node: r.Node, begins_anew: bool) -> r.Node:
+    """The node's agent says hello, for the first time since a restore or not. `begins_anew`: in another boot than the
+    database knows, or without what it was given: it knows only what the database says. Who goes on declines by
+    itself what it does not have any more."""
+    if not node.restored:
+        return node
+    begins_anew = begins_anew or node.fresh
+    return msgspec.structs.replace(node, fresh=begins_anew, restored=begins_anew)
+
+
+def may_settle_fresh(facts: Facts, node: r.Node) -> bool:
+    """Whether it is known of every VM of the node that has begun anew since a restore whether it runs there."""
+    if not node.restored:
+        return True
+    if facts.ctx.tables.meta.holding or not facts.in_session(node.name):
+        return False
+    said = [facts.said(node.name, vm.uuid) for vm in facts.ctx.tables.vms.by("node", node.name)]
+    return all(report is not None and report.observed != Observed.UNKNOWN for report in said)
+
+
+def hold_what_is_off(facts: Facts, node: r.Node) -> None:
+    """Since the backup the node has begun anew: a VM that does not run there may have moved to a node that was added
+    since, and nobody who is known can tell. A person has to say that it is to be started."""
+    ctx = facts.ctx
+    for vm in ctx.tables.vms.by("node", node.name):
+        report = facts.said(node.name, vm.uuid)
+        if vm.desired != Desired.DELETED and vm.held != Held.START and not (report and report.observed in ALIVE):
+            ctx.tables.vms.put(msgspec.structs.replace(vm, held=Held.START, revision=ctx.bump(node.name)))
+    sync_alarm(ctx)
 
 
 def settle_node(facts: Facts, node: r.Node) -> None:

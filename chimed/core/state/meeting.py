@@ -13,10 +13,15 @@ from chimed.core.state.liveness import NEVER
 
 
 class Meeting:
-    """Begins with the names of all nodes. Times in monotonic seconds."""
+    """Begins with the names of all nodes. `longest_s`: for how long one that is heard and does not report is waited
+    for. Times in monotonic seconds."""
 
-    def __init__(self, names: Iterable[str], until: float) -> None:
-        self._unmet, self._until = set(names), until
+    def __init__(self, names: Iterable[str], now: float, longest_s: float) -> None:
+        self._unmet, self._longest_s, self._until = set(names), longest_s, now + longest_s
+
+    def goes_on(self, now: float) -> None:
+        """For a time nothing could be recorded, and nobody be met: who is still waited for has all the time again."""
+        self._until = now + self._longest_s
 
     def met(self, name: str) -> None:
         """The node has reported all that it has, was judged, or is gone."""

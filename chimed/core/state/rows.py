@@ -60,14 +60,16 @@ class Held(StrEnum):
     NOTHING = ""
     STOP = "stop"  # it is said to be stopped, and may run
     DELETE = "delete"  # it is said to be deleted, and may run
-    START = "start"  # its node gave it up after the backup was taken: it may be on a node that is not known here
+    START = "start"  # its node gave it up, or began anew, after the backup: it may be on a node that is not known here
 
 
 class Node(Row, frozen=True, kw_only=True):
     """A compute node. `revision` grows with each change of what its agent should know; `given`: the highest of which
     its agent was sent an inventory, and `given_by` in which life of the server's process. The evidence belongs to
     `drain_serial`, and evidence `agent` to `evidence_boot_id` too. `held`: a restored database wants it drained, which
-    waits for a person's word. `fresh`: its agent has begun anew, and starts nothing before every node was met."""
+    waits for a person's word. `fresh`: its agent has begun anew, and starts nothing before every node was met.
+    `restored`: it has not been heard since a restore, or has begun anew since the backup: what it does not run is not
+    certain to be its own."""
 
     name: str
     public_key: str
@@ -94,6 +96,7 @@ class Node(Row, frozen=True, kw_only=True):
     business_interface: str = ""
     held: bool = False
     fresh: bool = False
+    restored: bool = False
     lock: str = ""
     last_operation: str = ""
     created: float = 0.0

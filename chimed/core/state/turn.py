@@ -18,11 +18,10 @@ from chimed.core.state import effects as fx
 from chimed.core.state import rows as r
 from chimed.core.state.meeting import Meeting
 from chimed.core.state.tables import Tables
-from wire.types import Severity
+from wire.types import EPOCHS_PER_GENERATION, Severity
 from wire.words import ALARMS, AlarmCode, AlarmSubject
 
 _OF_VMS = frozenset(code for code, info in ALARMS.items() if info.subject is AlarmSubject.VM)
-EPOCHS_PER_GENERATION = 1_000_000_000
 ALARM_TEXT_CHARS = 1000
 """A node chooses parts of it, and all that were cleared lately are kept in memory."""
 
@@ -79,7 +78,7 @@ class Context:
         self.cause: str | None = None  # the operation at hand, for the audit trail
         self.now = now  # monotonic seconds of the event at hand
         longest_s = policy.heartbeat_s * (policy.missed_heartbeats + 1) + policy.ping_tries * policy.ping_timeout_s
-        self.meeting = Meeting((node.name for node in tables.nodes), now + longest_s)
+        self.meeting = Meeting((node.name for node in tables.nodes), now, longest_s)
         self.said_to_leave_for: dict[str, set[str]] = {}  # node that is proven off: VMs whose owners say so
         self.sighted: dict[tuple[str, str], float] = {}  # (node, VM): since when a rebuild waits for a copy to go
         self.of_node = False  # whether the message at hand is a node's

@@ -6,7 +6,8 @@ from __future__ import annotations
 import msgspec
 
 from wire import messages as m
-from wire.types import AdminState, Desired, OnGuestShutdown
+from wire.types import EPOCHS_PER_GENERATION, AdminState, Desired, OnGuestShutdown
+from wire.words import Problem
 
 VM_1 = "00000000-0000-4000-8000-000000000001"
 VM_2 = "00000000-0000-4000-8000-000000000002"
@@ -179,12 +180,20 @@ class Server:
             commands=tuple(part for part in bodies if isinstance(part, m.Command)),
         )
 
+    def _raise_ignored(self, report: m.VmReport) -> None:
+        """After a restore: what the node does not follow is given in an epoch of this generation."""
+        vm, undone = self.vms.get(report.uuid), (self.generation - 1) * EPOCHS_PER_GENERATION
+        if vm is not None and report.problem == Problem.STALE_EPOCH and vm.epoch <= undone:
+            self.change(report.uuid, epoch=undone + 1)
+
     def _report(self, body: m.Report) -> list[m.Base]:
         if not self._grows(m.Report, body.seq):
             return []
         self.reports = {} if body.full else dict(self.reports)
         self.reports.update({report.uuid: report for report in body.vms})
         self.digest, self.proof = body.digest, body.drain
+        for report in body.vms:
+            self._raise_ignored(report)
         self.local_drain = body.local_drain
         if body.local_drain and self.order.admin_state != AdminState.DRAINED:
             self.drain()

@@ -370,15 +370,22 @@ def test_e4_a_node_that_is_heard_again_needs_no_hello(held: World) -> None:
     assert not held.tables().meta.holding
 
 
-def test_e4_a_node_that_is_removed_is_not_waited_for(world: World) -> None:
+def test_e4_a_node_that_may_know_better_is_not_removed_without_a_word(world: World) -> None:
     world.agents["n3"].power_off()
     world.run(60)
     world.do(m.NodeDrain, name="n3", evidence="operator", comment="it burnt down")
     hears(world, newer(world))
     assert is_behind(world) and world.refuse(m.NodeEnable, name="n3").code == "recovering"
-    world.do(m.NodeRemove, name="n3")
+    assert world.refuse(m.NodeRemove, name="n3").code == "recovering"
+    world.do(m.RecoveryConfirm, comment="no other server runs")
+    world.run(30)
+    assert world.tables().meta.waiting_for == ("n3",) and world.refuse(m.NodeRemove, name="n3").code == "recovering"
+    world.do(m.RecoveryConfirm, comment="n3 burnt down")
     world.run(60)
     assert world.tables().meta.generation == 2 and not world.tables().meta.holding
+    world.do(m.NodeDrain, name="n3", evidence="operator", comment="it burnt down")
+    world.settle()
+    world.do(m.NodeRemove, name="n3")
 
 
 def test_e4_one_node_alone_is_enough_when_its_report_shows_it() -> None:

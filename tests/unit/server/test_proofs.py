@@ -11,13 +11,12 @@ import pytest
 
 from chimed.core.rules import arrivals, behind, proofs
 from chimed.core.state import rows as r
-from chimed.core.state.turn import EPOCHS_PER_GENERATION
 from chimed.core.work.rebuild import SIGHTED_S
 from tests.unit.server.migration.steps import attempt, leave, lose, migrate, owner, said, state, step
 from tests.unit.server.world import ADDRESS, SEAL_KEY, World, running, seal_of, uuid_of
 from wire import messages as m
 from wire import seals
-from wire.types import Desired, MigrationPhase, Observed
+from wire.types import EPOCHS_PER_GENERATION, Desired, MigrationPhase, Observed
 
 WEB = uuid_of("web")
 OTHER_KEY = seals.key_from("the secret key of another server")

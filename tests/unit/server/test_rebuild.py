@@ -9,10 +9,9 @@ import pytest
 
 from chimed.core.rules import ownership
 from chimed.core.rules.alarms import UNKNOWN_MAX
-from chimed.core.state.turn import EPOCHS_PER_GENERATION
 from tests.unit.server.world import LOCAL, SPEC, World, running, uuid_of
 from wire import messages as m
-from wire.types import Observed
+from wire.types import EPOCHS_PER_GENERATION, Observed
 
 WEB = uuid_of("web")
 

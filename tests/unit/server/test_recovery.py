@@ -10,13 +10,12 @@ import pytest
 
 from chimed.core.rules import recovery
 from chimed.core.state import rows as r
-from chimed.core.state.turn import EPOCHS_PER_GENERATION
 from tests.fakes.names import key_of
 from tests.unit.server.migration.steps import owner, state, step
 from tests.unit.server.test_storage import moved
 from tests.unit.server.world import SPEC, Agent, World, import_of, running, uuid_of
 from wire import messages as m
-from wire.types import AdminState, Desired, Evidence, Observed
+from wire.types import EPOCHS_PER_GENERATION, AdminState, Desired, Evidence, Observed
 
 WEB = uuid_of("web")
 ALARM = ("recovery-held", "server")
@@ -340,7 +339,7 @@ def test_e7_the_word_of_a_person_for_a_lost_node_counts_anew() -> None:
 
 def test_e7_what_is_held_of_a_node_that_was_not_drained_is_nothing() -> None:
     enabled = r.Node(name="n1", public_key="k", evidence=Evidence.AGENT)
-    assert recovery.held_node(enabled) is enabled
+    assert recovery.held_node(enabled) == msgspec.structs.replace(enabled, restored=True)
     off = msgspec.structs.replace(enabled, admin_state=AdminState.DRAINED, evidence_comment="c", evidence_boot_id="b")
     held = recovery.held_node(off)
     assert (held.held, held.evidence, held.evidence_boot_id, held.evidence_comment) == (True, None, "", "")
@@ -433,7 +432,7 @@ def test_e7_one_that_should_be_off_is_given_an_epoch_and_held_too() -> None:
     (held,) = world.ask(m.ServerStatus())["held_vms"]
     assert held["wants"] == "stop", "it stays off"
     assert "leaves off" in world.do(m.RecoveryConfirm, dry_run=True, comment="looked")["plan"][0]
-    assert "may be on a node" in world.do(m.VmStart, vm="web")["warnings"][0]
+    assert "may run on a node" in world.do(m.VmStart, vm="web")["warnings"][0]
     world.settle()
     assert world.agents["n1"].running == {WEB}
 

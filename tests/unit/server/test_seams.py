@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from chimed.core.state import rows as r
-from chimed.core.state.turn import EPOCHS_PER_GENERATION
 from tests.unit.server.migration.steps import owner
 from tests.unit.server.test_proofs import report, shows
 from tests.unit.server.test_recovery import moved_stopped, row, to_start
@@ -13,7 +12,7 @@ from tests.unit.server.test_storage import moved
 from tests.unit.server.world import ADDRESS, SPEC, Refused, World, running, seal_of, uuid_of
 from wire import messages as m
 from wire import seals
-from wire.types import MigrationPhase
+from wire.types import EPOCHS_PER_GENERATION, MigrationPhase
 
 WEB = uuid_of("web")
 
@@ -151,6 +150,8 @@ def test_h1_a_seal_of_an_undone_history_moves_nothing_after_the_recovery() -> No
     shows(world, "n2")
     world.run(3)
     assert not world.tables().meta.holding
+    world.settle()
+    world.do(m.RecoveryConfirm, comment="all nodes are known")
     world.settle()
     world.agents["n1"].sync(full=True)
     assert owner(world)[0] == "n1" and WEB in world.agents["n1"].running

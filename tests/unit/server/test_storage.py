@@ -244,7 +244,7 @@ def test_a_vm_that_was_created_and_moved_since_the_backup_stays_where_it_is_newe
     assert WEB not in world.agents["n1"].held and not world.tables().releases.by("node", "n1")
 
 
-def test_what_is_off_starts_when_the_recovery_ends(world: World) -> None:
+def test_what_is_off_since_a_boot_starts_when_a_person_says_so(world: World) -> None:
     backup = world.saved()
     world.agents["n1"].power_off()
     world.agents["n2"].power_off()
@@ -253,6 +253,9 @@ def test_what_is_off_starts_when_the_recovery_ends(world: World) -> None:
     world.run(60)
     assert not world.agents["n1"].running
     world.do(m.RecoveryConfirm, comment="n2 runs nothing")
+    world.run(60)
+    assert not world.agents["n1"].running, "n1 has booted since the backup: it may have lost the VM before"
+    world.do(m.RecoveryConfirm, comment="all nodes are known")
     world.run(60)
     assert world.agents["n1"].running and world.vm("web")["observed"] == "running"
 
