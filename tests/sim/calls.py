@@ -114,7 +114,8 @@ class Calls:
         """Ends when libvirt migrates the VM no more."""
         if uuid in self._hypervisor.moves:
             self._goes_on = True
-            self._engine.after(POLL_S, self._agent.call, "settle", lambda: self._again(lambda: self.settle(uuid)))
+            late = late_act("settling of", uuid)
+            self._engine.after(POLL_S, self._agent.call, late, lambda: self._again(lambda: self.settle(uuid)))
         else:
             self._hypervisor.settle(uuid)
 

@@ -199,6 +199,7 @@ MORE: dict[str, list[tuple[Callable[[Deck], str], float]]] = {
         (lambda d: f"add {d.node()}", 4),
         (lambda d: (lambda n: f"add {n}; power {n} on")(d.node()), 4),
         (lambda d: (lambda n: f"join {n}; add {n}; power {n} on")(d.node()), 2),
+        (lambda d: (lambda n: f"remove {n}; backup; copy database; add {n}; power {n} on; enable {n}")(d.node()), 4),
         (lambda d: "recovery confirm", 0.5),
     ],
     "two": [

@@ -87,7 +87,8 @@ class Cluster:
         first = self.servers[SERVER]
         second = self.servers[SECOND] = self._new_server(first.policy, SECOND)
         second.know_keys_of(first)
-        self.oracle.split, self.split_since = True, self.engine.now
+        self.oracle.split = self.oracle.was_split = True
+        self.split_since = self.engine.now
         self.oracle.doubled(first.disk)
         return second
 

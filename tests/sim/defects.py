@@ -224,8 +224,8 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "rebuild-while-recovering",
         "chimed.core.operators.checks",
-        "        if waiting:\n",
-        "        if False:\n",
+        "        if why:\n",
+        "        if why and self.ctx.tables.meta.behind:\n",
         "S2: a restored database moves VMs that are elsewhere",
     ),
     Mutant(
@@ -678,8 +678,8 @@ DEFECTS: tuple[Mutant, ...] = (
     Mutant(
         "forgotten-in-a-new-epoch",
         "agentd.core.inventory",
-        "Held(vm=vm) if held is None else held.assigned(vm)",
-        "Held(vm=vm) if held is None or held.vm.epoch != vm.epoch else held.assigned(vm)",
+        "if held is None else held.assigned(vm)",
+        "if held is None or held.vm.epoch != vm.epoch else held.assigned(vm)",
         "S1: a VM that leaves is started at its source when a new epoch comes meanwhile",
     ),
     Mutant(

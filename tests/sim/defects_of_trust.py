@@ -138,9 +138,51 @@ OF_TRUST: tuple[Mutant, ...] = (
         "S1: a database was put back by a copy, and the old owner starts the VM while the new one is not heard",
     ),
     Mutant(
+        "restored-and-what-is-off-after-a-boot-is-started",
+        "chimed.core.agents.handlers",
+        "            recovery.hold_what_is_off(self._facts, node)\n",
+        "            pass\n",
+        "S1: the backup is of before a node was added, and the old owner of what runs there boots",
+    ),
+    Mutant(
+        "what-a-node-has-not-any-more-is-not-declined",
+        "agentd.core.inventory",
+        "declined=vm.epoch <= undone",
+        "declined=False",
+        "S1: the backup is of before a node was added, and the old owner of what runs there lost its snapshot since",
+    ),
+    Mutant(
+        "found-on-a-node-that-was-added-again-and-ended",
+        "chimed.core.agents.copies",
+        "    return is_sought and node_name != vm.node",
+        "    return False and node_name != vm.node",
+        "L1: a VM that runs on a node which the backup did not know is ended when that node is added again",
+    ),
+    Mutant(
+        "removed-while-it-may-know-better",
+        "chimed.core.operators.nodes",
+        "        if why := recovery.why_holding(self._ctx):\n            todo",
+        "        if why := \"\":\n            todo",
+        "S1: a node that a restored database knows as empty is removed, and the recovery goes on without it",
+    ),
+    Mutant(
+        "met-while-nothing-can-be-recorded",
+        "chimed.core.rules.known",
+        "        return self.ctx.meeting.is_over() and not self.ctx.read_only\n",
+        "        return self.ctx.meeting.is_over()\n",
+        "S1: a server that was put back has a full disk, and gives orders before who knows better can be recorded",
+        also=(
+            (
+                "chimed.core.server",
+                "        if self.ctx.read_only:\n            return\n        self.ctx.meeting.tick(now)\n",
+                "        self.ctx.meeting.tick(now)\n        if self.ctx.read_only:\n            return\n",
+            ),
+        ),
+    ),
+    Mutant(
         "first-come-starts",
         "chimed.core.rules.known",
-        "        return self.ctx.meeting.is_over()\n",
+        "        return self.ctx.meeting.is_over() and not self.ctx.read_only\n",
         "        return True\n",
         "S1: a database was put back, and the old owner starts the VM before the new one is heard",
     ),
@@ -169,8 +211,8 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "behind-and-takes-orders",
         "chimed.core.operators.checks",
-        "        if meta.behind:\n",
-        "        if False:\n",
+        "        if why:\n",
+        "        if why and not self.ctx.tables.meta.behind:\n",
         "a database that is behind says what should become of VMs that are not where it thinks",
     ),
     Mutant(

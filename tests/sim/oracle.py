@@ -31,7 +31,8 @@ AWAY = "migrated away"
 class Oracle:
     """Raises `Violation`. `words`: nodes for which a person gave his word. `lies`: those where it was not so.
     `excused`: VMs that a person moved by hand. `may_halt`: VMs that ended in a way that may look like the guest's own.
-    `split`: two servers run, with one key. `_server`: the one whose turn it is.
+    `split`: two servers run, with one key; `was_split`: they did, and what a person has said of a host holds on.
+    `_server`: the one whose turn it is.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -40,7 +41,7 @@ class Oracle:
         self.words: set[str] = set()
         self.lies: set[str] = set()
         self.may_halt: set[str] = set()
-        self.split = False
+        self.split = self.was_split = False
         self.trust = Trust(self.spoil)
         self._undecidable: set[str] = set()  # VMs that were given away by who could not know better
         self._may_repeat: set[str] = set()  # commands that were carried out, and the agent's record of it put back
@@ -267,11 +268,11 @@ class Oracle:
         process = self._server.process if self._server is not None else None
         if process is not None and process.in_the_dark:
             return True
-        if not self.split:
+        if not self.was_split:
             return False
         if old is None:
-            return new.uuid in self._newest
-        known = self._newest.get(new.uuid, (old.epoch, old.node))
+            return self.split and new.uuid in self._newest
+        known = self._newest.get(new.uuid, (old.epoch, old.node)) if self.split else (old.epoch, old.node)
         node: Any = self._server.disk.tables["nodes"].get((old.node,)) if self._server else None
         nodes = (node, self._nodes_before.get(old.node))
         by_word = any(_is_proven(row) and row.evidence == Evidence.OPERATOR for row in nodes)

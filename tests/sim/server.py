@@ -141,7 +141,7 @@ class ServerHost:
         self.judges_from = 0.0
         self.backups: list[database.Copy] = []
         self.copies: list[database.Copy] = []
-        self._image: tuple[database.Copy, Process, float] | None = None
+        self._image: tuple[database.Copy, Process, float, float] | None = None
         self.ahead: set[str] | None = None
         self._hosts: dict[str, str] = {}
 
@@ -245,14 +245,14 @@ class ServerHost:
         """The virtual machine that it runs in is snapshotted, with its memory."""
         if self.process is not None:
             disk = database.copied(self.disk, self.engine.now)
-            self._image = (disk, self.process.frozen(), self.clock.now())
+            self._image = (disk, self.process.frozen(), self.clock.now(), self.judges_from)
 
     def revert(self) -> bool:
         """The virtual machine is reverted: disk, memory and clock are those of then, the connections are gone. False:
         there is no snapshot of it."""
         if self._image is None:
             return False
-        disk, process, reading = self._image
+        disk, process, reading, self.judges_from = self._image
         self._replace(disk, lambda old: database.put_with_its_place(self.disk, old), start=False)
         self.clock.rewind(reading)
         self.process = process.frozen()

@@ -152,7 +152,7 @@ class Agents:
 
     def recovers(self) -> bool:
         """Begins a recovery if the database is behind and every node is heard. May be asked at any time: one that was
-        not heard for a while needs no hello to be heard again, and one that is removed is not waited for."""
+        not heard for a while needs no hello to be heard again."""
         if not recovery.may_begin(self._facts):
             return False
         self.begin_recovery("every node is heard")

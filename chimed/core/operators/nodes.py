@@ -120,8 +120,6 @@ class NodeRequests:
             tables.commands.delete(command)
         tables.nodes.delete(node)
         self._parts.forget_node(node.name)
-        if recovery.no_longer_waits_for(self._ctx, [node.name]):
-            self._parts.recovered()
         self._ctx.sync_alarms(node.name, {}, NODE_CODES)
         alarms.sync_mass(self._ctx)
 

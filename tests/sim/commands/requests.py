@@ -169,10 +169,14 @@ def _cancel(c: Cluster) -> None:
 
 @_word("recovery confirm")
 def _confirm(c: Cluster) -> None:
-    """`recovery confirm`: false, and remembered as that, for nodes that are waited for and have power."""
+    """`recovery confirm`: false, and remembered as that, for nodes that are waited for, or are not known, and have
+    power."""
     status = c.ask(m.ServerStatus())
-    waiting = status["waiting_for"] if status else []
-    c.oracle.lies |= {name for name in waiting if c.hosts[name].powered}
+    meant = list(status["waiting_for"]) if status else []
+    if status and status["held_vms"]:
+        known = {name for (name,) in c.server.disk.tables["nodes"]}
+        meant += [name for name in c.hosts if name not in known]
+    c.oracle.lies |= {name for name in meant if c.hosts[name].powered}
     _ask(c, "recovery confirm", m.RecoveryConfirm, comment="attested")
 
 
