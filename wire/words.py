@@ -20,7 +20,7 @@ class Problem(StrEnum):
     START_FAILED = "start-failed"  # its last start or definition failed; it is tried again later
     CRASH_LOOP = "crash-loop"  # given up after too many restarts, until it is started again
     MIGRATED_AWAY = "migrated-away"  # it was migrated away from the node: it may run elsewhere
-    STALE_EPOCH = "stale-epoch"  # its assignment is in an epoch that the node has released already: not followed
+    STALE_EPOCH = "stale-epoch"  # its assignment is in an epoch that the node has released or declined: not followed
     NEWER_EPOCH = "newer-epoch"  # its domain carries a higher epoch than its assignment
     NOT_ADOPTED = "not-adopted"  # imported, and not taken over yet
     ADOPTION_REFUSED = "adoption-refused"  # imported, and cannot be taken over

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agentd.core import inventory, planner
-from agentd.core.durable import Attempt, Durable, Held, Left, Tombstone
+from agentd.core.durable import DECLINED, Attempt, Durable, Held, Left, Tombstone
 from agentd.core.effects import Act, Action, Asked, Received
 from agentd.core.facts import DomainState, Process, VmFacts
 from agentd.core.guard import may, refusal, resume_refusal
@@ -22,8 +22,8 @@ from tests.unit.agent.server import VM_1, VM_2, Server, assignment
 from tests.unit.agent.test_guard import FACTS, GOOD, HELD, OFF
 from tests.unit.agent.world import PEER, World
 from wire import messages as m
-from wire.types import AdminState, Desired, MigrationPhase, Observed, Outcome, Severity
-from wire.words import FaultCode
+from wire.types import EPOCHS_PER_GENERATION, AdminState, Desired, MigrationPhase, Observed, Outcome, Severity
+from wire.words import FaultCode, Problem
 
 replace = msgspec.structs.replace
 
@@ -276,6 +276,71 @@ def test_a_pull_of_more_pages_across_a_recovery_begins_anew(second: World) -> No
     assert all(entry.named for entry in second.saved.held.values())
 
 
+# --- what a restored server gives, and this node had not --------------------------------------------------------------
+
+
+@pytest.fixture
+def restored(running: World) -> World:
+    """The server was restored, and gives VM_2 in an epoch of before; it does nothing about what is declined."""
+    running.server._raise_ignored = lambda report: None  # type: ignore[method-assign]
+    running.server.assign(assignment(VM_2))
+    running.server.recover()
+    running.restart_agent()
+    running.run_until(lambda: running.ready and running.saved.generation == 2)
+    running.run(60.0)
+    return running
+
+
+def is_declined(world: World) -> bool:
+    report = world.server.reports[VM_2]
+    told = (report.problem, report.revision, report.detail) == (Problem.STALE_EPOCH, 0, DECLINED)
+    return told and held(world, VM_2).declined and not world.runs(VM_2) and VM_2 not in world.hv.domains
+
+
+def test_e7_what_this_node_did_not_have_is_declined(restored: World) -> None:
+    assert is_declined(restored)
+    assert restored.runs(VM_1) and not held(restored).declined, "what it has goes on"
+
+
+def test_e7_it_is_declined_also_after_a_restart_and_when_it_is_given_again(restored: World) -> None:
+    restored.restart_agent()
+    restored.run(60.0)
+    assert is_declined(restored)
+    restored.server.change(VM_2, start_serial=2)
+    restored.poke()
+    restored.run(60.0)
+    assert is_declined(restored)
+
+
+def test_e7_in_a_later_epoch_it_is_followed(restored: World) -> None:
+    restored.server.change(VM_2, epoch=EPOCHS_PER_GENERATION + 1)
+    restored.poke()
+    restored.run_until(lambda: restored.runs(VM_2))
+    assert not held(restored, VM_2).declined and not restored.server.reports[VM_2].problem
+
+
+@pytest.mark.parametrize(
+    ("followed", "generation", "epoch", "declined"),
+    [
+        (1, 2, EPOCHS_PER_GENERATION, True),
+        (1, 2, EPOCHS_PER_GENERATION + 1, False),
+        (2, 2, 1, False),  # it is not restored since
+        (0, 2, 1, False),  # an agent without a past knows of nothing that it might have had
+    ],
+)
+def test_e7_what_is_declined_is_what_an_undone_epoch_gives(
+    followed: int, generation: int, epoch: int, declined: bool
+) -> None:
+    had = Durable(node="n1", generation=followed)
+    page = m.Inventory(
+        session="s", nonce="n", generation=generation, revision=1, more=False,
+        node=m.NodeOrder(admin_state=AdminState.ENABLED, drain_serial=0),
+        vms=(assignment(epoch=epoch),),
+    )  # fmt: skip
+    merged, ignored = inventory.merge(had, [page], "b", False, full=True)
+    assert merged.held[VM_1].declined is declined and not ignored
+
+
 # --- what the newest full inventory does not name ---------------------------------------------------------------------
 
 
@@ -474,6 +539,7 @@ def _order(**changes: Any) -> Durable:
 DOUBTS: dict[str, Durable] = {
     "the server recovers": _order(hold=True),
     "the VM waits for a person": replace(GOOD, held={VM_1: replace(HELD, vm=assignment(epoch=3, hold=True))}),
+    "it is declined": replace(GOOD, held={VM_1: replace(HELD, declined=True)}),
     "it is not named": replace(GOOD, held={VM_1: replace(HELD, named=False)}),
     "put back": replace(GOOD, put_back=True),
 }
@@ -521,6 +587,7 @@ def test_e7_the_guard_refuses_by_itself(doubt: str) -> None:
     words = {
         "the server recovers": "the server recovers from a restore",
         "the VM waits for a person": "a person has to confirm what it wants of this VM",
+        "it is declined": DECLINED,
         "it is not named": "the newest inventory of the server does not name it",
         "put back": "this node's state is older than what this boot has seen",
     }[doubt]

@@ -629,3 +629,122 @@ def test_a_node_whose_drain_is_held_is_explained() -> None:
     world = come_back(world, saved)
     assert node(world).held
     assert any("a person has to confirm that" in line for line in world.ask(m.Explain(kind="node", name="n1"))["lines"])
+
+
+# --- what a node that is not known may have ---------------------------------------------------------------------------
+
+
+def without(saved: Any, name: str) -> Any:
+    """The backup is of before that node was added."""
+    nodes = {key: value for key, value in saved["nodes"].items() if key != (name,)}
+    return {**saved, "nodes": nodes}
+
+
+def off_since_a_boot(*names: str) -> World:
+    """A backup is restored, and n1, which has web, booted since it was taken."""
+    world = running("n1", "n2", *names)
+    saved = world.saved()
+    world.agents["n1"].power_off()
+    world.restore(saved)
+    world.agents["n2"].start()
+    world.agents["n1"].boot_again()
+    world.run(40)
+    assert not world.tables().meta.holding
+    return world
+
+
+def test_e7_what_does_not_run_on_a_node_that_has_booted_is_held() -> None:
+    world = off_since_a_boot()
+    assert row(world).held == r.Held.START and not world.agents["n1"].running and ALARM in world.alarms()
+    assert (node(world).fresh, node(world).restored) == (False, False)
+    world.do(m.RecoveryConfirm, comment="all nodes are known")
+    world.settle()
+    assert world.agents["n1"].running == {WEB} and ALARM not in world.alarms()
+
+
+def test_e7_it_is_held_also_when_it_should_be_off() -> None:
+    world = running("n1", "n2")
+    world.do(m.VmStop, vm="web")
+    world.settle()
+    saved = world.saved()
+    world.agents["n1"].power_off()
+    world.restore(saved)
+    world.agents["n2"].start()
+    world.agents["n1"].boot_again()
+    world.run(40)
+    assert row(world).held == r.Held.START and row(world).desired == Desired.STOPPED
+
+
+def test_e7_what_runs_on_such_a_node_is_its_own() -> None:
+    world = running("n1", "n2")
+    saved = world.saved()
+    world.agents["n1"].newest = None  # the agent has lost its state, and the VM runs on
+    come_back(world, saved)
+    assert row(world).held == r.Held.NOTHING and world.agents["n1"].running == {WEB} and ALARM not in world.alarms()
+
+
+def test_e7_a_node_that_goes_on_starts_what_it_has() -> None:
+    world = running("n1", "n2")
+    saved = world.saved()
+    world.agents["n1"].running.clear()
+    world.agents["n1"].stuck = True
+    world.restore(saved)
+    world.start()
+    world.agents["n1"].stuck = False
+    world.run(40)
+    assert row(world).held == r.Held.NOTHING and world.agents["n1"].running == {WEB} and not node(world).restored
+
+
+def test_e7_it_waits_until_it_is_known_what_runs() -> None:
+    world = running("n1", "n2")
+    saved, agent = world.saved(), world.agents["n1"]
+    agent.power_off()
+    world.restore(saved)
+    world.agents["n2"].start()
+    agent.why_failed = ""
+    reports = agent.vm_report
+    agent.vm_report = lambda uuid: msgspec.structs.replace(reports(uuid), observed=Observed.UNKNOWN)  # type: ignore[method-assign]
+    agent.boot_again()
+    world.run(40)
+    assert not world.tables().meta.holding and node(world).fresh and row(world).held == r.Held.NOTHING
+    assert not agent.running, "it holds until then"
+    agent.vm_report = reports  # type: ignore[method-assign]
+    agent.report(full=True)
+    world.run(5)
+    assert not node(world).fresh and row(world).held == r.Held.START
+
+
+def test_e7_also_when_a_person_has_answered_for_the_node_and_it_comes_later() -> None:
+    world = running("n1", "n2")
+    saved = world.saved()
+    world.agents["n1"].power_off()
+    world.restore(saved)
+    world.agents["n2"].start()
+    world.run(60)
+    world.do(m.RecoveryConfirm, comment="n1 is off")
+    assert not world.tables().meta.holding and node(world).restored
+    world.agents["n1"].boot_again()
+    world.run(40)
+    assert not world.agents["n1"].running and row(world).held == r.Held.START
+
+
+def test_e7_it_is_found_on_a_node_that_is_added_again() -> None:
+    world = running("n1", "n2", "n3")
+    world.do(m.NodeDisable, name="n2")
+    saved = without(world.saved(), "n3")
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    world.do(m.NodeRebuild, name="n1")
+    world.settle()
+    assert world.agents["n3"].running == {WEB}
+    world.restore(saved)
+    world.agents["n2"].start()
+    world.agents["n1"].boot_again()
+    world.run(40)
+    assert row(world).held == r.Held.START and world.agents["n3"].running == {WEB}
+    world.do(m.NodeAdd, name="n3", public_key=key_of("n3"))
+    world.agents["n3"].start()
+    world.run(40)
+    assert owner(world)[0] == "n3" and owner(world)[1] > EPOCHS_PER_GENERATION
+    assert row(world).held == r.Held.NOTHING and ALARM not in world.alarms()
+    assert world.agents["n3"].running == {WEB} and not world.agents["n1"].running
