@@ -140,7 +140,7 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "restored-and-what-is-off-after-a-boot-is-started",
         "chimed.core.agents.handlers",
-        "            recovery.hold_what_is_off(self._facts, node)\n",
+        "            copies.hold_what_is_off(self._facts, node)\n",
         "            pass\n",
         "S1: the backup is of before a node was added, and the old owner of what runs there boots",
     ),
@@ -232,8 +232,8 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "gone-since-the-backup-is-started",
         _COPIES,
-        "            vm = msgspec.structs.replace(vm, held=r.Held.START)\n",
-        "            pass\n",
+        "    vm = msgspec.structs.replace(vm, held=r.Held.START)\n",
+        "    pass\n",
         "S1: after a restore a VM is started that may be on a node which the backup does not know",
     ),
 )

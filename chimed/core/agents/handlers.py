@@ -140,12 +140,12 @@ class Agents:
         fresh = self._ctx.tables.nodes.by("fresh", True)
         if fresh and self._facts.has_met_all():
             for node in fresh:
-                if recovery.may_settle_fresh(self._facts, node):
+                if recovery.is_looked_through(self._facts, node):
                     self._settle_fresh(node)
 
     def _settle_fresh(self, node: r.Node) -> None:
         if node.restored:
-            recovery.hold_what_is_off(self._facts, node)
+            copies.hold_what_is_off(self._facts, node)
         node = self._node(node.name)
         self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=False, restored=False))
         self._ctx.bump(node.name)

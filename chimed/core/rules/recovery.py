@@ -163,7 +163,7 @@ def hello(node: r.Node, begins_anew: bool) -> r.Node:
     return msgspec.structs.replace(node, fresh=begins_anew, restored=begins_anew)
 
 
-def may_settle_fresh(facts: Facts, node: r.Node) -> bool:
+def is_looked_through(facts: Facts, node: r.Node) -> bool:
     """Whether it is known of every VM of the node that has begun anew since a restore whether it runs there."""
     if not node.restored:
         return True
@@ -171,17 +171,6 @@ def may_settle_fresh(facts: Facts, node: r.Node) -> bool:
         return False
     said = [facts.said(node.name, vm.uuid) for vm in facts.ctx.tables.vms.by("node", node.name)]
     return all(report is not None and report.observed != Observed.UNKNOWN for report in said)
-
-
-def hold_what_is_off(facts: Facts, node: r.Node) -> None:
-    """Since the backup the node has begun anew: a VM that does not run there may have moved to a node that was added
-    since, and nobody who is known can tell. A person has to say that it is to be started."""
-    ctx = facts.ctx
-    for vm in ctx.tables.vms.by("node", node.name):
-        report = facts.said(node.name, vm.uuid)
-        if vm.desired != Desired.DELETED and vm.held != Held.START and not (report and report.observed in ALIVE):
-            ctx.tables.vms.put(msgspec.structs.replace(vm, held=Held.START, revision=ctx.bump(node.name)))
-    sync_alarm(ctx)
 
 
 def settle_node(facts: Facts, node: r.Node) -> None:
