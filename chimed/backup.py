@@ -10,11 +10,9 @@ takes it.
 
 from __future__ import annotations
 
-import itertools
 import os
 import secrets
 import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -34,6 +32,7 @@ from chimed.database import (
     inspect,
     make_private_file,
     migrate,
+    name_to_keep,
     remove_files,
     sync_directory,
 )
@@ -100,6 +99,7 @@ def _restore(original: sqlite3.Connection, backup: Path, path: Path, lock: Lock)
         _copy(original, backup, part)
         mark = _renew(part, max(lock.noted().generation, _present_generation(path)))
         _sync(part)
+        lock.forget_lives()
         _swap(part, path)
     finally:
         remove_files(part)
@@ -174,7 +174,7 @@ def _present_generation(path: Path) -> int:
 
 
 def _swap(part: Path, path: Path) -> None:
-    kept = _name_to_keep(path)
+    kept = name_to_keep(path)
     log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     if path.exists() and _fold_log(path):
         os.link(path, kept)
@@ -205,15 +205,6 @@ def _fold_log(path: Path) -> bool:
             raise StoreError(f"{path} is open in another program: close it first") from error
         return False
     return bool(mode == "delete")
-
-
-def _name_to_keep(path: Path) -> Path:
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    for count in itertools.count():
-        name = path.with_name(f"{path.name}.replaced-{stamp}" + (f"-{count}" if count else ""))
-        if not name.exists():
-            break
-    return name
 
 
 def _part_of(path: Path) -> Path:

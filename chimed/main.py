@@ -146,13 +146,16 @@ def _init(config: Config, operator: str, operator_key: str | None) -> int:
     keys.save(place, bundle)
     try:
         with Store.create(config.database) as store:
-            meta = r.Meta(history=secrets.token_hex(8))
+            noted = store.noted
+            meta = r.Meta(generation=noted.generation + 1, history=secrets.token_hex(8))
             store.commit([r.Change("meta", (), meta), r.Change("operators", (operator,), row)], [])
     except StoreError:
         place.unlink()
         raise
     say(f"server key:   {config.key_file} (public key {server.public_key})")
     say(f"database:     {config.database}")
+    if noted.generation:
+        say(f"a database of generation {noted.generation} was here before: this one begins in {meta.generation}")
     say(f"operator key: {place} (for {operator}; copy it to ~/.config/chime/operator.key)")
     return 0
 

@@ -2,17 +2,19 @@
 
 Rules: a turn's changes are one transaction, on disk (WAL, `synchronous=FULL`) when `commit` returns, and not
 there at all when it raises. A database is opened by one chimed at a time (lock on `<path>.lock`). A damaged,
-foreign or newer file is refused and left as it is. Rows are JSON in a `row` column beside real key columns
-(`schema.py` says why); the store does not know what they mean. No decision is taken here. Copies and
-restores are in `backup.py`.
+foreign or newer file is refused and left as it is; one that was put back in the place of a newer one is known, and no
+log of another file gets into it (`core/state/mark.py` says how). Rows are JSON in a `row` column beside real key
+columns (`schema.py` says why); the store does not know what they mean. No decision is taken here. Copies and restores
+are in `backup.py`.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,15 @@ from chimed.core.state.tables import KEYS
 from chimed.database import (
     RESTORE,
     Check,
+    Header,
     Lock,
     StoreConflict,
     StoreError,
     connect,
     identity,
     inspect,
-    make_private,
+    lay_log_aside,
+    life_of,
     make_private_file,
     mark_of,
     migrate,
@@ -84,15 +88,17 @@ class Store:
     """The open database. Use `create` or `open`; close it, or its lock stays until the process ends."""
 
     def __init__(
-        self, path: Path, lock: Lock, connection: sqlite3.Connection, mark: Mark, newest: Mark
+        self, path: Path, lock: Lock, header: Header, connection: sqlite3.Connection, mark: Mark
     ) -> None:  # fmt: skip
         self.path = path
-        self._lock = lock
+        self._lock, self._header = lock, header
         self._connection = connection
         # The log and its index stay while the database is open: nobody else may be the last to close it.
-        names = (path.with_name(path.name + suffix) for suffix in ("", *_BESIDE))
-        self._files = {name: known for name in names if (known := identity(name)) is not None}
+        names = (path.with_name(path.name + suffix) for suffix in _BESIDE)
+        self._files = {path: header.identity()}
+        self._files |= {name: known for name in names if (known := identity(name)) is not None}
         self._whole = False
+        self._written_over = ""
         self._ages = Ages()
         self.broken = ""
         """Why nothing can be saved until chimed is restarted; empty while all is well."""
@@ -102,25 +108,35 @@ class Store:
         self._written = PRUNE_STEP
         """Rows since `prune` last found nothing more to remove."""
         self._passed = Passed()
-        self._mark, self._newest = mark, newest
-        self.put_back: PutBack | None = put_back(mark, newest)
+        self._mark, self._newest = mark, lock.noted()
+        """How far this database has come, and the newest that was in its place."""
+        self.put_back: PutBack | None = put_back(mark, self._newest)
         """What is known of a newer database that was in this place; None: this is the newest."""
-        self._note()
+        self.noted = self._newest
+        """What was noted of a database in this place before this one was opened, or made."""
+        self._begin_life()
 
     @classmethod
     def create(cls, path: Path | str) -> Store:
-        """A new database at `path` (mode 0600), opened. Raises StoreError when something is there already."""
+        """A new database at `path` (mode 0600), opened, in a generation above what was noted here (`noted`). Raises
+        StoreError when something is there already."""
         path = Path(path)
         fresh = path.with_name(f".{path.name}.new")
         if path.exists():
             raise StoreError(f"{path} exists already: it was left as it is")
         try:
             with rights.of_owner(path.parent), Lock(path) as lock:
-                _create(fresh, path)
-                lock.note(Mark(generation=1))
+                noted = lock.noted()
+                meta = r.Meta(generation=noted.generation + 1)
+                lock.forget_lives()
+                lay_log_aside(path)
+                _create(fresh, path, meta)
+                lock.note(Mark(meta.generation))
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{path} cannot be created: {error}") from error
-        return cls.open(path, check="none")
+        store = cls.open(path, check="none")
+        store.noted = noted
+        return store
 
     @classmethod
     def open(cls, path: Path | str, check: Check = "quick") -> Store:
@@ -130,32 +146,30 @@ class Store:
             raise StoreError(
                 f"{path} does not exist: make it with `chimed init`, or restore a backup with `{RESTORE}`"
             )
-        lock = Lock(path)
-        try:
-            make_private(path)
-            connection = connect(path)
-        except OSError as error:
-            lock.release()
-            raise StoreError(f"{path} cannot be opened: {error.strerror or error}") from error
-        except sqlite3.Error as error:
-            lock.release()
-            raise unusable(path, error) from error
-        try:
-            inspect(connection, path, check)
-            connection.execute("PRAGMA journal_mode = WAL")
-            migrate(connection)
-            mark, newest = mark_of(connection), lock.noted()
-        except BaseException as error:
-            connection.close()
-            lock.release()
-            if isinstance(error, sqlite3.Error):
+        with ExitStack() as opened:
+            lock = opened.enter_context(Lock(path))
+            try:
+                header = opened.enter_context(closing(Header(path)))
+                life = header.life()
+                if (last_open := lock.last_open()) and life not in last_open:
+                    lay_log_aside(path)
+                connection = opened.enter_context(closing(connect(path)))
+                inspect(connection, path, check)
+                connection.execute("PRAGMA journal_mode = WAL")
+                migrate(connection)
+                mark = msgspec.structs.replace(mark_of(connection), lives=(life,))
+                store = cls(path, lock, header, connection, mark)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be opened: {error.strerror or error}") from error
+            except sqlite3.Error as error:
                 raise unusable(path, error) from error
-            raise
-        return cls(path, lock, connection, mark, newest)
+            opened.pop_all()
+        return store
 
     def close(self) -> None:
         """Moves the log into the database file and gives up the lock. A second call does nothing."""
         self._connection.close()
+        self._header.close()
         self._lock.release()
 
     def __enter__(self) -> Store:
@@ -214,14 +228,44 @@ class Store:
     def _come_further(self, changes: list[r.Change]) -> None:
         """A turn is on disk."""
         meta = next((c.row for c in changes if isinstance(c.row, r.Meta)), self._mark)
-        self._mark = Mark(meta.generation, meta.history, self._mark.turn + 1)
+        self._mark = Mark(meta.generation, meta.history, self._mark.turn + 1, self._mark.lives)
+        if self.put_back is not None and self._mark.generation > self.put_back.generation:
+            self.put_back = None  # a recovery has begun
         self._note()
 
-    def _note(self) -> None:
-        """The newest mark stays noted, until this database is the newest."""
-        if put_back(self._mark, self._newest) is None:
+    def _note(self) -> bool:
+        """Whether it could be. The newest mark stays noted until this database is the newest."""
+        if self.put_back is None:
             self._newest = self._mark
-            self._lock.note(self._mark)
+        return self._lock.note(self._newest, self._mark.lives)
+
+    def _begin_life(self) -> None:
+        """The file is told from its copies of before by a new number in its header. Which numbers it may bear is noted
+        before it can bear them, so a crash at any moment leaves one that is known; so does a full disk."""
+        with suppress(sqlite3.Error, OSError):
+            if not self._has_one_life():
+                self._write_log_back()  # the start before was cut off
+                if not self._has_one_life():
+                    return
+            old, new = self._mark.lives, _new_life()
+            self._live((*old, new))
+            if not self._note():
+                self._live(old)
+                return
+            self._connection.execute(f"PRAGMA user_version = {new}")
+            self._write_log_back()
+            self._has_one_life()
+
+    def _has_one_life(self) -> bool:
+        """Notes the lives that the file may bear from now on. Whether it is one, and noted."""
+        self._live(tuple(sorted({self._header.life(), life_of(self._connection)})))
+        return self._note() and len(self._mark.lives) == 1
+
+    def _live(self, lives: tuple[int, ...]) -> None:
+        self._mark = msgspec.structs.replace(self._mark, lives=lives)
+
+    def _write_log_back(self) -> None:
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def writable(self) -> bool:
         """Whether a change can be saved now: really writes 64 KiB and syncs them."""
@@ -282,8 +326,10 @@ class Store:
         return removed
 
     def astray(self) -> str:
-        """Which of the files that are open here is no longer in its place, and what to do: what is saved would be lost
+        """Which of the files that are open here is no longer what it was, and what to do: what is saved would be lost
         at the next start. Empty while all is well."""
+        if self._is_written_over():
+            return self._written_over
         gone = [name for name, known in self._files.items() if identity(name) != known]
         if not self._lock.is_in_place():
             gone.append(self._lock.path)
@@ -302,19 +348,38 @@ class Store:
         if not self._whole:
             self._whole = True
             with suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._write_log_back()
+
+    def _is_written_over(self) -> bool:
+        """Whether another file's content is in the open file. It stays so until chimed is restarted: SQLite may have
+        read from it. To close it may write the log into it, and no life that it shows then is right."""
+        with suppress(OSError):
+            if not self._written_over and self._header.life() not in self._mark.lives:
+                self._written_over = (
+                    f"{self.path} was written over while chimed has it open: stop chimed, and restore a backup with "
+                    f"`{RESTORE}`"
+                )
+                nothing = (_new_life(),)
+                self._lock.note(msgspec.structs.replace(self._newest, lives=nothing), nothing)
+        return bool(self._written_over)
 
     def backup(self, destination: Path | str, overwrite: bool = False) -> None:
         """See `backup.back_up`; this call takes as long as the copy takes."""
         back_up(self.path, destination, overwrite)
 
 
-def _create(fresh: Path, path: Path) -> None:
+def _new_life() -> int:
+    """Not 0, which is every database's before it is opened for the first time."""
+    return secrets.randbelow(0x7FFFFFFF) + 1
+
+
+def _create(fresh: Path, path: Path, meta: r.Meta) -> None:
     try:
         remove_files(fresh)
         make_private_file(fresh)
         with closing(connect(fresh)) as connection:
             migrate(connection)
+            connection.execute("UPDATE meta SET row = ?", (_encode(meta),))
         os.link(fresh, path)  # unlike a rename, never replaces
         sync_directory(path.parent)
     finally:

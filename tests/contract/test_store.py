@@ -49,6 +49,14 @@ class Place:
         self.close()
         return copied(self._disk, NOW) if self._disk is not None else self._path.read_bytes()
 
+    def forget(self) -> None:
+        """Another machine: nothing was here before."""
+        self.close()
+        if self._disk is not None:
+            self._disk = FakeDisk()
+        for file in self._path.parent.iterdir():
+            file.unlink()
+
     def put_back(self, content: Any) -> None:
         """The copy takes the database's place; what lies beside it stays."""
         self.close()
@@ -272,3 +280,61 @@ def test_a_database_of_another_history_is_told_from_the_newest(reopen: Place) ->
     store.commit([change(r.Meta(generation=3, history="two"))])
     reopen.put_back(old)
     assert reopen().put_back.generation == 3
+
+
+def test_a_copy_from_before_the_last_start_is_told_although_nothing_was_saved_since(reopen: Place) -> None:
+    reopen().commit([change(node("n1"))])
+    old = reopen.copy()
+    assert reopen().put_back is None
+    reopen.put_back(old)
+    told = PutBack(1, "it was put back: the file is not the one that was open here last")
+    assert reopen().put_back == told
+    assert reopen().put_back == told
+
+
+def test_the_newest_that_is_put_back_after_a_wrong_one_is_right(reopen: Place) -> None:
+    """However far the wrong one has come meanwhile."""
+    store = reopen()
+    store.commit([change(r.Meta(history="one"))])
+    wrong = reopen.copy()
+    store = reopen()
+    store.commit([change(node("n1"))])
+    right = reopen.copy()
+    reopen.put_back(wrong)
+    for number in range(4):
+        store = reopen()
+        assert store.put_back is not None
+        store.commit([change(node(f"w{number}"))])
+    reopen.put_back(right)
+    store = reopen()
+    assert store.put_back is None
+    store.commit([change(node("n2"))])
+    assert reopen().put_back is None
+    assert rows(reopen()) == [r.Meta(history="one"), node("n1"), node("n2")]
+
+
+def test_a_wrong_one_becomes_the_newest_by_a_recovery_alone(reopen: Place) -> None:
+    reopen().commit([change(r.Meta(history="one"))])
+    wrong = reopen.copy()
+    reopen().commit([change(node("n1"))])
+    right = reopen.copy()
+    reopen.put_back(wrong)
+    reopen().commit([change(r.Meta(generation=2, history="two"))])
+    assert reopen().put_back is None
+    reopen().commit([change(node("n2"))])
+    assert reopen().put_back is None
+    reopen.put_back(right)
+    assert reopen().put_back.generation == 2
+
+
+def test_one_of_a_higher_generation_that_was_not_here_is_told_until_its_own_recovery(reopen: Place) -> None:
+    reopen().commit([change(r.Meta(generation=5, history="five"))])
+    other = reopen.copy()
+    reopen.forget()
+    reopen().commit([change(r.Meta(generation=3, history="three"))])
+    reopen.put_back(other)
+    for _ in range(2):
+        assert reopen().put_back.generation == 5
+        reopen().commit([change(node("n1"))])
+    reopen().commit([change(r.Meta(generation=6, history="six"))])
+    assert reopen().put_back is None

@@ -6,6 +6,7 @@ again). `disk.fault` makes changes impossible, as a full disk does.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ UNIQUE = {
 }  # fmt: skip
 """Besides the key: the same as the constraints in `chimed/schema.py`."""
 
+_LIVES = itertools.count(1)
+
 
 class FakeDisk:
     """What survives."""
@@ -35,6 +38,7 @@ class FakeDisk:
         self.astray = ""
         self.commits = 0
         self.turn = 0
+        self.life = 0
         self.noted = Mark()
 
     @property
@@ -42,12 +46,7 @@ class FakeDisk:
         """How far the database has come."""
         meta = self.tables["meta"][()]
         assert isinstance(meta, r.Meta)
-        return Mark(meta.generation, meta.history, self.turn)
-
-    def note(self) -> None:
-        """As `chimed.store.Store` does it after each commit."""
-        if put_back(self.mark, self.noted) is None:
-            self.noted = self.mark
+        return Mark(meta.generation, meta.history, self.turn, (self.life,))
 
     def restore(self, tables: dict[str, dict[Any, r.Row]], history: str = "restored") -> None:
         """As `chimed.backup.restore` puts a backup in the place of what is here."""
@@ -73,7 +72,8 @@ class FakeStore:
         self.broken = ""
         self._seen: dict[Any, float] = {}  # answers, and when `prune` first saw each
         self.put_back = put_back(disk.mark, disk.noted)
-        disk.note()
+        disk.life = next(_LIVES)
+        self._note()
 
     def close(self) -> None:
         """Nothing to give up."""
@@ -99,9 +99,16 @@ class FakeStore:
             raise
         self.disk.commits += 1
         self.disk.turn += 1
-        self.disk.note()
+        self._note()
         for event in events:
             self._append(event)
+
+    def _note(self) -> None:
+        """As `chimed.store.Store` does it after each commit."""
+        if self.put_back is not None and self.disk.mark.generation > self.put_back.generation:
+            self.put_back = None
+        if self.put_back is None:
+            self.disk.noted = self.disk.mark
 
     def _append(self, event: r.Event) -> None:
         once = (event.subject, event.actor, event.source_id)

@@ -437,6 +437,70 @@ def test_a_database_that_is_put_back_by_cp(stopped: Server) -> None:
         stopped.stop()
 
 
+def behind(server: Server) -> str:
+    """What the server says of a newer database that was here."""
+    return str(msgspec.json.decode(server.tool("status", "-o", "json").stdout)["behind"])
+
+
+def test_e4_killed_and_an_old_database_put_over_its_log(stopped: Server) -> None:
+    stopped.start()
+    with stopped.new_peer() as peer:
+        stopped.add_node(peer, "n1")
+    stopped.stop()
+    old = stopped.database.read_bytes()
+    stopped.start()
+    with stopped.new_peer() as peer:
+        stopped.add_node(peer, "n2")
+    assert stopped.process
+    stopped.process.kill()
+    stopped.process.wait()
+    stopped.process = None
+    assert stopped.database.with_name("chime.db-wal").stat().st_size
+    stopped.database.write_bytes(old)
+    stopped.start()
+    try:
+        assert "were saved in its place" in behind(stopped)
+        nodes = msgspec.json.decode(stopped.tool("node", "list", "-o", "json").stdout)
+        assert [node["name"] for node in nodes] == ["n1"]
+    finally:
+        stopped.stop()
+
+
+def test_e4_a_database_that_is_written_over_under_a_running_server(stopped: Server) -> None:
+    old = stopped.database.read_bytes()
+    stopped.start()
+    with stopped.new_peer() as peer:
+        stopped.add_node(peer, "n1")
+    stopped.stop()
+    right = stopped.database.read_bytes()
+    stopped.start()
+    try:
+        stopped.database.write_bytes(old)
+        wait_until(lambda: "written over" in stopped.tool("alarm", "list").stdout, 20, "the alarm")
+        refused(stopped.tool("node", "disable", "n1", "--yes"), 1, "written over", "stop chimed")
+    finally:
+        stopped.stop()
+    stopped.database.write_bytes(right)
+    stopped.start()
+    try:
+        assert "not the one that was open here last" in behind(stopped), "what was changed in between is not known"
+    finally:
+        stopped.stop()
+
+
+def test_e6_init_where_a_database_was(stopped: Server) -> None:
+    stopped.database.unlink()
+    stopped.operator_file.unlink()
+    done = chimed(stopped, "init")
+    assert done.returncode == 0 and "a database of generation 1 was here before" in done.stderr
+    stopped.start()
+    try:
+        status = msgspec.json.decode(stopped.tool("status", "-o", "json").stdout)
+        assert (status["generation"], status["behind"]) == (2, "")
+    finally:
+        stopped.stop()
+
+
 def test_a_second_server(server: Server, tmp_path: Path) -> None:
     """On the same database, on the same port, and a restore under a running server."""
     before = server.rows()

@@ -10,15 +10,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chimed import backup
+from chimed import backup, database
 from chimed.core.state import rows as r
-from chimed.database import StoreError
+from chimed.core.state.mark import Mark
+from chimed.database import NOTE_BYTES, Lock, StoreError
 from chimed.history import PRUNE_STEP, Retention
 from chimed.store import Store
 from tests.fakes.rows import change, event, node, operation, vm
@@ -345,7 +347,7 @@ def test_a_damaged_backup_changes_nothing(path: Path) -> None:
 
 CRASHING_RESTORE = """
 import os, signal, sys
-from chimed import backup
+from chimed import backup, database
 count = [int(sys.argv[3])]
 def crash_before(module, name):
     plain = getattr(module, name)
@@ -384,6 +386,8 @@ def test_a_restore_killed_at_any_step_leaves_the_old_or_the_new_database(path: P
         assert isinstance(meta, r.Meta)
         assert rest == (new if meta.waiting_for else old)
         assert meta.generation >= 2 if meta.waiting_for else meta.generation == 1
+        with Store.open(path) as store:
+            assert store.put_back is None
         seen.add(bool(meta.waiting_for))
         if "restored" in done.stdout:
             break
@@ -504,3 +508,381 @@ def test_lines_of_a_database_from_before_are_told_apart(tmp_path: Path) -> None:
     with Store.open(path) as store:
         store.prune(NOW, Retention(events=1, node_events=0))
         assert [e.text for e in store.events()] == ["own"]
+
+
+# --- a file that was put back -----------------------------------------------------------------------------------------
+
+
+def names(path: Path) -> set[str]:
+    return {row.name for row in rows_of(path) if isinstance(row, r.Node)}
+
+
+def told(path: Path) -> str:
+    """What a start knows of a newer database that was here; the start changes nothing but the life."""
+    with Store.open(path) as store:
+        return store.put_back.text if store.put_back else ""
+
+
+def life_of(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[60:64], "big")
+
+
+def noted(path: Path) -> Mark:
+    with Lock(path) as lock:
+        return lock.noted()
+
+
+def mark_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+KILLED = """
+import os, sys
+from chimed.store import Store
+from tests.fakes.rows import change, node
+store = Store.open(sys.argv[1])
+for name in sys.argv[2:]:
+    store.commit([change(node(name))])
+os.kill(os.getpid(), 9)
+"""
+
+
+def killed_after(path: Path, *nodes: str) -> None:
+    """What was committed is in the log alone."""
+    command = [sys.executable, "-c", KILLED, str(path), *nodes]
+    assert subprocess.run(command, cwd=ROOT).returncode == -9
+    assert path.with_name("chime.db-wal").stat().st_size > 0
+
+
+OTHER = "it was put back: the file is not the one that was open here last"
+
+
+def test_e4_each_start_gives_the_file_another_life_on_disk(path: Path) -> None:
+    lives = [life_of(path)]
+    for _ in range(3):
+        with Store.open(path) as store:
+            assert store.put_back is None and store.astray() == ""
+            lives.append(life_of(path))
+            assert noted(path.with_name("none")) == Mark()
+            assert f" {lives[-1]} {lives[-1]} " in mark_file(path).read_text()
+            store.commit([change(node(f"m{len(lives)}"))])
+            assert store.astray() == ""
+        assert life_of(path) == lives[-1]
+    assert len(set(lives)) == 4 and all(0 < life < 1 << 31 for life in lives)
+
+
+@pytest.mark.parametrize("changes", [1, 30])
+def test_e4_killed_with_a_log_and_an_old_file_put_over_it(path: Path, changes: int) -> None:
+    """The log would make a mixture of the old file, with the newest number of changes."""
+    old = path.read_bytes()
+    with Store.open(path) as store:
+        store.commit([change(node("kept"))])
+    killed_after(path, *(f"k{number}" for number in range(changes)))
+    log = path.with_name("chime.db-wal").read_bytes()
+    path.write_bytes(old)
+    with Store.open(path) as store:
+        assert store.put_back is not None and "were saved in its place" in store.put_back.text
+        assert {row.name for row in store.load() if isinstance(row, r.Node)} == {"n1", "n2", "n3"}
+    [kept] = path.parent.glob("chime.db-wal.replaced-*")
+    assert kept.read_bytes() == log
+    assert told(path)
+
+
+def test_e4_killed_with_a_log_that_goes_on(path: Path) -> None:
+    for number in range(4):
+        killed_after(path, f"k{number}")
+    assert told(path) == ""
+    assert {"k0", "k1", "k2", "k3"} <= names(path)
+    assert not list(path.parent.glob("*.replaced-*"))
+
+
+def test_e4_a_wrong_file_keeps_what_it_saved_and_leaves_nothing_in_the_right_one(path: Path) -> None:
+    """Both are killed with a log of their own."""
+    wrong = path.read_bytes()
+    with Store.open(path) as store:
+        store.commit([change(node("right"))])
+    right = path.read_bytes()
+    path.write_bytes(wrong)
+    for number in range(3):
+        killed_after(path, f"w{number}", *(f"more{number}.{i}" for i in range(3)))
+    assert {"w0", "w1", "w2"} <= names(path) and told(path)
+    killed_after(path, "w3")
+    path.write_bytes(right)
+    assert told(path) == ""
+    assert names(path) == {"n1", "n2", "n3", "right"}
+    killed_after(path, "after")
+    assert told(path) == "" and names(path) == {"n1", "n2", "n3", "right", "after"}
+
+
+def test_e4_written_over_while_it_is_open(path: Path) -> None:
+    old = path.read_bytes()
+    with Store.open(path) as store:
+        store.commit([change(vm("moved", "n1", epoch=2))])
+    with Store.open(path) as store:
+        store.commit([change(node("n4"))], [event("n1") for _ in range(1000)])
+        right = path.read_bytes()
+        path.write_bytes(old)
+        assert f"{path} was written over" in store.astray() and "stop chimed" in store.astray()
+        assert not store.writable()
+        assert path.read_bytes() == old, "nothing is written into it while chimed runs"
+        with pytest.raises(StoreError, match="was written over"):
+            store.commit([change(node("n5"))])
+        path.write_bytes(right)
+        assert store.astray(), "what SQLite has read from it meanwhile is not known"
+        path.write_bytes(old)
+    assert life_of(path) not in noted(path).lives, "whatever was written into it when it was closed"
+    for _ in range(2):
+        try:
+            assert told(path)
+        except StoreError as error:  # closing it has mixed the log into it
+            assert "chimed restore FILE" in str(error)
+    assert noted(path).turn == 3, "of the newest that there was"
+
+
+def test_e4_an_empty_file_in_its_place_while_it_is_open(path: Path) -> None:
+    with Store.open(path) as store:
+        path.write_bytes(b"")
+        assert "was written over" in store.astray()
+
+
+def test_e4_written_over_with_the_newest_by_one_that_was_wrong(path: Path) -> None:
+    wrong = path.read_bytes()
+    with Store.open(path) as store:
+        store.commit([change(node("right"))])
+    right = path.read_bytes()
+    path.write_bytes(wrong)
+    with Store.open(path) as store:
+        store.commit([change(node("n4"))])
+        path.write_bytes(right)
+        assert store.astray()
+    assert told(path), "the log of the wrong one may be in it"
+
+
+def test_e4_a_restore_over_a_log_of_another_file_is_right(path: Path) -> None:
+    copy, old = path.with_name("copy.db"), path.read_bytes()
+    backup.back_up(path, copy)
+    killed_after(path, "k1")
+    path.write_bytes(old)
+    assert told(path)
+    assert backup.restore(copy, path) == 2
+    assert noted(path).lives == ()
+    assert told(path) == "" and noted(path).lives and names(path) == {"n1", "n2", "n3"}
+
+
+@pytest.mark.parametrize("with_log", [False, True], ids=["clean", "killed with a log"])
+def test_e4_a_start_that_is_cut_off_anywhere_is_no_false_alarm(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_log: bool
+) -> None:
+    """All files are copied before each statement and before and after each step that writes; each state of them is
+    started, cut off, and started again."""
+    saved: list[dict[str, bytes]] = []
+
+    def save(*_: object) -> None:
+        files = [path.with_name(path.name + suffix) for suffix in ("", "-wal", ".lock")]
+        state = {file.name: file.read_bytes() for file in files if file.exists()}
+        if state not in saved:
+            saved.append(state)
+
+    def saving(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: object) -> Any:
+            save()
+            done = plain(*args)
+            save()
+            return done
+
+        return call
+
+    def connect(place: Path) -> sqlite3.Connection:
+        connection = database.connect(place)
+        connection.set_trace_callback(save)
+        return connection
+
+    if with_log:
+        killed_after(path, "k1")
+    expected = {"n1", "n2", "n3", *(["k1"] if with_log else [])}
+    with monkeypatch.context() as patched:
+        patched.setattr("chimed.store.connect", connect)
+        patched.setattr(Lock, "note", saving(Lock.note))
+        patched.setattr(Store, "_write_log_back", saving(Store._write_log_back))
+        Store.open(path).close()
+    assert len(saved) >= 5
+    for state in saved:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        copied = folder / "chime.db"
+        for name, content in state.items():
+            (folder / name).write_bytes(content)
+        killed_after(copied, "last")
+        assert told(copied) == "" and names(copied) == {*expected, "last"}
+        assert not list(folder.glob("*.replaced-*"))
+
+
+class Failing:
+    """A connection on which some statements fail as they do on a full disk."""
+
+    def __init__(self, connection: sqlite3.Connection, words: tuple[str, ...]) -> None:
+        self._connection, self._words = connection, words
+
+    def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
+        if sql.startswith(self._words):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._connection.execute(sql, *args)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+
+def failing(path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Store:
+    """Opened while such statements fail."""
+    begin = Store._begin_life
+
+    def call(store: Store) -> None:
+        plain, store._connection = store._connection, Failing(store._connection, words)  # type: ignore[assignment]
+        begin(store)
+        store._connection = plain
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_begin_life", call)
+        return Store.open(path)
+
+
+def closed_as_killed(store: Store) -> None:
+    """The log is left as it is, and the file without it."""
+    files = [store.path, store.path.with_name("chime.db-wal")]
+    content = [file.read_bytes() for file in files]
+    store.close()
+    for file, data in zip(files, content, strict=True):
+        file.write_bytes(data)
+
+
+@pytest.mark.parametrize("words", ["PRAGMA user_version =", "PRAGMA wal_checkpoint", "PRAGMA user_version"])
+def test_e4_a_life_that_cannot_be_written(path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """It goes on with what there is, as often as that is so, and is still told from an older file."""
+    old = path.read_bytes()
+    with Store.open(path) as store:
+        store.commit([change(node("n4"))])
+    for number in range(3):
+        store = failing(path, monkeypatch, words)
+        assert store.put_back is None and store.astray() == ""
+        store.commit([change(node(f"m{number}"))])
+        closed_as_killed(store)
+    assert told(path) == "" and {"m0", "m1", "m2"} <= names(path)
+    path.write_bytes(old)
+    assert told(path)
+
+
+def test_e4_a_life_that_is_only_in_the_log_may_still_come_into_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start has another life for it, which cannot be saved."""
+    closed_as_killed(failing(path, monkeypatch, "PRAGMA wal_checkpoint"))
+    failing(path, monkeypatch, "PRAGMA user_version =").close()
+    assert told(path) == ""
+
+
+def test_e4_a_start_while_another_program_reads(path: Path) -> None:
+    """The log cannot be moved into the file: either life is right."""
+    with Store.open(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        store.commit([change(node("n4"))])
+        store.close()
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM nodes").fetchone()
+        with Store.open(path) as again:
+            assert again.put_back is None
+            again.commit([change(node("n5"))])
+            assert again.astray() == ""
+            assert len(noted_lives(path)) == 2
+            reader.execute("COMMIT")
+            for _ in range(2):  # more than the log takes before it is moved
+                again.commit([], [event("n1", "x" * 500) for _ in range(10_000)])
+            assert again.astray() == ""
+    assert told(path) == "" and "n5" in names(path)
+    assert len(noted_lives(path)) == 1
+
+
+def noted_lives(path: Path) -> list[str]:
+    return mark_file(path).read_text().split()[5].split(",")
+
+
+def test_e4_a_note_that_cannot_be_written_changes_no_life(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = life_of(path)
+    monkeypatch.setattr(Lock, "note", lambda *_: False)
+    with Store.open(path) as store:
+        store.commit([change(node("n4"))])
+        assert store.astray() == ""
+    assert life_of(path) == before
+    monkeypatch.undo()
+    assert told(path) == ""
+
+
+GARBAGE = (
+    b"", b"4242\n", b"999999999999999999\n", b"%-31d\n" % 10**7, b"%-30d\n" % 5, b"%-31d\n\n" % 5, b"5\n" + 30 * b" ",
+    bytes(range(256)), b"chime-mark 1 2 7 - 5\n", b"chime-mark 1 2 7 - 5 5\n" + 200 * b" ",
+    b"%-127s\n" % b"chime-mark 2 2 7 - 5 5", b"%-127s\n" % b"chime-mark 1 12345678 7 - 5 5",
+    b"%-127s\n" % b"chime-mark 1 2 1234567890123456 - 5 5", b"%-127s\n" % b"chime-mark 1 2 7 - 5 5,",
+    b"%-127s\n" % b"2 7 abc", b"%-127s\n" % b"chime-mark 1 2 7 - 5 5 5",
+    b"%-127s\n" % "chime-mark 1 \u0662 7 - 5 5".encode(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+def test_e4_what_is_no_mark_says_nothing(path: Path, content: bytes) -> None:
+    mark_file(path).write_bytes(content)
+    assert noted(path) == Mark()
+    assert told(path) == ""
+    assert mark_file(path).stat().st_size == NOTE_BYTES
+    assert noted(path) == Mark(1, "", 1, (life_of(path),))
+
+
+def test_e4_the_mark_of_the_version_before_is_read(path: Path) -> None:
+    mark_file(path).write_bytes(b"%-31d\n" % 3)
+    assert noted(path) == Mark(3)
+    assert "one of generation 3" in told(path)
+    mark_file(path).write_bytes(b"%-31d\n" % 1)
+    assert told(path) == ""
+
+
+@pytest.mark.parametrize("mark", [Mark(10**7), Mark(1, "", 10**15), Mark(1, "not a name")])
+def test_e4_what_would_not_be_read_again_is_not_noted(path: Path, mark: Mark) -> None:
+    before = mark_file(path).read_bytes()
+    with Lock(path) as lock:
+        assert not lock.note(mark, (1,))
+    assert mark_file(path).read_bytes() == before
+
+
+def test_e6_a_new_database_begins_above_what_was_here(path: Path) -> None:
+    copy = path.with_name("copy.db")
+    backup.back_up(path, copy)
+    assert backup.restore(copy, path) == 2
+    killed_after(path, "k1")
+    path.unlink()
+    with Store.create(path) as store:
+        assert store.noted.generation == 2 and store.put_back is None
+        assert list(store.load()) == [r.Meta(generation=3)], "nothing comes from the log of the one before"
+    assert told(path) == ""
+    assert backup.restore(copy, path) == 4
+
+
+def test_e6_a_new_database_that_was_just_made_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not noted yet when the machine went down."""
+    path.unlink()
+    plain = Lock.note
+    notes: list[Mark] = []
+
+    def note(lock: Lock, mark: Mark, last_open: tuple[int, ...] = ()) -> bool:
+        notes.append(mark)
+        if mark.generation == 2:
+            raise OSError("the power is gone")
+        return plain(lock, mark, last_open)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lock, "note", note)
+        with pytest.raises(StoreError, match="the power is gone"):
+            Store.create(path)
+    assert path.exists() and notes[-1].generation == 2
+    assert told(path) == ""
+
+
+def test_e6_a_first_database_begins_in_generation_one(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "chime.db") as store:
+        assert store.noted == Mark() and list(store.load()) == [r.Meta()]
+        assert store.noted.generation == 0

@@ -22,19 +22,21 @@ class Copy(Struct, frozen=True):
     events: list[tuple[int, r.Event]]
     next_event: int
     turn: int = 0
+    life: int = 0
     noted: Mark = Mark()
 
 
 def copied(disk: FakeDisk, now: float) -> Copy:
     """`cp`, while nobody writes; `chimed backup` gives the same."""
     tables = {name: dict(rows) for name, rows in disk.tables.items()}
-    return Copy(now, tables, list(disk.events), disk.next_event, disk.turn, disk.noted)
+    return Copy(now, tables, list(disk.events), disk.next_event, disk.turn, disk.life, disk.noted)
 
 
 def put(disk: FakeDisk, copy: Copy) -> None:
     """The copy is the database from now on. Nobody may have it open."""
     disk.tables = {name: dict(rows) for name, rows in copy.tables.items()}
-    disk.events, disk.next_event, disk.turn = list(copy.events), copy.next_event, copy.turn
+    disk.events, disk.next_event = list(copy.events), copy.next_event
+    disk.turn, disk.life = copy.turn, copy.life
 
 
 def put_with_its_place(disk: FakeDisk, copy: Copy) -> None:
@@ -53,10 +55,13 @@ def restored(disk: FakeDisk, copy: Copy, history: str, present: bool = True) -> 
     disk.events, disk.next_event = list(copy.events), copy.next_event
 
 
-def begun_anew(disk: FakeDisk, history: str) -> None:
-    """`chimed init` with the old key: nothing is known but the operators."""
+def begun_anew(disk: FakeDisk, history: str, present: bool = True) -> None:
+    """`chimed init` with the old key: nothing is known but the operators. `present`: where a database was before, in a
+    generation above what is noted there; else on a new machine."""
     operators = dict(disk.tables["operators"])
     empty = FakeDisk()
     empty.tables["operators"] = operators
-    empty.tables["meta"][()] = r.Meta(history=history)
+    generation = disk.noted.generation + 1 if present else 1
+    empty.tables["meta"][()] = r.Meta(generation=generation, history=history)
+    empty.noted = Mark(generation)
     put_with_its_place(disk, copied(empty, 0.0))

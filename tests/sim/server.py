@@ -260,9 +260,9 @@ class ServerHost:
         self.process.goes_on()
         return True
 
-    def init(self) -> None:
-        """`chimed init` with the old key, since the database is lost."""
-        self._replace(database.Copy(0.0, {}, [], 1), lambda _: database.begun_anew(self.disk, self._name()))
+    def init(self, present: bool = True) -> None:
+        """`chimed init` with the old key, since it is lost. `present`: where it was; else on a new machine."""
+        self._replace(database.Copy(0.0, {}, [], 1), lambda _: database.begun_anew(self.disk, self._name(), present))
 
     def _replace(self, old: database.Copy, replace: Callable[[database.Copy], None], start: bool = True) -> None:
         self.wanted = False

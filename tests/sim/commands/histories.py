@@ -89,8 +89,15 @@ def _restore_anew(c: Cluster) -> None:
 
 @_word("init chimed")
 def _init(c: Cluster) -> None:
-    """`chimed init` with the old key: the database is lost, nodes and VMs are not known. Follow it with `add`."""
+    """`chimed init` with the old key: the database is lost, nodes and VMs are not known. Follow it with `add`. What was
+    noted beside the database is still there."""
     c.server.init()
+
+
+@_word("init chimed on a new machine")
+def _init_anew(c: Cluster) -> None:
+    """As `init chimed`, where no database was before."""
+    c.server.init(present=False)
 
 
 # --- two servers ------------------------------------------------------------------------------------------------------
