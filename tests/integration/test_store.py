@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from chimed import backup, database
@@ -50,6 +51,12 @@ def path(tmp_path: Path) -> Path:
         rows = (node("n1"), node("n2"), node("n3"), vm("web", "n1", epoch=4))
         store.commit([change(row) for row in rows], [event("n1")])
     return path
+
+
+def restored(path: Path) -> list[r.Row]:
+    """What a backup holds as it counts after a restore, without the database's own row."""
+    rows = rows_of(path)[1:]
+    return [msgspec.structs.replace(row, restored=True) if isinstance(row, r.Node) else row for row in rows]
 
 
 def rows_of(path: Path) -> list[r.Row]:
@@ -313,7 +320,7 @@ def test_a_restore_raises_the_generation_and_waits_for_every_node(path: Path) ->
     first, *rest = rows_of(path)
     assert isinstance(first, r.Meta) and first.history
     assert first == r.Meta(generation=6, history=first.history, waiting_for=("n1", "n2", "n3"))
-    assert rest == rows_of(copy)[1:]
+    assert rest == restored(copy)
     [kept] = path.parent.glob("chime.db.replaced-*")
     assert rows_of(kept) == newest
     assert backup.restore(copy, path) == 7, "a second restore of the same copy is a new generation"
@@ -330,7 +337,7 @@ def test_a_restore_over_a_damaged_or_missing_database_still_raises_the_generatio
     assert [file.read_bytes() for file in path.parent.glob("chime.db.replaced-*-wal")] == [b"log"]
     path.unlink()
     assert backup.restore(copy, path) == 4
-    assert rows_of(path)[1:] == rows_of(copy)[1:]
+    assert rows_of(path)[1:] == restored(copy)
 
 
 def test_a_damaged_backup_changes_nothing(path: Path) -> None:
@@ -377,7 +384,7 @@ def test_a_restore_killed_at_any_step_leaves_the_old_or_the_new_database(path: P
     if with_log:
         for name, content in files.items():
             path.with_name(name).write_bytes(content)
-    old, new = rows_of(path)[1:], rows_of(copy)[1:]
+    old, new = rows_of(path)[1:], restored(copy)
     seen = set()
     for step in range(40):
         command = [sys.executable, "-c", CRASHING_RESTORE, str(copy), str(path), str(step)]
