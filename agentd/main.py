@@ -30,35 +30,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from docopt import DocoptExit, docopt
 
 from agentd import __version__, snapshot
 from agentd.config import Config, load_config
 from wire import curve, keys, toml
 from wire.errors import ChimeError
-from wire.local import logs, notify
-from wire.local.usage import say, show, usage_line
+from wire.local import logs, notify, program
+from wire.local.usage import say, show
 from wire.text import escaped_json
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 failed, 2 usage or configuration."""
-    try:
-        args = docopt(__doc__ or "", argv, version=f"agentd {__version__}")
-    except DocoptExit as error:
-        say(f"agentd: {usage_line(str(error), __doc__ or '')}; see agentd --help")
-        return 2
-    try:
-        return _command(args)
-    except ChimeError as error:
-        say(f"agentd: {error.message}")
-        return 2 if error.code == "invalid" else 1
-    except snapshot.SnapshotError as error:
-        say(f"agentd: {error}")
-        return 1
-    except OSError as error:
-        say(f"agentd: {error.filename or 'cannot go on'}: {error.strerror or error}")
-        return 1
+    return program.run("agentd", __version__, __doc__ or "", _command, argv, (snapshot.SnapshotError,))
 
 
 def _command(args: dict[str, Any]) -> int:

@@ -37,7 +37,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from docopt import DocoptExit, docopt
 
 from chimed import __version__, backup
 from chimed.config import Config, load_config
@@ -49,30 +48,15 @@ from chimed.store import Store
 from chimed.transport import Router, TransportError
 from wire import curve, keys
 from wire.errors import ChimeError
-from wire.local import logs, notify
-from wire.local.usage import say, show, usage_line
+from wire.local import logs, notify, program
+from wire.local.usage import say, show
 from wire.text import counted, escaped_json
 from wire.types import IN_WORDS, NAME_PATTERN
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 failed, 2 usage or configuration."""
-    try:
-        args = docopt(__doc__ or "", argv, version=f"chimed {__version__}")
-    except DocoptExit as error:
-        say(f"chimed: {usage_line(str(error), __doc__ or '')}; see chimed --help")
-        return 2
-    try:
-        return _command(args)
-    except ChimeError as error:
-        say(f"chimed: {error.message}")
-        return 2 if error.code == "invalid" else 1
-    except (StoreError, TransportError) as error:
-        say(f"chimed: {error}")
-        return 1
-    except OSError as error:
-        say(f"chimed: {error.filename or 'cannot go on'}: {error.strerror or error}")
-        return 1
+    return program.run("chimed", __version__, __doc__ or "", _command, argv, (StoreError, TransportError))
 
 
 def _command(args: dict[str, Any]) -> int:

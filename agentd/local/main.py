@@ -44,8 +44,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from docopt import DocoptExit, docopt
-
 from agentd import __version__
 from agentd.config import Config, load_config
 from agentd.local.progress import in_words
@@ -53,7 +51,8 @@ from agentd.local.running import node_status
 from agentd.snapshot import SnapshotError
 from wire.addresses import problem
 from wire.errors import ChimeError
-from wire.local.usage import say, show, usage_line
+from wire.local import program
+from wire.local.usage import show
 from wire.text import escaped_line
 from wire.types import UUID_PATTERN
 
@@ -67,25 +66,10 @@ MAX_MIB_S = 1_000_000
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    try:
-        args = docopt(__doc__ or "", argv, version=f"chime-agent {__version__}")
-    except DocoptExit as error:
-        say(f"chime-agent: {usage_line(str(error), __doc__ or '')}; see chime-agent --help")
-        return 2
-    try:
-        return _command(args)
-    except ChimeError as error:
-        say(f"chime-agent: {error.message}")
-        return 2 if error.code == "invalid" else error.exit_code
-    except (SnapshotError, OSError) as error:
-        say(f"chime-agent: {_words(error)}")
-        return 1
-
-
-def _words(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return str(error)
-    return f"{error.filename or 'cannot go on'}: {error.strerror or error}"
+    failures, grammar = (SnapshotError,), __doc__ or ""
+    return program.run(
+        "chime-agent", __version__, grammar, _command, argv, failures, lambda error: error.exit_code
+    )  # fmt: skip
 
 
 def _command(args: dict[str, Any]) -> int:
