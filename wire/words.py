@@ -83,7 +83,7 @@ class AlarmCode(StrEnum):
 
     MASS_UNREACHABLE = "mass-unreachable"  # so many nodes are lost together that it is likely the server's network
     SERVER_BEHIND = "server-behind"  # agents have shown something newer than the server's database
-    RECOVERY_HELD = "recovery-held"  # what a restored database wants waits for a person's word
+    RECOVERY_HELD = "recovery-held"  # what a restored database wants waits for a person; critical while VMs stay off
     NODE_UNREACHABLE = "node-unreachable"  # the node sends no heartbeats and does not answer ping
     AGENT_LOST = "agent-lost"  # the node sends no heartbeats, though ping is not known to fail
     NODE_ERROR = "node-error"  # the node reports faults

@@ -53,6 +53,7 @@ DEFECTS: tuple[Mutant, ...] = (
         "domain is not None and domain.epoch is not None and domain.epoch > held.vm.epoch",
         "False",
         "S4: a node that forgot its snapshot uses an epoch below that of its domain",
+        also=(("chimed.core.rules.ownership", " or node.held or node.fresh,", " or node.held,"),),
     ),
     Mutant(
         "guard-without-hold",

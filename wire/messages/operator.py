@@ -160,7 +160,8 @@ class VmRelease(Mutation, frozen=True, kw_only=True):
 
 class VmStart(Mutation, frozen=True, kw_only=True):
     """Asks for a start; it clears `failed` and a guest's own power-off. `evidence`: only `operator` can be given, for a
-    VM that was migrated away without Chime and may run elsewhere."""
+    VM that may run elsewhere: it was migrated away without Chime, or is held after a restore since its node has it
+    not (`no-evidence` without)."""
 
     vm: w.Name
     evidence: w.Evidence | None = None

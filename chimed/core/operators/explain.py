@@ -25,7 +25,8 @@ def node_lines(ctx: Context, facts: Facts, views: Views, node: r.Node, now: floa
     lines += [f"Fault {fault.code} ({fault.severity}): {fault.text}" for fault in view.faults]
     why = views.why_not_schedulable(node, facts.room(node))
     lines.append(f"No new VM is placed here: it {why}." if why else "New VMs may be placed here.")
-    lines.append("Its VMs take commands." if view.commandable else "Its VMs take no commands: its agent is not heard.")
+    deaf = "the server decides nothing for now" if holding else "its agent is not heard"
+    lines.append("Its VMs take commands." if view.commandable else f"Its VMs take no commands: {deaf}.")
     if node.health == Health.UNREACHABLE:
         lines.append("Its VMs may still be running: ping and heartbeats prove nothing about them.")
     if node.lock:

@@ -135,8 +135,9 @@ class NodeRequests:
             return Done([f"{node.name} is {state} already"], changed=False)
         self._parts.unlocked(node)
         plan = [f"sets {node.name} to {state}"]
-        if node.admin_state == AdminState.DRAINED:
-            self._parts.settled()
+        if node.admin_state == AdminState.DRAINED and node.evidence is not None:
+            self._parts.settled()  # else nothing was given away: the drain is only taken back
+        if node.admin_state == AdminState.DRAINED and not recovery.why_holding(self._ctx):
             vms = [vm for vm in self._ctx.tables.vms.by("node", node.name) if vm.desired == Desired.RUNNING]
             if vms:
                 plan.append(f"starts {counted(len(vms), 'VM')} on {node.name}: {names_of(vms)}")

@@ -69,7 +69,7 @@ class Views:
             vms_running=self._running(vms) if live else 0,
             last_heartbeat_age_s=round(age, 3) if age is not None else None,
             schedulable=self.why_not_schedulable(node, room) is None,
-            commandable=live,
+            commandable=live and not self._ctx.tables.meta.holding,
             address=node.ping_address or node.address or None,
             vcpus=room.vcpus,
             memory_mib=room.memory_mib,
@@ -89,6 +89,8 @@ class Views:
     def why_not_schedulable(self, node: r.Node, room: placement.Room) -> str | None:
         """Why no VM at all can be placed on the node, or None."""
         why = placement.closed(node, self._facts.in_session(node.name))
+        if why is None and self._ctx.tables.meta.holding:
+            why = "waits for the recovery (chime-tool recovery show)"
         if why is None and (room.memory_used_mib >= room.memory_mib or room.vcpus_used >= room.vcpus):
             why = "has no room left"
         return why

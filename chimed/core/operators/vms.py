@@ -152,15 +152,19 @@ class VmRequests:
             )
 
     def _check_away(self, vm: r.Vm, given: Evidence | None) -> bool:
-        """Whether the VM was migrated away without Chime, and a person says that it runs nowhere."""
+        """Whether the VM was migrated away without Chime, or is not where a restored database has it, and a person says
+        that it runs nowhere."""
         evidence.check_word(given)
         report = self._facts.said(vm.node, vm.uuid)
-        away = report is not None and (report.problem == Problem.MIGRATED_AWAY or arrivals.gone(vm, report) is not None)
+        has_left = report is not None and arrivals.gone(vm, report) is not None
+        is_sought = vm.held == r.Held.START
+        away = is_sought or has_left or (report is not None and report.problem == Problem.MIGRATED_AWAY)
         if away and given is None:
+            why = f"is held: {recovery.IN_WORDS[vm.held]}" if is_sought else f"was migrated away from {vm.node}"
             raise ChimeError(
                 "no-evidence",
-                f"{vm.name} was migrated away from {vm.node} and may run elsewhere: find out where, end "
-                "it there, and give your word that it runs nowhere (--evidence operator)",
+                f"{vm.name} {why}. It may run elsewhere: find out where, end it there, and give your word that it runs "
+                "nowhere (--evidence operator)",
             )
         return away
 

@@ -150,6 +150,7 @@ def settle_vm(facts: Facts, vm: r.Vm) -> None:
     the recovery is over."""
     report = facts.report(vm) if not facts.ctx.tables.meta.holding else None
     if report is not None and report.observed in _CERTAIN.get(vm.held, ()):
+        _audit_settled(facts.ctx, vm.uuid, f"{vm.node} reports that it is {report.observed}")
         confirm_vm(facts.ctx, vm)
 
 
@@ -179,7 +180,14 @@ def settle_node(facts: Facts, node: r.Node) -> None:
     if not node.held or session is None or not facts.in_session(node.name):
         return
     if all(report.observed in OFF for report in session.reports.values()):
+        _audit_settled(facts.ctx, node.name, "nothing of it runs any more")
         confirm_node(facts.ctx, node)
+
+
+def _audit_settled(ctx: Context, subject: str, why: str) -> None:
+    """Told once a person may have seen it in the list; what is settled with the end of the recovery is no news."""
+    if ctx.alarm_active(AlarmCode.RECOVERY_HELD, behind.SERVER):
+        ctx.audit("chimed", "recovery-settled", subject, f"it is held no more: {why}")
 
 
 def confirm_vm(ctx: Context, vm: r.Vm) -> None:
@@ -211,8 +219,11 @@ def sync_alarm(ctx: Context) -> None:
     tables = ctx.tables
     vms = sum(tables.vms.count_by("held", what) for what in IN_WORDS)
     nodes = tables.nodes.count_by("held", True)
-    held = f"{counted(vms, 'VM')} and {counted(nodes, 'node')}"
-    text = f"{held} wait for a person's word: the restored database may be wrong about them (chime-tool recovery show)"
+    off = tables.vms.count_by("held", Held.START)
+    held = f"{counted(vms, 'VM')} and {counted(nodes, 'node')} wait for a person's word"
+    stay = f", and {counted(off, 'VM')} of them stay off until then" if off else ""
+    text = f"{held}{stay}: the restored database may be wrong about them (chime-tool recovery show)"
     waits, code = bool(vms or nodes) and not tables.meta.holding, AlarmCode.RECOVERY_HELD
-    wanted = {code: (ALARMS[code].severity or Severity.WARNING, text)} if waits else {}
+    severity = Severity.CRITICAL if off else ALARMS[code].severity or Severity.WARNING
+    wanted = {code: (severity, text)} if waits else {}
     ctx.sync_alarms(behind.SERVER, wanted, frozenset({code}))

@@ -111,7 +111,9 @@ def test_e7_what_is_held_is_shown(world: World, what: r.Held) -> None:
     assert status["held_nodes"] == [] and status["recovering"] is False
     assert f"held until a person confirms: {words}" in str(world.vm("web"))
     (alarm,) = [a for a in world.ask(m.AlarmList())["items"] if a["code"] == "recovery-held"]
-    assert alarm["severity"] == "warning" and alarm["text"].startswith("1 VM and 0 nodes wait for a person's word")
+    assert alarm["text"].startswith("1 VM and 0 nodes wait for a person's word")
+    assert ("stay off" in alarm["text"]) is (what == r.Held.START)
+    assert alarm["severity"] == ("critical" if what == r.Held.START else "warning")
 
 
 def test_e7_a_crash_forgets_nothing_of_it(world: World, what: r.Held) -> None:
@@ -141,9 +143,16 @@ def _is_free(world: World) -> None:
     assert not world.agents["n1"].held[WEB].hold
 
 
+def word(what: r.Held) -> dict[str, str]:
+    """What a person has to say for the VM to be started."""
+    return {"evidence": "operator", "comment": "it is nowhere"} if what == r.Held.START else {}
+
+
 def test_e7_start(world: World, what: r.Held) -> None:
     epoch = row(world).epoch
-    answer = world.do(m.VmStart, vm="web")
+    if what == r.Held.START:
+        assert world.refuse(m.VmStart, vm="web").code == "no-evidence", "it may run elsewhere"
+    answer = world.do(m.VmStart, vm="web", **word(what))
     world.run(60)
     _is_free(world)
     assert state(world, answer)[0] == "succeeded" and world.agents["n1"].running == {WEB}
@@ -171,7 +180,8 @@ def test_e7_delete(world: World, what: r.Held) -> None:
 @pytest.mark.parametrize("kind", [m.VmStart, m.VmStop, m.VmDelete])
 def test_e7_a_dry_run_decides_nothing(world: World, what: r.Held, kind: type[m.Mutation]) -> None:
     before = world.saved()
-    assert world.do(kind, vm="web", dry_run=True)["plan"]
+    words = word(what) if kind is m.VmStart else {}
+    assert world.do(kind, vm="web", dry_run=True, **words)["plan"]
     assert world.saved() == before and row(world).held == what
 
 
@@ -434,7 +444,7 @@ def test_e7_one_that_should_be_off_is_given_an_epoch_and_held_too() -> None:
     (held,) = world.ask(m.ServerStatus())["held_vms"]
     assert held["wants"] == "stop", "it stays off"
     assert "leaves off" in world.do(m.RecoveryConfirm, dry_run=True, comment="looked")["plan"][0]
-    assert "may run on a node" in world.do(m.VmStart, vm="web")["warnings"][0]
+    assert "may run on a node" in world.do(m.VmStart, vm="web", **word(r.Held.START))["warnings"][0]
     world.settle()
     assert world.agents["n1"].running == {WEB}
 

@@ -268,7 +268,7 @@ def test_a_restored_vm_that_was_deleted_is_there_again(world: World) -> None:
     world.start()
     world.run(40)
     assert not world.agents["n1"].running, "it may be on a node that this database does not know"
-    world.do(m.VmStart, vm="web")
+    world.do(m.VmStart, vm="web", evidence="operator", comment="it was deleted")
     world.settle()
     assert world.vm("web")["observed"] == "running"
     world.create("more", spec=SPEC)
