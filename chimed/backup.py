@@ -13,15 +13,17 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from chimed import rights
-from chimed.core.rules import recovery
+from chimed.core.rules import behind, recovery
 from chimed.core.state import rows as r
 from chimed.core.state.mark import Mark
 from chimed.database import (
@@ -36,6 +38,7 @@ from chimed.database import (
     remove_files,
     sync_directory,
 )
+from wire.text import counted
 
 R = TypeVar("R", bound=r.Row)
 
@@ -129,7 +132,7 @@ def _copy(original: sqlite3.Connection, source: Path, part: Path) -> None:
 
 
 def _renew(part: Path, present: int) -> Mark:
-    """Brings the copy to this version's tables and marks it as restored."""
+    """Brings the copy to this version's tables and marks it as restored, also in the audit trail."""
     with closing(connect(part)) as connection:
         migrate(connection)
         connection.execute("BEGIN IMMEDIATE")
@@ -140,6 +143,7 @@ def _renew(part: Path, present: int) -> Mark:
         connection.execute("UPDATE meta SET row = ?", (msgspec.json.encode(meta).decode(),))
         _change(connection, "nodes", "name", r.Node, recovery.held_node)
         _change(connection, "vms", "uuid", r.Vm, recovery.held_vm)
+        _tell(connection, meta)
         connection.execute("COMMIT")
     return Mark(meta.generation, meta.history)
 
@@ -152,6 +156,24 @@ def _change(connection: sqlite3.Connection, table: str, key: str, kind: type[R],
         if changed != row:
             new = msgspec.json.encode(changed).decode()
             connection.execute(f"UPDATE {table} SET row = ? WHERE {key} = ?", (new, name))
+
+
+def _tell(connection: sqlite3.Connection, meta: r.Meta) -> None:
+    """A line of the audit trail, behind all that the backup has."""
+    newest = connection.execute("SELECT time FROM events ORDER BY id DESC LIMIT 1").fetchone()
+    until = f"its newest event is of {_utc(newest[0])}" if newest else "it has no events"
+    awaited = counted(len(meta.waiting_for), "node is", "nodes are")
+    text = f"generation {meta.generation}, from a backup: {until}; {awaited} waited for"
+    row = (time.time(), "chimed", "restored", behind.SERVER, text)
+    connection.execute("INSERT INTO events (time, actor, action, subject, text) VALUES (?, ?, ?, ?, ?)", row)
+
+
+def _utc(epoch_s: float) -> str:
+    """To the second, for people; a backup may hold any number."""
+    try:
+        return f"{datetime.fromtimestamp(epoch_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return str(epoch_s)
 
 
 def _decoded(table: str, text: object, kind: type[R]) -> R:

@@ -40,6 +40,8 @@ import structlog
 
 from chimed import __version__, backup
 from chimed.config import Config, load_config
+from chimed.core.rules import recovery
+from chimed.core.server import ServerCore
 from chimed.core.state import rows as r
 from chimed.daemon import Daemon, make_core
 from chimed.database import StoreError
@@ -92,13 +94,20 @@ def _run(config: Config) -> int:
             endpoint = router.bind(config.endpoint)
             nodes, vms = len(core.tables.nodes), len(core.tables.vms)
             log.info(f"chimed {__version__} listens at {endpoint}: {counted(nodes, 'node')}, {counted(vms, 'VM')}")
-            if not pinger.available:
-                log.warning(f"{pinger.reason}: a silent node will be shown as agent-lost, never as unreachable")
+            for caution in cautions(core, pinger):
+                log.warning(caution)
             daemon.run(notifier)
         finally:
             router.close()
             pinger.close()
     return 0
+
+
+def cautions(core: ServerCore, pinger: Pinger) -> list[str]:
+    """What a person should know of this server from its start."""
+    holding = recovery.why_holding(core.ctx)
+    cannot = f"{pinger.reason}: a silent node will be shown as agent-lost, never as unreachable"
+    return [text for text, is_so in ((holding, holding), (cannot, not pinger.available)) if is_so]
 
 
 def _init(config: Config, operator: str, operator_key: str | None) -> int:
@@ -156,8 +165,8 @@ def _restore(config: Config, source: str, yes: bool) -> int:
             say("nothing was changed")
             return 1
     generation = backup.restore(source, config.database)
-    then = "Until all nodes have reported, no VM changes its owner."
-    say(f"restored; generation {generation}. {then}")
+    say(f"restored; generation {generation}. Until all nodes have reported, nothing is started, stopped or moved.")
+    say("Add again the nodes that were added since the backup (chime-tool node add); see chime-tool recovery show.")
     return 0
 
 

@@ -20,9 +20,12 @@ from wire.text import counted
 ATTEST = ("you attest what is said here; if it is wrong, VMs can run twice and data is lost, or VMs are stopped "
           "that are needed")  # fmt: skip
 SHOW, CONFIRM = "chime-tool recovery show", "chime-tool recovery confirm --comment TEXT"
+ADD = "chime-tool node add NODE --public-key KEY: add again each node that was added since the backup, then confirm"
 STATES = {
-    "behind": "agents have shown more than this database knows: nothing is started, stopped or moved",
-    "recovering": "the database was restored: until all nodes have reported nothing is started, stopped or moved",
+    "behind": "nodes or the mark beside it show more than this database knows: nothing is started, stopped or moved",
+    "recovering": (
+        "the database was restored or put back: until all nodes have reported nothing is started, stopped or moved"
+    ),
     "held": "the recovery is over; what is listed here waits for a person's word",
     "settled": "nothing is waited for, and nothing is held",
 }
@@ -30,14 +33,17 @@ STATES = {
 NEXT = {
     "behind": (
         "stop the older one, if two chimed run with this key",
+        ADD,
         "chime-tool node list: when every node is heard, the recovery begins by itself",
         f"{CONFIRM}: begin it without the nodes that cannot be heard",
     ),
     "recovering": (
+        ADD,
         "chime-tool node list: get the nodes that are waited for heard, and the recovery ends by itself",
         f"{CONFIRM}: end it without them",
     ),
     "held": (
+        ADD,
         "chime-tool vm start|stop|delete VM, node enable|disable|drain NODE: decide one of them",
         f"{CONFIRM}: do what the restored database says, all of it",
     ),
@@ -76,7 +82,8 @@ def show(session: Session, args: Args) -> int:
         plan = list(planned(session, session.mutation(m.RecoveryConfirm, comment=SHOW)).get("plan") or [])
     if session.options.output in ("json", "yaml"):
         named = ("generation", "history", "recovering", "behind", "waiting_for", "held_vms", "held_nodes")
-        document = {"state": state, **{name: status[name] for name in named}, "confirm": plan, "next": NEXT[state]}
+        document = {"state": state, **{name: status[name] for name in named}, "unknown_keys": _unknown_keys(status)}
+        document |= {"confirm": plan, "next": NEXT[state]}
         show_document(session, document)
         return 0
     parts = [facts(session.terminal, _facts(status, state))]
@@ -89,6 +96,18 @@ def show(session: Session, args: Args) -> int:
     return 0
 
 
+def _unknown_keys(status: Row) -> int:
+    """Connections that were refused since the server's start, since their keys are not in the database."""
+    return int(status["counters"].get("unknown-keys", 0))
+
+
+def _who_knocks(status: Row) -> str:
+    """That somebody wants in whom the database does not know: it may have been added since the backup."""
+    number = _unknown_keys(status)
+    refused = counted(number, "connection was refused, its key is", "connections were refused, their keys are")
+    return f"{refused} not in this database (nodes or operators that were added since?)" if number else ""
+
+
 def _facts(status: Row, state: str) -> list[tuple[str, str]]:
     pairs: list[tuple[str, Any]] = [
         ("state", f"{state}: {STATES[state]}"),
@@ -96,6 +115,7 @@ def _facts(status: Row, state: str) -> list[tuple[str, str]]:
         ("waiting for", ", ".join(status["waiting_for"])),
         ("held VMs", str(len(status["held_vms"]) or "")),
         ("held nodes", ", ".join(status["held_nodes"])),
+        ("unknown keys", _who_knocks(status) if state != "settled" else ""),
     ]
     known = [(name, value) for name, value in pairs if value]
     return [*known, ("generation", f"{status['generation']}, history {status['history']}")]

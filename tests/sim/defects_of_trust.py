@@ -161,8 +161,8 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "removed-while-it-may-know-better",
         "chimed.core.operators.nodes",
-        "        if why := recovery.why_holding(self._ctx):\n            todo",
-        "        if why := \"\":\n            todo",
+        "        if self._ctx.tables.meta.holding:\n            text",
+        "        if False:\n            text",
         "S1: a node that a restored database knows as empty is removed, and the recovery goes on without it",
     ),
     Mutant(

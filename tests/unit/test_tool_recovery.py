@@ -23,6 +23,7 @@ CASES: dict[str, dict[str, Any]] = {
     "held": {"held_vms": [HELD], "held_nodes": ["n2"]},
     "settled": {},
 }
+ADD = "chime-tool node add NODE --public-key KEY: add again each node that was added since the backup"
 SAYS = {
     "behind": ("n2 has an inventory of generation 4", "waiting for  n3", "stop the older one", "begins a recovery"),
     "recovering": ("waiting for  n3", "web-1", "without them", "begins a recovery"),
@@ -51,6 +52,35 @@ def test_e4_it_says_why_who_is_waited_for_what_is_held_and_what_to_do(state: str
     for said in SAYS[state]:
         assert " ".join(said.split()) in words, ran.out
     assert all(body.dry_run for body in ran.sent if isinstance(body, m.RecoveryConfirm))
+
+
+@pytest.mark.parametrize("state", CASES)
+def test_nodes_that_were_added_since_are_to_be_added_again(state: str) -> None:
+    assert (ADD in tool("recovery show", _client(state)).out) is (state != "settled")
+
+
+@pytest.mark.parametrize("state", CASES)
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, ""),
+        (1, "1 connection was refused, its key is not in this database (nodes or operators that were added since?)"),
+        (3, "3 connections were refused, their keys are not in this database (nodes or operators that"),
+    ],
+)
+def test_it_says_that_somebody_knocks_who_is_not_known(state: str, number: int, said: str) -> None:
+    status = SETTLED | CASES[state] | {"counters": {"unknown-keys": number}}
+    client = StandIn({"server.status": status, "recovery.confirm": mutation(plan=["begins a recovery"])})
+    ran = tool("recovery show", client)
+    assert ("unknown keys" in ran.out) is (bool(number) and state != "settled")
+    assert said in ran.out or state == "settled"
+    assert json.loads(tool("recovery show -o json", client).out)["unknown_keys"] == number
+
+
+def test_what_the_state_means_is_true_however_it_came_about() -> None:
+    said = {state: tool("recovery show", _client(state)).out for state in ("behind", "recovering")}
+    assert "nodes or the mark beside it show more than this database knows" in said["behind"]
+    assert "the database was restored or put back: " in said["recovering"]
 
 
 @pytest.mark.parametrize("state", CASES)

@@ -42,14 +42,25 @@ def _not_heard(node: r.Node) -> str:
 def _drain_lines(ctx: Context, node: r.Node) -> list[str]:
     if node.admin_state != AdminState.DRAINED:
         return []
-    if node.evidence is None:
-        return [f"Rebuild is refused: {evidence.missing(node)}."]
+    if why := _why_no_rebuild(ctx, node):
+        return [f"Rebuild is refused: {why}."]
     waiting = ctx.tables.releases.count_by("node", node.name)
     lines = [f"Rebuild is possible: evidence {node.evidence} {node.evidence_comment}".rstrip() + "."]
     if waiting:
         moved = counted(waiting, "VM that was", "VMs that were")
         lines.append(f"{moved} moved away will be removed from it when it comes back.")
     return lines
+
+
+def _why_no_rebuild(ctx: Context, node: r.Node) -> str:
+    if ctx.tables.meta.holding:
+        return "nothing is moved before the recovery is over"
+    if node.held:
+        return (
+            f"confirm first that it is to be drained (chime-tool node drain {node.name}, or recovery confirm for all "
+            f"that is held), or open it (chime-tool node enable {node.name})"
+        )
+    return "" if node.evidence else evidence.missing(node)
 
 
 def vm_lines(ctx: Context, facts: Facts, views: Views, vm: r.Vm) -> list[str]:
@@ -94,14 +105,17 @@ def _whereabouts(ctx: Context, facts: Facts, vm: r.Vm) -> list[str]:
 def _why_not_running(facts: Facts, node: r.Node, observed: Observed, held: bool) -> list[str]:
     if not facts.is_live(node.name):
         return [f"{node.name} is not heard ({node.health}): whether the VM runs cannot be told."]
-    if node.admin_state == AdminState.DRAINED:
+    is_drained = node.admin_state == AdminState.DRAINED
+    if held or node.held or facts.ctx.tables.meta.holding:
+        lines = ["Nothing is started or stopped here for now: see `chime-tool recovery show`."]
+        after = f"When that is over: {node.name} is drained, rebuild or enable it."
+        return [*lines, after] if is_drained and not node.held else lines
+    if is_drained:
         return [f"{node.name} is drained: nothing is started there. Rebuild or enable the node."]
     if observed == Observed.FAILED:
         return ["It failed: mend the cause, then `chime-tool vm start` tries again."]
     if observed == Observed.PAUSED:
         return ["It is paused: nobody resumes it but a person (virsh resume on its node)."]
-    if held or node.held or facts.ctx.tables.meta.holding:
-        return ["Nothing is started or stopped here for now: see `chime-tool recovery show`."]
     if observed == Observed.UNKNOWN:
         return ["Its agent cannot tell whether it runs: nothing is started before that is known."]
     return ["Its agent is about to start it."]

@@ -91,9 +91,10 @@ class NodeRequests:
         return Done(plan, warnings=warnings)
 
     def _removable(self, node: r.Node) -> None:
-        if why := recovery.why_holding(self._ctx):
-            todo = "wait until it is over, or answer for the nodes that cannot be heard (chime-tool recovery confirm)"
-            raise ChimeError("recovering", f"{node.name} may know what this database does not: {why}: {todo}")
+        if self._ctx.tables.meta.holding:
+            text = f"the database was restored or put back, and {node.name} may know what it does not"
+            todo = "wait until the recovery is over, or end it without the nodes that cannot be heard"
+            raise ChimeError("recovering", f"{text}: {todo} (chime-tool recovery confirm)")
         self._parts.unlocked(node)
         coming = self._ctx.tables.migrations.by("target", node.name)
         if coming:
@@ -138,14 +139,21 @@ class NodeRequests:
         if node.admin_state == AdminState.DRAINED and node.evidence is not None:
             self._parts.settled()  # else nothing was given away: the drain is only taken back
         if node.admin_state == AdminState.DRAINED and not recovery.why_holding(self._ctx):
-            vms = [vm for vm in self._ctx.tables.vms.by("node", node.name) if vm.desired == Desired.RUNNING]
-            if vms:
-                plan.append(f"starts {counted(len(vms), 'VM')} on {node.name}: {names_of(vms)}")
+            plan += self._end_of_drain(node)
         if not body.dry_run:
             evidence.opened(self._ctx, node, state)
             recovery.sync_alarm(self._ctx)
             self._ctx.audit(actor, f"node-{state}", node.name, f"{node.admin_state} -> {state}")
         return Done(plan)
+
+    def _end_of_drain(self, node: r.Node) -> list[str]:
+        """What becomes of the node's VMs when it is drained no more. What is held waits on."""
+        vms, plan = self._ctx.tables.vms.by("node", node.name), []
+        vms = [vm for vm in vms if vm.desired == Desired.RUNNING and vm.held == r.Held.NOTHING]
+        if node.held:
+            plan = [f"{node.name} was not drained, since that waited for a person's word: what runs there goes on"]
+            vms = [vm for vm in vms if self._views.vm(vm).observed not in (Observed.RUNNING, Observed.PAUSED)]
+        return plan + ([f"starts {counted(len(vms), 'VM')} on {node.name}: {names_of(vms)}"] if vms else [])
 
     def _node_drain(self, body: m.NodeDrain, actor: str, now: float) -> Done:
         node = find_node(self._ctx, body.name)
@@ -198,8 +206,9 @@ class NodeRequests:
         if live:
             on = [vm for vm in vms if self._views.vm(vm).observed in (Observed.RUNNING, Observed.PAUSED)]
             what = f"stops {counted(len(on), 'running VM')} on {node.name}" + (f": {names_of(on)}" if on else "")
-            waits = [f"nothing is stopped now: {why}"] if (why := recovery.why_holding(self._ctx)) else []
-            return [f"sets {node.name} to drained: nothing is started there", what], waits
+            waits = f"nothing is stopped before the recovery is over; {recovery.awaited(self._ctx)}"
+            warnings = [waits] if self._ctx.tables.meta.recovering else []
+            return [f"sets {node.name} to drained: nothing is started there", what], warnings
         plan = [f"sets {node.name} to drained: when it comes back it starts nothing"]
         if given is not None:
             return [*plan, f"records your word that {node.name} runs none of its VMs"], evidence.doubts(node)
@@ -224,8 +233,8 @@ class NodeRequests:
             text = f"{node.name} is {node.admin_state}: drain it first (chime-tool node drain {node.name})"
             raise ChimeError("refused-unsafe", text)
         if node.held:
-            text = f"the database was restored, and may be wrong about {node.name} being drained: drain it again first"
-            raise ChimeError("refused-unsafe", f"{text} (chime-tool node drain {node.name})")
+            text = f"the database was restored or put back, and may be wrong about {node.name} being drained"
+            raise ChimeError("refused-unsafe", f"{text}: drain it again first (chime-tool node drain {node.name})")
         if node.evidence is None and body.evidence is None:
             raise ChimeError("no-evidence", evidence.missing(node))
         if node.evidence is None:
@@ -275,6 +284,10 @@ class NodeRequests:
             vm = by_uuid[step.name]
             if step.state == StepState.SKIPPED:
                 plan.append(f"leaves {vm.name}: {step.detail}")
+                continue
+            if vm.held != r.Held.NOTHING:
+                why = recovery.IN_WORDS[vm.held]
+                plan.append(f"leaves {vm.name} until it is confirmed (chime-tool recovery show): {why}")
                 continue
             choice = placement.choose(vm.spec, rooms.values())
             verb = "starts" if vm.desired == Desired.RUNNING else "moves (stopped)"

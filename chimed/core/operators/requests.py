@@ -17,14 +17,14 @@ from chimed.core.operators.checks import Done, RequestParts, check_comment
 from chimed.core.operators.imports import ImportRequests
 from chimed.core.operators.migrations import MigrationRequests
 from chimed.core.operators.nodes import NodeRequests
-from chimed.core.operators.queries import find_operation
+from chimed.core.operators.queries import find_node, find_operation
 from chimed.core.operators.vms import VmRequests
 from chimed.core.rules import recovery
 from chimed.core.state import rows as r
 from chimed.core.work import migration, operations
 from wire import messages as m
 from wire.errors import ChimeError
-from wire.types import Desired, OperationState
+from wire.types import AdminState, Desired, OperationState
 from wire.words import OperationKind
 
 WHILE_BEHIND = frozenset({m.RecoveryConfirm, m.AlarmAck, m.OperatorAdd, m.OperatorRemove, m.NodeAdd, m.NodeRekey})
@@ -180,7 +180,7 @@ class Requests:
         vms, nodes = recovery.held_vms(self._ctx), recovery.held_nodes(self._ctx)
         if not vms and not nodes:
             return Done(["the server is not recovering, and nothing waits for a word"], changed=False)
-        plan = [f"{_does(vm)} {vm.name} on {vm.node}" for vm in vms]
+        plan = [_confirms(vm, find_node(self._ctx, vm.node)) for vm in vms]
         if any(vm.held == r.Held.START for vm in vms):
             plan += ["you attest that every node that was added since the backup has been added again (chime-tool node "
                      "add) and has reported: such a VM may run there"]  # fmt: skip
@@ -195,7 +195,10 @@ class Requests:
 _DOES = {Desired.STOPPED: "stops", Desired.DELETED: "deletes", Desired.RUNNING: "starts"}
 
 
-def _does(vm: r.Vm) -> str:
-    """What is done with a VM that was held."""
-    is_off = vm.held == r.Held.START and vm.desired == Desired.STOPPED
-    return "leaves off, and takes to be nowhere else," if is_off else _DOES[vm.desired]
+def _confirms(vm: r.Vm, node: r.Node) -> str:
+    """What is done with a VM that was held, on its node."""
+    if vm.held == r.Held.START and vm.desired == Desired.STOPPED:
+        return f"leaves off, and takes to be nowhere else, {vm.name} on {node.name}"
+    if vm.desired == Desired.RUNNING and node.admin_state == AdminState.DRAINED:
+        return f"starts {vm.name} when {node.name}, which is drained, is enabled or rebuilt"
+    return f"{_DOES[vm.desired]} {vm.name} on {node.name}"

@@ -174,9 +174,9 @@ class VmRequests:
         self._parts.settled()
         graceful_s = 0.0 if body.force else body.graceful_s
         how = f", within {graceful_s:g} s, then by force" if graceful_s else " by force"
-        plan = [f"stops {vm.name} on {vm.node}{how}"]
+        plan, warnings = [f"stops {vm.name} on {vm.node}{how}"], _may_be_elsewhere(vm)
         if body.dry_run:
-            return Done(plan)
+            return Done(plan, warnings=warnings)
         vm = self._parts.revived(vm)
         changed = msgspec.structs.replace(
             vm, desired=Desired.STOPPED, graceful_s=graceful_s, revision=self._ctx.bump(vm.node)
@@ -189,7 +189,7 @@ class VmRequests:
         op = self._parts.begin(
             OperationKind.STOP, vm.uuid, label, actor, (step,), changed.revision, now, timeout_s
         )
-        return Done(plan, op)
+        return Done(plan, op, warnings=warnings)
 
     def _vm_reboot(self, body: m.VmReboot, actor: str, now: float) -> Done:
         vm = find_vm(self._ctx, body.vm)
@@ -230,10 +230,10 @@ class VmRequests:
             return Done([f"{vm.name} is being deleted already"], op, changed=False)
         if not absent:
             self._parts.commandable(vm)
-        plan, warnings = [f"stops {vm.name} on {vm.node} by force and removes its definition"], []
+        plan, warnings = [f"stops {vm.name} on {vm.node} by force and removes its definition"], _may_be_elsewhere(vm)
         if absent:
             plan = [f"forgets {vm.name}: {vm.node} is drained and runs none of its VMs (evidence {node.evidence})"]
-            warnings = [f"{vm.node} cannot be heard: it removes the definition when it comes back"]
+            warnings.append(f"{vm.node} cannot be heard: it removes the definition when it comes back")
         disks = [disk.path for disk in vm.spec.disks]
         if disks:
             plan.append(f"leaves its disks: {', '.join(disks)}")
@@ -253,6 +253,11 @@ class VmRequests:
             ownership.forget(self._ctx, changed, f"its node {vm.node} runs none of its VMs (evidence {node.evidence})")
             progress.progress(self._facts, op)
         return Done(plan, op, warnings=warnings)
+
+
+def _may_be_elsewhere(vm: r.Vm) -> list[str]:
+    """What is said to who stops or deletes a VM that may run on a node which the database does not know."""
+    return [f"it was held: {recovery.IN_WORDS[vm.held]}"] if vm.held == r.Held.START else []
 
 
 def check_name(name: str, uuid: str | None) -> None:

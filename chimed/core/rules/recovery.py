@@ -1,4 +1,5 @@
-"""After a restore: until every node has told what it holds, nothing is started or stopped, and no VM changes its owner.
+"""After a restore: until every node has told what it holds, nothing is started, stopped or moved; owners follow what
+the nodes show.
 
 The database is behind then: it may give a VM to a node that lost it since the backup, or want a VM stopped that was
 started since. So inventories carry `hold`, which the agents obey; running VMs go on. The hold ends with the last
@@ -90,9 +91,14 @@ def why_holding(ctx: Context) -> str:
     if not meta.recovering:
         return ""
     return (
-        "the database was restored: nothing is started, stopped or moved until every node has reported; "
-        f"awaited: {', '.join(meta.waiting_for[:10])} (chime-tool recovery show)"
+        "the database was restored or put back: nothing is started, stopped or moved until every node has reported; "
+        f"{awaited(ctx)}"
     )
+
+
+def awaited(ctx: Context) -> str:
+    """Who has not reported since the restore, and where more is said."""
+    return f"awaited: {', '.join(ctx.tables.meta.waiting_for[:10])} (chime-tool recovery show)"
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------------
@@ -111,6 +117,7 @@ def no_longer_waits_for(ctx: Context, names: Iterable[str]) -> bool:
     if rest:
         return False
     ctx.audit("chimed", "recovered", "server", "no node is waited for any more")
+    ctx.log("info", "the recovery is over: no node is waited for any more")
     for node in list(ctx.tables.nodes):
         ctx.bump(node.name)
     return True

@@ -23,10 +23,10 @@ class Row(Struct, frozen=True, kw_only=True):
 
 class Meta(Row, frozen=True, kw_only=True):
     """One row. `generation` grows at each restore, and `history` is a random name that goes with it: the same number
-    may be given twice. `waiting_for`: after a restore, the nodes that have not reported yet; until it is empty no VM
-    changes its owner. `ahead`: the generation in which an agent has shown something newer than this database, or of
-    another history; 0: none; `ahead_text` says what it was. `forgotten_epoch`, `forgotten_revision`: the highest that a
-    VM or a node had which is not in the database any more."""
+    may be given twice. `waiting_for`: after a restore, the nodes that have not reported yet; until it is empty nothing
+    is started, stopped or moved. `ahead`: the generation in which an agent has shown something newer than this
+    database, or of another history; 0: none; `ahead_text` says what it was. `forgotten_epoch`, `forgotten_revision`:
+    the highest that a VM or a node had which is not in the database any more."""
 
     generation: int = 1
     history: str = ""

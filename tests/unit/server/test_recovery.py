@@ -3,11 +3,13 @@ are removed and come back under their name (E1)."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from chimed import main
 from chimed.core.rules import recovery
 from chimed.core.state import rows as r
 from tests.fakes.names import key_of
@@ -270,9 +272,12 @@ def test_e7_a_vm_that_was_off_all_the_time_is_not_asked_about() -> None:
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def drained() -> World:
-    """The backup wants n1 drained; it was enabled since, and its VM runs."""
+def drained(*others: str) -> World:
+    """The backup wants n1 drained; it was enabled since, and its VMs run: web, and others."""
     world = running("n1", "n2")
+    for name in others:
+        world.create(name, "n1")
+    world.settle()
     world.do(m.NodeDrain, name="n1")
     world.settle()
     assert node(world).evidence == Evidence.AGENT
@@ -605,7 +610,8 @@ def recovering() -> World:
 def test_a_drain_says_that_it_waits_for_the_recovery() -> None:
     world = recovering()
     dry = world.do(m.NodeDrain, name="n1", dry_run=True)
-    assert dry["warnings"][0].startswith("nothing is stopped now: the database was restored: ")
+    until = "nothing is stopped before the recovery is over; awaited: n2 (chime-tool recovery show)"
+    assert dry["warnings"] == [until]
     answer = world.do(m.NodeDrain, name="n1")
     assert world.op(answer)["steps"][0]["detail"] == "waits for the recovery to end (chime-tool recovery show)"
     world.start("n2")
@@ -618,7 +624,7 @@ def test_a_node_is_explained_with_what_the_server_waits_for() -> None:
         return "\n".join(world.ask(m.Explain(kind="node", name="n1"))["lines"])
 
     world = recovering()
-    assert "The server decides nothing for now: the database was restored: " in said(world)
+    assert "The server decides nothing for now: the database was restored or put back: " in said(world)
     assert "awaited: n2 (chime-tool recovery show)." in said(world)
     world.start("n2")
     world.run(5)
@@ -639,6 +645,122 @@ def test_a_node_whose_drain_is_held_is_explained() -> None:
     world = come_back(world, saved)
     assert node(world).held
     assert any("a person has to confirm that" in line for line in world.ask(m.Explain(kind="node", name="n1"))["lines"])
+
+
+def lines_of(world: World, kind: str, name: str) -> str:
+    return "\n".join(world.ask(m.Explain(kind=kind, name=name))["lines"])
+
+
+def test_a_node_that_is_held_for_a_drain_is_explained_with_the_words_that_are_for_it() -> None:
+    world = drained()
+    text = lines_of(world, "node", "n1")
+    assert "Rebuild is refused: confirm first that it is to be drained (chime-tool node drain n1, or recovery" in text
+    assert "chime-tool node enable n1" in text and "--evidence" not in text and "comes back" not in text
+
+
+def test_no_rebuild_is_promised_while_it_recovers_or_is_behind() -> None:
+    world = recovering()
+    for ahead in (0, 9):
+        meta = msgspec.structs.replace(world.tables().meta, ahead=ahead, ahead_text="n2 knows more" * bool(ahead))
+        world.disk.tables["meta"][()] = meta
+        world.disk.tables["nodes"][("n2",)] = msgspec.structs.replace(
+            node(world, "n2"), admin_state=AdminState.DRAINED, evidence=Evidence.OPERATOR, held=False
+        )
+        world.crash()
+        text = lines_of(world, "node", "n2")
+        assert "Rebuild is refused: nothing is moved before the recovery is over." in text and "possible" not in text
+
+
+def test_a_vm_that_is_held_on_a_drained_node_is_explained_with_the_hold_first() -> None:
+    world = to_start()
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    first, second = lines_of(world, "vm", "web").splitlines()[2:4]
+    assert first == "Nothing is started or stopped here for now: see `chime-tool recovery show`."
+    assert second == "When that is over: n1 is drained, rebuild or enable it."
+    assert lines_of(drained(), "vm", "web").count("is drained") == 0, "that is not certain yet"
+    world = recovering()
+    world.do(m.NodeDrain, name="n1")
+    world.agents["n1"].running.clear()
+    world.agents["n1"].report()
+    assert "Nothing is started or stopped here for now" in lines_of(world, "vm", "web")
+
+
+def test_a_rebuild_promises_no_start_of_what_is_held() -> None:
+    world = to_stop()
+    world.create("db", "n1")
+    world.settle()
+    world.agents["n1"].power_off()
+    world.run(60)
+    world.do(m.NodeDrain, name="n1", evidence="operator", comment="unplugged")
+    plan = world.do(m.NodeRebuild, name="n1", dry_run=True)["plan"]
+    stays = "leaves web until it is confirmed (chime-tool recovery show): the restored database wants it stopped"
+    assert plan[1:] == ["starts db on n2", stays]
+
+
+def test_the_end_of_a_drain_that_was_not_done_starts_only_what_does_not_run() -> None:
+    world = drained("db")
+    goes_on = "n1 was not drained, since that waited for a person's word: what runs there goes on"
+    assert world.do(m.NodeEnable, name="n1", dry_run=True)["plan"] == ["sets n1 to enabled", goes_on]
+    world.agents["n1"].running.discard(uuid_of("db"))
+    world.agents["n1"].report()
+    assert node(world).held
+    plan = world.do(m.NodeEnable, name="n1", dry_run=True)["plan"]
+    assert plan == ["sets n1 to enabled", goes_on, "starts 1 VM on n1: db"]
+
+
+def test_the_end_of_a_drain_does_not_start_what_is_held() -> None:
+    world = to_start()
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    assert world.do(m.NodeEnable, name="n1", dry_run=True)["plan"] == ["sets n1 to enabled"]
+
+
+def test_a_word_for_a_vm_on_a_drained_node_starts_it_when_the_drain_is_over() -> None:
+    world = to_start()
+    world.do(m.NodeDrain, name="n1")
+    world.settle()
+    plan = world.do(m.RecoveryConfirm, comment="looked", dry_run=True)["plan"]
+    assert plan[0] == "starts web when n1, which is drained, is enabled or rebuilt"
+
+
+@pytest.mark.parametrize("kind", [m.VmStop, m.VmDelete])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_who_ends_a_vm_that_may_be_elsewhere_is_told_so(kind: type[m.Mutation], dry_run: bool) -> None:
+    world = to_start()
+    assert world.do(kind, vm="web", dry_run=dry_run)["warnings"] == [f"it was held: {recovery.IN_WORDS[r.Held.START]}"]
+    world = to_stop()
+    assert world.do(kind, vm="web", dry_run=dry_run)["warnings"] == []
+
+
+def test_the_refusal_to_remove_a_node_is_one_sentence() -> None:
+    error = recovering().refuse(m.NodeRemove, name="n2")
+    assert error.code == "recovering" and error.message == (
+        "the database was restored or put back, and n2 may know what it does not: wait until the recovery is over, or "
+        "end it without the nodes that cannot be heard (chime-tool recovery confirm)"
+    )
+
+
+def test_the_end_of_a_recovery_is_in_the_log() -> None:
+    world = recovering()
+    lines: list[str] = []
+    world.core.ctx.log = lambda level, text: lines.append(f"{level}: {text}")  # type: ignore[method-assign]
+    world.start("n2")
+    world.run(5)
+    assert "info: the recovery is over: no node is waited for any more" in lines
+
+
+def test_the_log_begins_with_who_is_waited_for() -> None:
+    pinger = SimpleNamespace(available=True, reason="")
+    world = recovering()
+    (caution,) = main.cautions(world.core, pinger)  # type: ignore[arg-type]
+    assert caution.startswith("the database was restored or put back: ") and "awaited: n2 (" in caution
+    world.start("n2")
+    world.run(5)
+    assert main.cautions(world.core, pinger) == []  # type: ignore[arg-type]
+    pinger.available, pinger.reason = False, "no right to ping"
+    (caution,) = main.cautions(world.core, pinger)  # type: ignore[arg-type]
+    assert caution.startswith("no right to ping: ")
 
 
 # --- what a node that is not known may have ---------------------------------------------------------------------------
