@@ -262,7 +262,7 @@ class NodeRequests:
     def _end_deletions(self, vms: list[r.Vm], node: r.Node) -> None:
         """VMs that were being deleted are gone; their releases wait for the node."""
         for vm in vms:
-            if vm.desired == Desired.DELETED:
+            if vm.desired == Desired.DELETED and vm.held == r.Held.NOTHING:
                 op = self._ctx.tables.operations.get(
                     ownership.forget(self._ctx, vm, f"{node.name} is rebuilt without it")
                 )
@@ -277,8 +277,9 @@ class NodeRequests:
         by_uuid = {vm.uuid: vm for vm in vms}
         plan = [f"evidence that {node.name} runs none of its VMs: {node.evidence or given}"]
         deleted = [vm for vm in vms if vm.desired == Desired.DELETED]
-        if deleted:
-            plan.append(f"forgets {names_of(deleted)}, being deleted")
+        if gone := [vm for vm in deleted if vm.held == r.Held.NOTHING]:
+            plan.append(f"forgets {names_of(gone)}, being deleted")
+        plan += [_stays(vm) for vm in deleted if vm.held != r.Held.NOTHING]
         rooms = {n.name: (n, room, ok) for n, room, ok in self._facts.candidates(without=node.name)}
         for step in steps:
             vm = by_uuid[step.name]
@@ -286,8 +287,7 @@ class NodeRequests:
                 plan.append(f"leaves {vm.name}: {step.detail}")
                 continue
             if vm.held != r.Held.NOTHING:
-                why = recovery.IN_WORDS[vm.held]
-                plan.append(f"leaves {vm.name} until it is confirmed (chime-tool recovery show): {why}")
+                plan.append(_stays(vm))
                 continue
             choice = placement.choose(vm.spec, rooms.values())
             verb = "starts" if vm.desired == Desired.RUNNING else "moves (stopped)"
@@ -303,3 +303,8 @@ class NodeRequests:
             )
             rooms[choice.node] = (target, used, ok)
         return plan
+
+
+def _stays(vm: r.Vm) -> str:
+    """What a rebuild does with a VM that waits for a person's word."""
+    return f"leaves {vm.name} until it is confirmed (chime-tool recovery show): {recovery.IN_WORDS[vm.held]}"

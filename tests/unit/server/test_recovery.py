@@ -880,3 +880,18 @@ def test_e7_it_is_found_on_a_node_that_is_added_again() -> None:
     assert owner(world)[0] == "n3" and owner(world)[1] > EPOCHS_PER_GENERATION
     assert row(world).held == r.Held.NOTHING and ALARM not in world.alarms()
     assert world.agents["n3"].running == {WEB} and not world.agents["n1"].running
+
+
+def test_e7_a_rebuild_forgets_nothing_that_waits_for_a_word() -> None:
+    """web is to be deleted by the backup; its node is lost."""
+    world = to_delete()
+    world.agents["n1"].power_off()
+    world.run(60)
+    world.do(m.NodeDrain, name="n1", evidence="operator", comment="no power")
+    plan = world.do(m.NodeRebuild, name="n1", dry_run=True)["plan"]
+    assert plan[-1].startswith("leaves web until it is confirmed") and "forgets" not in str(plan)
+    world.do(m.NodeRebuild, name="n1")
+    assert row(world).held == r.Held.DELETE
+    world.do(m.RecoveryConfirm, comment="as it says")
+    assert "forgets web" in str(world.do(m.NodeRebuild, name="n1")["plan"])
+    assert world.tables().vms.get(WEB) is None
