@@ -166,7 +166,7 @@ class Requests:
             recovery.no_longer_waits_for(self._ctx, meta.waiting_for)
             self._parts.recovered()
         return Done([f"ends the recovery without a report of {names}: you attest that no VM runs there that the "
-                     "restored database gives to another node"])  # fmt: skip
+                     "restored database gives to another node", _ALL_KNOWN])  # fmt: skip
 
     def _recovery_begin(self, body: m.RecoveryConfirm, actor: str) -> Done:
         plan = [f"begins a recovery though not all nodes are heard, since {self._ctx.tables.meta.ahead_text}",
@@ -182,8 +182,7 @@ class Requests:
             return Done(["the server is not recovering, and nothing waits for a word"], changed=False)
         plan = [_confirms(vm, find_node(self._ctx, vm.node)) for vm in vms]
         if any(vm.held == r.Held.START for vm in vms):
-            plan += ["you attest that every node that was added since the backup has been added again (chime-tool node "
-                     "add) and has reported: such a VM may run there"]  # fmt: skip
+            plan.append(_ALL_KNOWN)
         plan += [f"drains {node.name}: its VMs are stopped" for node in nodes]
         if not body.dry_run:
             names = ", ".join([*(vm.name for vm in vms), *(node.name for node in nodes)])
@@ -192,6 +191,10 @@ class Requests:
         return Done(plan)
 
 
+_ALL_KNOWN = (
+    "you attest that every node that was added since the backup has been added again (chime-tool node add) and has "
+    "reported: what its owner does not run may run there"
+)
 _DOES = {Desired.STOPPED: "stops", Desired.DELETED: "deletes", Desired.RUNNING: "starts"}
 
 

@@ -21,9 +21,10 @@ from chimed.core.rules.known import Facts
 from chimed.core.state import rows as r
 from chimed.core.state.rows import Held
 from chimed.core.state.turn import Context
+from wire.messages import VmReport
 from wire.text import counted
 from wire.types import AdminState, Desired, Observed, Severity
-from wire.words import ALARMS, AlarmCode
+from wire.words import ALARMS, AlarmCode, Problem
 
 _WANTS = {Desired.STOPPED: Held.STOP, Desired.DELETED: Held.DELETE, Desired.RUNNING: Held.NOTHING}
 IN_WORDS = {
@@ -172,13 +173,18 @@ def hello(node: r.Node, begins_anew: bool) -> r.Node:
 
 
 def is_looked_through(facts: Facts, node: r.Node) -> bool:
-    """Whether it is known of every VM of the node that has begun anew since a restore whether it runs there."""
+    """Whether a node that has begun anew since a restore has looked at its host, and told of every VM whether it runs
+    there. What it does not speak of does not run there, as far as it knows."""
     if not node.restored:
         return True
     if facts.ctx.tables.meta.holding or not facts.in_session(node.name):
         return False
     said = [facts.said(node.name, vm.uuid) for vm in facts.ctx.tables.vms.by("node", node.name)]
-    return all(report is not None and report.observed != Observed.UNKNOWN for report in said)
+    return not any(report is not None and _is_yet_unknown(report) for report in said)
+
+
+def _is_yet_unknown(report: VmReport) -> bool:
+    return report.observed == Observed.UNKNOWN and report.problem != Problem.MIGRATED_AWAY
 
 
 def settle_node(facts: Facts, node: r.Node) -> None:

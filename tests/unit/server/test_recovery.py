@@ -846,6 +846,27 @@ def test_e7_it_waits_until_it_is_known_what_runs() -> None:
     assert not node(world).fresh and row(world).held == r.Held.START
 
 
+def test_e7_one_that_has_left_is_not_waited_for() -> None:
+    """n1 knows that web has left, and not what became of it: that is all that it will ever know."""
+    world = running("n1", "n2")
+    world.create("db", "n1")
+    world.settle()
+    saved, agent = world.saved(), world.agents["n1"]
+    agent.power_off()
+    world.restore(saved)
+    world.agents["n2"].start()
+    reports = agent.vm_report
+
+    def left(uuid: str) -> m.VmReport:
+        gone = {"observed": Observed.UNKNOWN, "problem": "migrated-away"} if uuid == WEB else {}
+        return msgspec.structs.replace(reports(uuid), **gone)
+
+    agent.vm_report = left  # type: ignore[method-assign]
+    agent.boot_again()
+    world.run(40)
+    assert not node(world).fresh and {row(world).held, row(world, "db").held} == {r.Held.START}
+
+
 def test_e7_also_when_a_person_has_answered_for_the_node_and_it_comes_later() -> None:
     world = running("n1", "n2")
     saved = world.saved()
