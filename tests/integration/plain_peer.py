@@ -196,7 +196,7 @@ class Agent(threading.Thread):
                     self._hello(now)
             elif self._outstanding is not None and now - self._outstanding["at"] > self.ANSWER_S:
                 self._pull(0 if not self._confirmed else self._applied)
-            elif self._confirmed and now >= self._next_beat:
+            elif now >= self._next_beat:
                 if any(now - sent > 3 * self._heartbeat_s for sent in self._beats.values()):
                     self.missed += 1
                     return
@@ -225,8 +225,9 @@ class Agent(threading.Thread):
         nonce = secrets.token_hex(8)
         self._beats[nonce], self._next_beat = now, now + min(self._heartbeat_s, self.beat_s)
         digest = self._report_sent["digest"] if self._report_sent else self._acked_digest
+        revision = self._applied if self._confirmed else 0
         self._say("heartbeat", {"session": self._session, "seq": self._beat_seq, "nonce": nonce, "digest": digest,
-                                "boot_id": self.boot_id, "incarnation": self.incarnation, "revision": self._applied,
+                                "boot_id": self.boot_id, "incarnation": self.incarnation, "revision": revision,
                                 "load": {"vms_running": sum(self.machines.values())}})  # fmt: skip
 
     # --- messages of the server ---------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ class Agent(threading.Thread):
         self.acks += 1
         self.slowest_ack_s = max(self.slowest_ack_s, time.monotonic() - sent)
         if body["revision"] > self._applied:
-            self._pull(self._applied)
+            self._pull(self._applied if self._confirmed else 0)
         self._full = self._full or body["report"]
 
     def _on_inventory(self, body: Body) -> None:

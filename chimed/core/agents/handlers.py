@@ -94,7 +94,7 @@ class Agents:
         self._note_newest(node_name, body, now)
         session = self._sessions.open(body, event.route, self._ctx.token(), now)
         self._surveys.interrupted(node_name)
-        self._note_fresh(node_name, body)
+        self._note_fresh(session, body)
         self._note_host(node_name, body, event)
         self._liveness.heard(node_name, now)
         self._health.sync([node_name], now)
@@ -123,17 +123,25 @@ class Agents:
         if newer:
             behind.noted(self._ctx, point.generation, newer)
 
-    def _note_fresh(self, node_name: str, body: m.Hello) -> None:
+    def _note_fresh(self, session: Session, body: m.Hello) -> None:
         """An agent that goes on in the same boot with what it was given starts nothing that it did not have. One that
         begins anew starts what the database says, and waits until everybody was met who may know better."""
-        node, point, meta = self._node(node_name), body.newest, self._ctx.tables.meta
+        node, point, meta = self._node(session.node), body.newest, self._ctx.tables.meta
         begins_anew = point is None or body.boot_id != node.boot_id
         changed = recovery.hello(node, begins_anew)
         goes_on = point is not None and (point.generation, point.history) == (meta.generation, meta.history)
         if (begins_anew or not goes_on) and (meta.holding or not self._facts.has_met_all()):
             changed = msgspec.structs.replace(changed, fresh=True)
-        if changed != node:
+        session.unrecorded = changed != node and bool(self._ctx.read_only)
+        if changed != node and not session.unrecorded:
             self._ctx.tables.nodes.put(changed)
+
+    def _record_fresh(self, session: Session) -> None:
+        """Before it is given anything: what could not be recorded when it said hello."""
+        node = self._node(session.node)
+        waits = node.restored or self._ctx.tables.meta.holding or not self._facts.has_met_all()
+        if session.unrecorded and waits and not node.fresh:
+            self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=True))
 
     def met_all(self) -> None:
         """Who waited for that goes on."""
@@ -264,6 +272,7 @@ class Agents:
 
     def _pull(self, node_name: str, event: fx.Received, body: m.Pull, now: float) -> m.Base:
         session = self._session(node_name, body.session, event, now)
+        self._record_fresh(session)
         page = ownership.page(self._ctx, node_name, body.since, session.id, body.nonce, now)
         behind.given(self._ctx, node_name, page.revision)
         return page

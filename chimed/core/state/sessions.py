@@ -19,7 +19,8 @@ from wire.messages import Fault, Hello, Load, VmReport
 class Session(Struct):
     """The newest session of a node. `reports`: what its agent sees, by VM; `reported`: a full report has come;
     `full_wanted`: another one is asked for; `looks_for`: the migrations because of which one was.
-    `kept`: about so many bytes of text. `seq` and `report_seq`: the newest heartbeat and report."""
+    `kept`: about so many bytes of text. `seq` and `report_seq`: the newest heartbeat and report. `unrecorded`: its
+    agent has begun anew while nothing could be recorded: it is heard, and given nothing before that is."""
 
     node: str
     route: bytes
@@ -38,6 +39,7 @@ class Session(Struct):
     load: Load = field(default_factory=Load)
     reports: dict[str, VmReport] = field(default_factory=dict)
     kept: int = 0
+    unrecorded: bool = False
 
 
 class Challenge(Struct):

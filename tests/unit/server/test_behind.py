@@ -437,6 +437,27 @@ def test_e4_what_the_mark_tells_is_noted_when_it_can_be_saved(world: World) -> N
     assert is_behind(world) and not world.agents["n1"].running
 
 
+def test_e4_who_begins_anew_while_nothing_can_be_recorded_is_heard_and_given_nothing(world: World) -> None:
+    """Its agent has lost its state in the same boot. Once that can be recorded it waits like everybody."""
+    world.crash()
+    world.disk.fault = "disk full"
+    agent = world.agents["n1"]
+    agent.newest = None
+    world.turn()
+    assert agent.connect(), "it is heard"
+    with pytest.raises(Refused) as refusal:
+        agent.pull(0)
+    assert refusal.value.code == "storage-unavailable"
+    world.recover_storage()
+    assert agent.pull(0)[0].node.hold, "nobody else has reported yet"
+    for name in ("n2", "n3"):
+        world.agents[name].connect()
+        world.agents[name].sync(full=True)
+    agent.sync(full=True)
+    world.run(5)
+    assert not agent.order.hold and not world.tables().nodes.by("fresh", True)
+
+
 def test_e4_the_mark_tells_after_each_start_until_a_recovery(world: World) -> None:
     put_back_unheard(world)
     world.turn()
