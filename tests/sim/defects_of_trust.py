@@ -180,6 +180,13 @@ OF_TRUST: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        "given-something-before-it-is-recorded",
+        "chimed.core.agents.handlers",
+        "        self._record_fresh(session)\n",
+        "        pass\n",
+        "S1: an agent that has begun anew while nothing can be recorded is given what the database says, without hold",
+    ),
+    Mutant(
         "first-come-starts",
         "chimed.core.rules.known",
         "        return self.ctx.meeting.is_over() and not self.ctx.read_only\n",
