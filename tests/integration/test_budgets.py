@@ -18,6 +18,8 @@ from tests.bench.attack import KINDS
 from tests.bench.fleet import Agents
 from tests.bench.overload import HEARTBEAT_MS, MEMORY_MIB, REVOKED, Scene
 from wire import messages as m
+from wire.client import Client
+from wire.errors import ChimeError
 
 NODES = 200
 SECONDS = 3.0
@@ -29,6 +31,23 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scene, 
     scene = Scene(tmp_path_factory.mktemp("overload"), NODES)
     with scene.running() as agents:
         yield scene, agents
+
+
+def told(scene: Scene) -> set[str]:
+    """What is in the trail about the hostile node."""
+    with scene.server.client() as client:
+        return {line["action"] for line in client.request(m.EventList(subject=scene.hostile, limit=1000))["items"]}
+
+
+def test_h7_a_request_that_is_not_for_the_key_is_told(attacked: tuple[Scene, Agents]) -> None:
+    """Before the attacks: a key that is far beyond its budget is not heard at all for a while."""
+    scene, _ = attacked
+    server = scene.server
+    with Client(server.endpoint, server.keys.public, server.nodes[-1][1], 30.0) as node:
+        with pytest.raises(ChimeError) as error:
+            node.request(m.NodeList())
+    assert error.value.code == "forbidden"
+    assert "requests-forbidden" in told(scene)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, REVOKED])
@@ -49,10 +68,8 @@ def test_h6_one_key_at_full_speed_costs_the_others_nothing(attacked: tuple[Scene
 def test_h6_what_the_hostile_node_did_is_told(attacked: tuple[Scene, Agents]) -> None:
     scene, _ = attacked
     with scene.server.client() as client:
-        actions = {line["action"] for line in client.request(m.EventList(subject=scene.hostile, limit=1000))["items"]}
         nodes = {row["name"]: row["health"] for row in client.items(m.NodeList())}
-    assert "requests-forbidden" in actions
-    assert actions & {"messages-over-budget", "events-dropped", "changes-refused"}
+    assert told(scene) & {"messages-over-budget", "events-dropped", "changes-refused"}
     assert {health for name, health in nodes.items() if name != scene.hostile} == {"normal"}
     log = scene.server.log.read_text()
     assert "Traceback" not in log
