@@ -43,9 +43,9 @@ def test_h7_a_request_that_is_not_for_the_key_is_told(attacked: tuple[Scene, Age
     """Before the attacks: a key that is far beyond its budget is not heard at all for a while."""
     scene, _ = attacked
     server = scene.server
-    with Client(server.endpoint, server.keys.public, server.nodes[-1][1], 30.0) as node:
-        with pytest.raises(ChimeError) as error:
-            node.request(m.NodeList())
+    node = Client(server.endpoint, server.keys.public, server.nodes[-1][1], 30.0)
+    with node, pytest.raises(ChimeError) as error:
+        node.request(m.NodeList())
     assert error.value.code == "forbidden"
     assert "requests-forbidden" in told(scene)
 
