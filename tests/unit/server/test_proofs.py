@@ -114,6 +114,7 @@ def test_h3_a_voucher_is_for_an_address_of_the_node_that_shows_it(world: World) 
     world.tables().nodes.put(msgspec.structs.replace(_node(world, "n2"), ping_address=ADDRESS))
     assert proofs.was_sent(ctx, "n2", copy, "n1"), "any address that the node is known by"
     assert not proofs.was_sent(ctx, "nobody", copy, "n1")
+    assert not proofs.was_sent(ctx, "n1", report(2, seal=seal_of(WEB, 2, "n1")), "n1"), "nobody sends a VM to itself"
     world.tables().nodes.put(msgspec.structs.replace(_node(world, "n2"), address="", ping_address="::::"))
     text = arrived(2, "a", address="::::", voucher=seals.voucher(seal_of(WEB, 2, "n1"), "a", "::::"))
     assert not proofs.was_sent(ctx, "n2", report(2, migration=text), "n1"), "what is no address is nobody's"
