@@ -42,6 +42,7 @@ class Oracle:
         self.lies: set[str] = set()
         self.may_halt: set[str] = set()
         self.split = self.was_split = False
+        self._unconfirmed: set[str] = set()  # hosts whose agent has an older state, and not been answered since
         self.trust = Trust(self.spoil)
         self._undecidable: set[str] = set()  # VMs that were given away by who could not know better
         self._may_repeat: set[str] = set()  # commands that were carried out, and the agent's record of it put back
@@ -323,6 +324,8 @@ class Oracle:
         host = self.hosts.get(vm.node)
         if host is None or vm.uuid in self.excused:
             return host is not None
+        if host.name in self._unconfirmed:
+            return True  # it starts nothing before the server has answered
         saved = host.disk.load()[0]
         held = saved.held.get(vm.uuid)
         return held is None or held.vm.desired != Desired.RUNNING or held.failed or held.halted
@@ -421,6 +424,8 @@ class Oracle:
         """A snapshot is on disk."""
         if host.name in self.trust.liars:
             return
+        if not durable.put_back:
+            self._unconfirmed.discard(host.name)
         if host.name in self._drained_on_node and not durable.local_drain:
             text = f"{host.name} forgets a drain that it accepted and the server does not know"
             raise Violation("S3", text, host.name)
@@ -452,6 +457,7 @@ class Oracle:
         """An older one is there: what the server has not heard yet of what is only in the newer one, nobody knows any
         more. A command that was carried out since may come again."""
         self.snapshot_lost(host)
+        self._unconfirmed.add(host.name)
         self.excused |= newer.left.keys() - older.left.keys()
         self._may_repeat |= newer.journal.keys() - older.journal.keys()
         for key in newer.journal.keys() - older.journal.keys():
