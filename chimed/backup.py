@@ -74,8 +74,6 @@ def back_up(path: Path | str, destination: Path | str, overwrite: bool = False) 
 def check(backup: Path | str) -> None:
     """Raises StoreError unless `backup` is there, and is a database of chimed."""
     backup = Path(backup)
-    if not backup.exists():
-        raise StoreError(f"{backup} does not exist")
     try:
         _to_read(backup).close()
     except (OSError, sqlite3.Error) as error:
@@ -87,8 +85,6 @@ def restore(backup: Path | str, path: Path | str) -> int:
     with the database as it was, when the backup is damaged or newer than this version, or when a chimed is
     running."""
     backup, path = Path(backup), Path(path)
-    if not backup.exists():
-        raise StoreError(f"{backup} does not exist")
     try:
         with closing(_to_read(backup)) as original, rights.of_owner(path.parent), Lock(path) as lock:
             return _restore(original, backup, path, lock)
@@ -112,6 +108,8 @@ def _restore(original: sqlite3.Connection, backup: Path, path: Path, lock: Lock)
 
 def _to_read(source: Path) -> sqlite3.Connection:
     """A checked connection that changes nothing and reads without further rights: its files are open."""
+    if not source.exists():
+        raise StoreError(f"{source} does not exist")
     original = connect(source)
     try:
         original.execute("PRAGMA query_only = ON")

@@ -410,16 +410,22 @@ def test_backup_and_restore(stopped: Server) -> None:
     assert files(stopped.dir) == before
 
 
+def older_copy(server: Server) -> bytes:
+    """The database of before n2 was added; the server runs on the newer one."""
+    server.start()
+    with server.new_peer() as peer:
+        server.add_node(peer, "n1")
+    server.stop()
+    old = server.database.read_bytes()
+    server.start()
+    with server.new_peer() as peer:
+        server.add_node(peer, "n2")
+    return old
+
+
 def test_a_database_that_is_put_back_by_cp(stopped: Server) -> None:
     """It is known before any node is heard, nothing is decided by it, and a person's word begins the recovery."""
-    stopped.start()
-    with stopped.new_peer() as peer:
-        stopped.add_node(peer, "n1")
-    stopped.stop()
-    old = stopped.database.read_bytes()
-    stopped.start()
-    with stopped.new_peer() as peer:
-        stopped.add_node(peer, "n2")
+    old = older_copy(stopped)
     stopped.stop()
     stopped.database.write_bytes(old)
     stopped.start()
@@ -443,14 +449,7 @@ def behind(server: Server) -> str:
 
 
 def test_e4_killed_and_an_old_database_put_over_its_log(stopped: Server) -> None:
-    stopped.start()
-    with stopped.new_peer() as peer:
-        stopped.add_node(peer, "n1")
-    stopped.stop()
-    old = stopped.database.read_bytes()
-    stopped.start()
-    with stopped.new_peer() as peer:
-        stopped.add_node(peer, "n2")
+    old = older_copy(stopped)
     assert stopped.process
     stopped.process.kill()
     stopped.process.wait()

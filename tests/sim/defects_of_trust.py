@@ -239,8 +239,8 @@ OF_TRUST: tuple[Mutant, ...] = (
     Mutant(
         "gone-since-the-backup-is-started",
         _COPIES,
-        "    vm = msgspec.structs.replace(vm, held=r.Held.START)\n",
-        "    pass\n",
+        "        held = msgspec.structs.replace(vm, held=r.Held.START)\n",
+        "        held = vm\n",
         "S1: after a restore a VM is started that may be on a node which the backup does not know",
     ),
 )

@@ -172,29 +172,35 @@ def _newer(facts: Facts, vm: r.Vm, node_name: str, report: VmReport) -> None:
 def raise_ignored(ctx: Context, session: Session, revision: int) -> None:
     """After a restore: a node that does not follow an assignment it has (it released that epoch in the history that the
     restore has undone) gets the VM in an epoch of this generation."""
+    ignored = []
     for vm in ctx.tables.vms.by("node", session.node):
         report = session.reports.get(vm.uuid)
         held = report is not None and (report.revision > 0 or arrivals.left(report) is not None)
         follows = held or _of_this_generation(ctx, vm.epoch)
         if not follows and vm.revision <= revision and vm.desired != Desired.DELETED:
-            _is_sought(ctx, vm, "its owner does not follow the restored epoch")
+            ignored.append(vm)
+    _hold_for_a_person(ctx, ignored, "its owner does not follow the restored epoch")
 
 
 def hold_what_is_off(facts: Facts, node: r.Node) -> None:
     """Since the backup the node has begun anew: a VM that does not run there may have moved to a node that was added
     since, and nobody who is known can tell. A person has to say that it is to be started."""
+    off = []
     for vm in facts.ctx.tables.vms.by("node", node.name):
         report = facts.said(node.name, vm.uuid)
         is_off = report is None or report.observed not in alarms.ALIVE
         if is_off and vm.desired != Desired.DELETED and vm.held != r.Held.START:
-            _is_sought(facts.ctx, vm, "its owner has begun anew since the backup, and does not run it")
+            off.append(vm)
+    _hold_for_a_person(facts.ctx, off, "its owner has begun anew since the backup, and does not run it")
 
 
-def _is_sought(ctx: Context, vm: r.Vm, why: str) -> None:
-    """It waits for a person, in an epoch of this generation, which its owner follows when it may."""
-    vm = msgspec.structs.replace(vm, held=r.Held.START)
-    ownership.raise_epoch(ctx, vm, ctx.next_epoch(vm), why)
-    recovery.sync_alarm(ctx)
+def _hold_for_a_person(ctx: Context, vms: list[r.Vm], why: str) -> None:
+    """They wait, in an epoch of this generation, which their owner follows when it may."""
+    for vm in vms:
+        held = msgspec.structs.replace(vm, held=r.Held.START)
+        ownership.raise_epoch(ctx, held, ctx.next_epoch(held), why)
+    if vms:
+        recovery.sync_alarm(ctx)
 
 
 def _of_this_generation(ctx: Context, epoch: int) -> bool:

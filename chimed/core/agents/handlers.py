@@ -130,7 +130,7 @@ class Agents:
         begins_anew = point is None or body.boot_id != node.boot_id
         changed = recovery.hello(node, begins_anew)
         goes_on = point is not None and (point.generation, point.history) == (meta.generation, meta.history)
-        if (begins_anew or not goes_on) and (meta.holding or not self._facts.has_met_all()):
+        if (begins_anew or not goes_on) and self._others_may_know_better():
             changed = msgspec.structs.replace(changed, fresh=True)
         session.unrecorded = changed != node and bool(self._ctx.read_only)
         if changed != node and not session.unrecorded:
@@ -139,9 +139,12 @@ class Agents:
     def _record_fresh(self, session: Session) -> None:
         """Before it is given anything: what could not be recorded when it said hello."""
         node = self._node(session.node)
-        waits = node.restored or self._ctx.tables.meta.holding or not self._facts.has_met_all()
+        waits = node.restored or self._others_may_know_better()
         if session.unrecorded and waits and not node.fresh:
             self._ctx.tables.nodes.put(msgspec.structs.replace(node, fresh=True))
+
+    def _others_may_know_better(self) -> bool:
+        return self._ctx.tables.meta.holding or not self._facts.has_met_all()
 
     def met_all(self) -> None:
         """Who waited for that goes on."""

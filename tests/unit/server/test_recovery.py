@@ -636,13 +636,7 @@ def test_a_node_is_explained_with_what_the_server_waits_for() -> None:
 
 
 def test_a_node_whose_drain_is_held_is_explained() -> None:
-    world = running("n1", "n2")
-    world.do(m.NodeDrain, name="n1")
-    world.settle()
-    saved = world.saved()
-    world.do(m.NodeEnable, name="n1")
-    world.settle()
-    world = come_back(world, saved)
+    world = drained()
     assert node(world).held
     assert any("a person has to confirm that" in line for line in world.ask(m.Explain(kind="node", name="n1"))["lines"])
 
